@@ -1,0 +1,23 @@
+"""nddo_ml: differentiable NDDO semi-empirical quantum chemistry, MNDO to PM7, in PyTorch."""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "Hamiltonian": "nddo_ml.model", "Molecules": "nddo_ml.molecules", "Result": "nddo_ml.results", "NDDO": "nddo_ml.interfaces.ase",
+    "method": "nddo_ml.methods", "methods": "nddo_ml.methods", "NDDOError": "nddo_ml.errors", "InvalidMolecule": "nddo_ml.errors",
+    "MissingParameter": "nddo_ml.errors", "SCFNotConverged": "nddo_ml.errors", "UnknownOption": "nddo_ml.errors",
+}
+__all__ = ["__version__", *sorted(_PUBLIC)]
+
+
+def __getattr__(name):
+    """Public names are imported when first used, so that `import nddo_ml` and the command's help stay fast."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'nddo_ml' has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__():
+    return __all__

@@ -1,0 +1,47 @@
+"""The halogen-bond term of PM6-DH2X and PM6-D3H4X: a repulsion of heavy halogens from lone pairs, which dispersion and
+multipoles alone let come too close.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nddo_ml.integrals.corrections import tables
+from nddo_ml.integrals.corrections.geometry import Geometry
+
+HALOGENS, ACCEPTORS = frozenset({17, 35, 53}), frozenset({7, 8, 16})
+
+
+@dataclass(frozen=True)
+class Halogen:
+    """E = sum a exp(b r) over pairs of a halogen and an acceptor; `pairs` = (Z_halogen, Z_acceptor, a (kcal/mol), b (1/angstrom)).
+
+    J. Rezac, P. Hobza, Chem. Phys. Lett. 506, 286 (2011); P.S. Brahmkshatriya et al., Curr. Comput.-Aided Drug Des. 9, 118 (2013).
+    """
+
+    pairs: tuple[tuple[int, int, float, float], ...]
+
+    def __call__(self, geometry: Geometry, constants=None) -> Tensor | None:
+        composition = geometry.composition
+        if not (composition.elements & HALOGENS and composition.elements & ACCEPTORS):
+            return None
+        pair, halogen, acceptor = composition.between(HALOGENS, ACCEPTORS)
+        if pair.numel() == 0:
+            return None
+        a, b = geometry.R.new_zeros(2, tables.SIZE, tables.SIZE)
+        for z, w, factor, exponent in self.pairs:
+            a[z, w], b[z, w] = factor, exponent
+        z, w = composition.numbers[halogen], composition.numbers[acceptor]
+        energy = a[z, w] * torch.exp(b[z, w] * geometry.R.index_select(0, pair))
+        return composition.per_molecule(energy, halogen)
+
+
+DH2X = Halogen((
+    (17, 7, 1.0489e12, -9.946), (35, 7, 1.0226e5, -3.236), (53, 7, 1.2751e12, -9.534),
+    (17, 8, 4.6783e8, -6.867), (35, 8, 9602.1, -2.9), (53, 8, 6.0912e5, -4.154),
+))
+D3H4X = Halogen((
+    (17, 7, 1.049e12, -9.95), (35, 7, 55600.0, -3.04), (53, 7, 5.237e8, -6.77),
+    (17, 8, 1.871e9, -7.44), (35, 8, 21600.0, -3.3), (53, 8, 2.436e6, -4.71), (53, 16, 1.051e6, -3.82),
+))

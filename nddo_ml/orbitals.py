@@ -1,0 +1,195 @@
+"""Layout: where the orbitals, charge distributions and pairs of a batch lie.
+
+The integrals see ragged lists (atoms grouped by their shells, pairs grouped by the shells of their two atoms); the
+self-consistent field sees padded matrices, one per molecule. This file is the only place that knows both: it holds the
+indices that read blocks out of matrices and the one that assembles a matrix from blocks. It depends on the species alone,
+so it is made once per molecule and kept while the atoms move.
+
+A *packed* layout treats atoms with only an s function as sp atoms with an empty p shell. That wastes arithmetic but leaves a
+single pair class, which is faster below some hundred pairs. Ghost functions have weight 0 and never reach a matrix.
+"""
+
+from functools import cache
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from nddo_ml.struct import record
+
+PACKED_BELOW = 300   # pairs; above, one kernel per pair class wins (docs/performance.md)
+DISTRIBUTIONS = {0: 0, 1: 1, 4: 10, 9: 45}   # orbitals of an atom -> products of two of them
+
+
+@cache
+def packed_pairs(orbitals: int):
+    """The (a >= b) orbital pairs of an atom in packed order, and the (orbitals, orbitals) table that finds them."""
+    a, b = np.tril_indices(orbitals)
+    table = np.zeros((orbitals, orbitals), dtype=np.int64)
+    table[a, b] = table[b, a] = np.arange(len(a))
+    return a, b, table
+
+
+@record
+class AtomGroup:
+    """Atoms treated with the same number of orbitals: `atoms` (k), where their packed density lies in the flattened matrices
+    `packed` (k, m) and its weight (k, m): 1 on the diagonal, 2 off it, 0 for ghosts; the molecule of each atom.
+    """
+
+    orbitals: int
+    atoms: Int[Tensor, "k"]
+    packed: Int[Tensor, "k m"]
+    weight: Float[Tensor, "k m"]
+    molecule: Int[Tensor, "k"]
+
+
+@record
+class PairGroup:
+    """Pairs of one class, the larger shell first: atoms i, j; their places (group, row) in the atom groups; where the block
+    lies in the flattened matrices (pair, n_i n_j); `mask`, 0 for ghosts (None where there are none); the molecule.
+    """
+
+    shells: tuple
+    i: Int[Tensor, "pair"]
+    j: Int[Tensor, "pair"]
+    groups: tuple
+    row_i: Int[Tensor, "pair"]
+    row_j: Int[Tensor, "pair"]
+    block: Int[Tensor, "pair ab"]
+    mask: Float[Tensor, "pair ab"] | None
+    molecule: Int[Tensor, "pair"]
+
+
+@record
+class Layout:
+    """Indices of a batch of `molecules` molecules padded to `size` orbitals: orbitals of each atom, as they are (n_ao) and as they are
+    `treated` by the pair classes, owner of each atom; of each orbital its atom (-1: padding, `real` 0) and its place `shell` there; `source` (molecule * size * size) finds each matrix
+    element in the concatenated packed blocks of the atom groups, blocks of the pair groups and a final zero.
+    """
+
+    molecules: int
+    size: int
+    n_ao: Int[Tensor, "atom"]
+    treated: Int[Tensor, "atom"]
+    molecule: Int[Tensor, "atom"]
+    orbitals: Int[Tensor, "molecule"]
+    real: Float[Tensor, "molecule orbital"]
+    owner: Int[Tensor, "molecule orbital"]
+    shell: Int[Tensor, "molecule orbital"]
+    atoms: tuple
+    pairs: tuple
+    source: Int[Tensor, "element"]
+
+
+def layout(n_ao: np.ndarray, molecule: np.ndarray, count: int, device=None, treated=None) -> Layout:
+    """The layout of atoms with `n_ao` orbitals each, owned by `molecule` (non-decreasing, `count` molecules).
+
+    treated: orbitals each atom is given in the pair classes; by default those of a packed layout where that is faster.
+    """
+    n_ao, molecule = np.asarray(n_ao), np.asarray(molecule)
+    orbitals = np.bincount(molecule, weights=n_ao, minlength=count).astype(np.int64)
+    size = int(orbitals.max(initial=1)) or 1
+    before = np.cumsum(n_ao) - n_ao
+    first = np.concatenate([[0], np.cumsum(orbitals)])[:-1]
+    offset = before - first[molecule]                       # of each atom inside its molecule's matrix
+    i, j = _pairs(molecule)
+
+    if treated is None:
+        treated = np.where((n_ao == 1) & bool((n_ao == 4).any()), 4, n_ao) if len(i) < PACKED_BELOW else n_ao
+    swap = treated[i] < treated[j]
+    i, j = np.where(swap, j, i), np.where(swap, i, j)
+
+    builder = _Source(count * size * size)
+    start = molecule * size * size
+    atom_groups, where = [], np.zeros((2, len(n_ao)), dtype=np.int64)
+    for orbs in (1, 4, 9):
+        atoms = np.flatnonzero(treated == orbs)
+        if len(atoms) == 0:
+            continue
+        a, b, _ = packed_pairs(orbs)
+        ghost = (a[None] >= n_ao[atoms][:, None])
+        o = offset[atoms][:, None]
+        lower, upper = (start[atoms][:, None] + (o + x) * size + o + y for x, y in ((a, b), (b, a)))
+        builder.add(lower, upper, ~ghost)
+        where[0, atoms], where[1, atoms] = len(atom_groups), np.arange(len(atoms))
+        atom_groups.append(AtomGroup(orbs, _t(atoms, device), _t(np.where(ghost, start[atoms][:, None], lower), device),
+                                     _t(np.where(ghost, 0.0, np.where(a == b, 1.0, 2.0)), device), _t(molecule[atoms], device)))
+    pair_groups = []
+    for n_i in (9, 4, 1, 0):
+        for n_j in (9, 4, 1, 0):
+            chosen = np.flatnonzero((treated[i] == n_i) & (treated[j] == n_j))
+            if len(chosen) == 0:
+                continue
+            p, q = i[chosen], j[chosen]
+            a, b = (x.ravel() for x in np.meshgrid(np.arange(n_i), np.arange(n_j), indexing="ij"))
+            real = (a < n_ao[p][:, None]) & (b < n_ao[q][:, None])
+            x, y = offset[p][:, None] + a, offset[q][:, None] + b
+            forward, backward = (start[p][:, None] + r * size + c for r, c in ((x, y), (y, x)))
+            builder.add(forward, backward, real)
+            mask = None if real.all() else _t(real.astype(float), device)
+            pair_groups.append(PairGroup((n_i, n_j), _t(p, device), _t(q, device), (int(where[0, p[0]]), int(where[0, q[0]])),
+                                         _t(where[1, p], device), _t(where[1, q], device),
+                                         _t(np.where(real, forward, start[p][:, None]), device), mask, _t(molecule[p], device)))
+    real = np.arange(size)[None] < orbitals[:, None]
+    owner, shell = np.full((2, count, size), -1, dtype=np.int64)
+    owner[real] = np.repeat(np.arange(len(n_ao)), n_ao)
+    shell[real] = np.arange(n_ao.sum()) - np.repeat(before, n_ao)
+    return Layout(count, size, *(_t(x, device) for x in (n_ao, treated, molecule)), _t(orbitals, device), _t(real.astype(float), device), _t(owner, device), _t(shell, device),
+                  tuple(atom_groups), tuple(pair_groups), _t(builder.finish(), device))
+
+
+def matrices(layout: Layout, blocks: list) -> Float[Tensor, "molecule vector orbital orbital"]:
+    """Symmetric matrices from blocks: (k, m, vector) for each atom group, then (pair, n_i n_j, vector) for each pair group."""
+    vectors = blocks[0].shape[-1]
+    values = torch.cat([b.reshape(-1, vectors) for b in blocks] + [blocks[0].new_zeros(1, vectors)])
+    full = values.index_select(0, layout.source).view(layout.molecules, layout.size, layout.size, vectors)
+    return full.movedim(-1, 1)
+
+
+def flattened(matrix: Float[Tensor, "molecule vector orbital orbital"]) -> Float[Tensor, "element vector"]:
+    """Matrices as one list of elements, vectors last: what the indices of the groups read from."""
+    return matrix.movedim(1, -1).reshape(-1, matrix.shape[1])
+
+
+def atom_densities(group: AtomGroup, flat) -> Float[Tensor, "k m vector"]:
+    """Packed one-centre density of each atom, off-diagonal elements counted twice."""
+    k, m = group.packed.shape
+    return flat.index_select(0, group.packed.view(-1)).view(k, m, -1) * group.weight.to(flat.dtype)[:, :, None]
+
+
+def pair_densities(group: PairGroup, flat) -> Float[Tensor, "pair ab vector"]:
+    """Off-diagonal density blocks of each pair, n_i n_j elements in row order."""
+    pairs, block = group.block.shape
+    values = flat.index_select(0, group.block.view(-1)).view(pairs, block, -1)
+    return values if group.mask is None else values * group.mask.to(flat.dtype)[:, :, None]
+
+
+def _pairs(molecule: np.ndarray):
+    """All i < j of the same molecule, for owners in non-decreasing order."""
+    n = len(molecule)
+    end = np.searchsorted(molecule, molecule, side="right")
+    counts = end - np.arange(n) - 1
+    i = np.repeat(np.arange(n), counts)
+    j = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + i + 1
+    return i, j
+
+
+class _Source:
+    """Collects, block list by block list, which entry of the concatenation each matrix element comes from."""
+
+    def __init__(self, elements):
+        self.index, self.length = np.full(elements, -1, dtype=np.int64), 0
+
+    def add(self, forward, backward, real):
+        position = self.length + np.arange(forward.size).reshape(forward.shape)
+        self.index[forward[real]] = position[real]
+        self.index[backward[real]] = position[real]
+        self.length += forward.size
+
+    def finish(self):
+        return np.where(self.index < 0, self.length, self.index)
+
+
+def _t(array, device):
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device)

@@ -1,0 +1,91 @@
+"""Second and third derivatives of the energy: Hessian, dipole derivatives, polarizability, Raman tensors.
+
+All are derivatives of one differentiable energy E(positions, field) (scf.response), taken for every molecule of a batch at once: the k-th
+coordinates of all molecules form one direction, because no molecule knows of another. Lists hold one tensor per molecule.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nddo_ml.molecules import Molecules
+
+CHUNK = 24   # directions differentiated at once: memory against speed
+
+
+def hessian(model, molecules: Molecules, progress: Callable | None = None, **options) -> list[Float[Tensor, "coordinate coordinate"]]:
+    """d2E/dR2 of each molecule, eV/angstrom^2, rows and columns in the order x1 y1 z1 x2 ...
+
+    model: a Hamiltonian. progress: called with the fraction done. options: as for the model's call.
+    """
+    positions = molecules.positions.detach().clone().requires_grad_()
+    result = model(molecules.with_positions(positions), forces=False, order=2, raise_unconverged=True, **options)
+    gradient, = torch.autograd.grad(result.energy.sum(), positions, create_graph=True)
+    rows = _rows(gradient, positions, molecules, progress)
+    return [0.5 * (H + H.T) for H in rows]
+
+
+def dipole_derivatives(model, molecules: Molecules, **options) -> list[Float[Tensor, "coordinate 3"]]:
+    """dmu/dR of each molecule, e, from mu = -dE/dF; origin of an ion's dipole fixed in space."""
+    return [m.detach() for m in _dipoles(model, molecules, 2, options)[1]]
+
+
+def polarizability(model, molecules: Molecules, **options) -> Float[Tensor, "molecule 3 3"]:
+    """Static polarizability dmu/dF of each molecule, angstrom^3 (volume)."""
+    return _dipoles(model, molecules, 2, options, positions=False)[2].detach()
+
+
+def polarizability_derivatives(model, molecules: Molecules, **options) -> list[Float[Tensor, "coordinate 3 3"]]:
+    """d alpha/dR of each molecule, angstrom^2: what Raman activities are made of. Third derivatives of the energy."""
+    positions, _, alpha = _dipoles(model, molecules, 3, options, create_graph=True)
+    pairs = [(a, b) for a in range(3) for b in range(a + 1)]
+    columns = torch.stack([alpha[:, a, b] for a, b in pairs])
+    found = torch.zeros(len(pairs), *positions.shape, dtype=positions.dtype, device=positions.device)
+    for k in range(len(pairs)):
+        found[k], = torch.autograd.grad(columns[k].sum(), positions, retain_graph=True)
+    full = torch.zeros(3, 3, *positions.shape, dtype=positions.dtype, device=positions.device)
+    for k, (a, b) in enumerate(pairs):
+        full[a, b] = full[b, a] = found[k]
+    return [block.reshape(3, 3, -1).permute(2, 0, 1) for block in full.split(molecules.sizes, 2)]
+
+
+def _dipoles(model, molecules, order, options, create_graph=False, positions=True):
+    """Positions on the tape, dmu/dR per molecule and the polarizability (angstrom^3) of each molecule."""
+    x = molecules.positions.detach().clone().requires_grad_(positions)
+    field = x.new_zeros(len(molecules), 3).requires_grad_()
+    result = model(molecules.with_positions(x), field=field, order=order, raise_unconverged=True, **options)
+    mu = -torch.autograd.grad(result.energy.sum(), field, create_graph=True)[0]
+    alpha, derivatives = [], []
+    for axis in range(3):
+        wanted = (field, x) if positions else (field,)
+        found = torch.autograd.grad(mu[:, axis].sum(), wanted, retain_graph=True, create_graph=create_graph)
+        alpha.append(found[0])
+        derivatives += found[1:]
+    alpha = torch.stack(alpha, 1) * model.method.constants.coulomb    # e angstrom / (V/angstrom) -> angstrom^3
+    per_molecule = [d.reshape(-1, 3) for d in torch.stack(derivatives, -1).split(molecules.sizes)] if positions else []
+    return x, per_molecule, alpha
+
+
+def _rows(gradient, positions, molecules, progress):
+    """Blocks d gradient / d positions of every molecule, one direction for all molecules at once."""
+    sizes = molecules.sizes
+    largest = max(sizes)
+    starts = torch.tensor([0, *sizes]).cumsum(0)[:-1].tolist()
+    blocks = [positions.new_zeros(3 * n, 3 * n) for n in sizes]
+    for first in range(0, 3 * largest, CHUNK):
+        directions = range(first, min(first + CHUNK, 3 * largest))
+        v = positions.new_zeros(len(directions), *positions.shape)
+        for row, k in enumerate(directions):
+            for start, n in zip(starts, sizes, strict=True):
+                if k < 3 * n:
+                    v[row, start + k // 3, k % 3] = 1.0
+        found, = torch.autograd.grad(gradient, positions, v, retain_graph=True, is_grads_batched=True)
+        for row, k in enumerate(directions):
+            for block, start, n in zip(blocks, starts, sizes, strict=True):
+                if k < 3 * n:
+                    block[k] = found[row, start:start + n].reshape(-1)
+        if progress is not None:
+            progress((directions[-1] + 1) / (3 * largest))
+    return blocks

@@ -1,0 +1,136 @@
+"""What a calculation returns: one typed record for a whole batch.
+
+Per-molecule and per-atom quantities are tensors in the order of the input. Matrices (density, orbitals, bond orders) differ in size
+from molecule to molecule and are made on request, for one molecule at a time.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from nddo_ml.molecules import Molecules
+from nddo_ml.scf.density import Orbitals
+from nddo_ml.scf.solve import RUNGS, Problem, Solution, canonical
+from nddo_ml.units import Constants
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """The self-consistent states of some molecules of a batch that were solved together; `index` says which, `lowered` by how much (eV)
+    leaving an instability lowered the energy of each.
+    """
+
+    index: list
+    problem: Problem
+    solution: Solution
+    lowered: Float[Tensor, "molecule"]
+
+    @cached_property
+    def orbitals(self) -> Orbitals:
+        """Canonical orbitals, made when first asked for."""
+        return canonical(self.problem, self.solution)
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """Energies and properties of a batch; eV, angstrom and e unless the name says otherwise.
+
+    energy `molecule`: total energy with every correction, what `forces` (atom 3; None unless asked for) are the derivative of.
+    energies: its parts by name: electronic, core_core and the corrections of the method. heat_of_formation: kcal/mol at 298 K.
+    dipole `molecule 3`: e angstrom, of an ion about its centre of mass. charges, spin_populations `atom`. s2: <S^2>.
+    converged, residual (largest commutator element), iterations `molecule`; the energy of a member that did not converge is NaN.
+    """
+
+    molecules: Molecules
+    method: str
+    constants: Constants
+    energy: Float[Tensor, "molecule"]
+    energies: dict
+    heat_of_formation: Float[Tensor, "molecule"]
+    forces: Float[Tensor, "atom 3"] | None
+    charges: Float[Tensor, "atom"]
+    dipole: Float[Tensor, "molecule 3"]
+    spin_populations: Float[Tensor, "atom"]
+    s2: Float[Tensor, "molecule"]
+    converged: Bool[Tensor, "molecule"]
+    residual: Float[Tensor, "molecule"]
+    iterations: Int[Tensor, "molecule"]
+    route: list
+    states: list = field(repr=False)
+
+    @property
+    def dipole_debye(self) -> Float[Tensor, "molecule 3"]:
+        """The dipole in debye."""
+        return self.dipole * self.constants.debye
+
+    def density(self, k: int = 0) -> Float[Tensor, "spin orbital orbital"]:
+        """Density matrix of molecule k per spin channel: alpha and beta, or one that holds both alike (half the total density)."""
+        state, place, n = self._find(k)
+        return state.solution.D[place, :, :n, :n]
+
+    def fock(self, k: int = 0) -> Float[Tensor, "spin orbital orbital"]:
+        """Fock matrix of molecule k, eV."""
+        state, place, n = self._find(k)
+        return state.solution.F[place, :, :n, :n]
+
+    def orbital_energies(self, k: int = 0) -> Float[Tensor, "spin orbital"]:
+        """Orbital energies of molecule k, eV, ascending in each channel."""
+        return self._orbital("eps", k)
+
+    def occupations(self, k: int = 0) -> Float[Tensor, "spin orbital"]:
+        """Occupations of the orbitals: 0 to 2 in a restricted state, 0 or 1 per spin in an unrestricted one."""
+        f = self._orbital("f", k)
+        return 2 * f if len(f) == 1 else f
+
+    def coefficients(self, k: int = 0) -> Float[Tensor, "spin orbital level"]:
+        """Orbital coefficients of molecule k; columns are orbitals."""
+        state, place, n = self._find(k)
+        C = state.orbitals.C[place, :, :n, :n]
+        return C.gather(-1, self._ascending(k)[:, None].expand_as(C))
+
+    def homo_lumo(self, k: int = 0) -> tuple[float, float]:
+        """Highest occupied and lowest empty level over both spins, eV; infinite where there is none."""
+        eps, f = self.orbital_energies(k), self.occupations(k)
+        full = 2.0 / len(f)
+        below, above = eps[f > 0], eps[f < full]
+        return float(below.max()) if len(below) else -torch.inf, float(above.min()) if len(above) else torch.inf
+
+    def bond_orders(self, k: int = 0) -> Float[Tensor, "atom atom"]:
+        """Mayer bond orders of molecule k, 2 sum_spin D_ij^2 summed over the orbitals of two atoms (the overlap is the unit
+        matrix, so a closed shell gives Wiberg's). Diagonal: the valence of each atom.  Wiberg, Tetrahedron 24, 1083 (1968); Mayer, CPL 97, 270 (1983)
+        """
+        state, place, n = self._find(k)
+        D = self.density(k)
+        lay = state.problem.layout
+        owner = lay.owner[place, :n] - int((lay.molecule < place).sum())
+        atoms = self.molecules.sizes[k]
+        member = (owner[:, None] == torch.arange(atoms, device=owner.device)).to(D.dtype)
+        orders = member.T @ (4.0 / len(D) * D.square().sum(0)) @ member
+        return orders - torch.diag(orders.diagonal()) + torch.diag((orders - torch.diag(orders.diagonal())).sum(1))
+
+    def _orbital(self, name, k):
+        state, place, n = self._find(k)
+        return getattr(state.orbitals, name)[place, :, :n].gather(-1, self._ascending(k))
+
+    def _ascending(self, k):
+        """Order of the levels by energy: the orbitals of an excited state are made occupied before empty."""
+        state, place, n = self._find(k)
+        return state.orbitals.eps[place, :, :n].argsort(-1, stable=True)
+
+    def _find(self, k):
+        for state in self.states:
+            if k in state.index:
+                place = state.index.index(k)
+                return state, place, int(state.problem.layout.orbitals[place])
+        raise IndexError(f"There is no molecule {k}: the batch has {len(self.molecules)}.")
+
+
+def routes(state: State) -> list[str]:
+    """How each molecule of a state converged, in words."""
+    names = {"diis": "DIIS, Newton", "ediis": "DIIS, Newton; energy-DIIS with level shift and damping, Newton",
+             "smearing": "DIIS, Newton; energy-DIIS with level shift and damping, Newton; annealed smearing, Newton"}
+    return [names[RUNGS[r]] + (f"; left an instability, {fall:.4f} eV lower" if fall > 0 else "")
+            for r, fall in zip(state.solution.rung.tolist(), state.lowered.tolist(), strict=True)]

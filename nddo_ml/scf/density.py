@@ -1,0 +1,58 @@
+"""From a Fock matrix to a density: the other half of the fixed point D = density(fock(D)).
+
+Levels are filled in order of energy (aufbau). Occupations per spin channel are fixed in advance (1, or a fraction in
+the open shell of a half-electron state), or smeared by Fermi's function while a difficult case is being annealed. Padded orbitals
+lie above every real level and are never occupied.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nddo_ml.struct import record
+
+PADDING = 1.0e3   # eV above zero: the levels of padded orbitals during diagonalisation
+
+
+@record
+class Orbitals:
+    """Orbitals of a batch: coefficients C (molecule, spin, orbital, level), energies eps and occupations f (molecule, spin, level)."""
+
+    C: Float[Tensor, "molecule spin orbital level"]
+    eps: Float[Tensor, "molecule spin level"]
+    f: Float[Tensor, "molecule spin level"]
+
+
+def aufbau(alpha, beta, spins: int, size: int, half_electron=None) -> Float[Tensor, "molecule spin level"]:
+    """Occupations of the levels in ascending order: `alpha`, `beta` electrons per molecule (integer tensors).
+
+    One channel: the closed shells hold 1 and the alpha - beta open orbitals hold 1/2 each (half-electron). Two: 1 up to each count.
+    """
+    level = torch.arange(size, device=alpha.device)
+    up, down = ((level[None] < n[:, None]).to(torch.float64) for n in (alpha, beta))
+    return ((up + down) / 2)[:, None] if spins == 1 else torch.stack([up, down], 1)
+
+
+def fermi(eps, electrons: Float[Tensor, "molecule spin"], temperature: float, real) -> Float[Tensor, "molecule spin level"]:
+    """Fermi occupations at `temperature` (eV) that add up to `electrons` in each channel; bisection for the chemical potential."""
+    top = torch.where(real[:, None] > 0, eps, eps.amin(-1, keepdim=True))
+    low, high = eps.amin(-1) - 50 * temperature - 1, top.amax(-1) + 50 * temperature + 1
+    for _ in range(60):
+        middle = (low + high) / 2
+        many = (torch.sigmoid((middle[..., None] - eps) / temperature) * real[:, None]).sum(-1) > electrons
+        low, high = torch.where(many, low, middle), torch.where(many, middle, high)
+    return torch.sigmoid(((low + high) / 2)[..., None] / temperature - eps / temperature) * real[:, None]
+
+
+def diagonalise(F: Float[Tensor, "molecule spin orbital orbital"], real, occupations) -> Orbitals:
+    """Canonical orbitals of F; padded ones (`real` 0) come last."""
+    if F.shape[0] > 1:
+        F = F + torch.diag_embed((1 - real) * PADDING)[:, None].to(F.dtype)
+    eps, C = torch.linalg.eigh(F)
+    return Orbitals(C, eps, occupations.to(F.dtype))
+
+
+def density(orbitals: Orbitals, occupied: int | None = None) -> Float[Tensor, "molecule spin orbital orbital"]:
+    """D = C f C^T; only the first `occupied` levels are read where that many can be occupied."""
+    C, f = orbitals.C[..., :occupied], orbitals.f[..., :occupied]
+    return (C * f[..., None, :]) @ C.mT

@@ -1,0 +1,173 @@
+"""Energy and Fock matrix of an NDDO Hamiltonian: E(D) and F = dE/dD.
+
+A state is a density matrix per spin channel, D (molecule, spin, orbital, orbital), with occupations between 0 and 1. One
+channel means a restricted state, both spins alike; two mean unrestricted. The total density is P = (2/s) sum_spin D, s the
+number of channels, and with it
+
+    E  = tr P h + 1/2 tr P J(P) - 1/2 (2/s) sum_spin tr D K(D) + E_core,    F_spin = h + J(P) - K(D_spin)
+
+Pople, Santry, Segal, J. Chem. Phys. 43, S129 (1965). Every quantity is a sum over atoms and pairs of atoms; both functions
+below are written over the same blocks, and tests prove F = dE/dD.
+"""
+
+from functools import cache
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nddo_ml.orbitals import Layout, atom_densities, flattened, matrices, packed_pairs, pair_densities
+from nddo_ml.struct import record
+
+
+@record
+class Integrals:
+    """The Hamiltonian of a batch in blocks (eV), lists in the order of the layout's groups: one-electron blocks of the atoms
+    `h_atoms` (k, m) and pairs `h_pairs` (pair, n_i n_j); Coulomb integrals of the atoms `one` (k, m, m) and of the pairs `two`
+    (pair, m_i, m_j) over packed charge distributions; core-core energy `core` (molecule).
+    """
+
+    h_atoms: list
+    h_pairs: list
+    one: list
+    two: list
+    core: Float[Tensor, "molecule"]
+
+
+@record
+class Kernel:
+    """Two-electron integrals arranged for repeated Fock builds, in one precision: Coulomb and exchange of the atoms over packed
+    distributions, Coulomb of the pairs, exchange of the pairs as matrices over (i k), (j l).
+    """
+
+    coulomb_atoms: list
+    exchange_atoms: list
+    coulomb_pairs: list
+    exchange_pairs: list
+
+
+@cache
+def _exchange_atoms(orbitals):
+    """(m m, m m) map of packed (ij|kl) to the packed matrix K_(ik),(jl), acting on weighted packed densities."""
+    a, b, table = packed_pairs(orbitals)
+    m = len(a)
+    index = np.stack([table[a[:, None], a[None]] * m + table[b[:, None], b[None]],
+                      table[a[:, None], b[None]] * m + table[b[:, None], a[None]]])
+    return torch.from_numpy(index.reshape(2, m * m))
+
+
+@cache
+def _exchange_pairs(n_i, n_j):
+    """Where (ij|kl) of a pair lies in its packed block, as a matrix over (i k) and (j l)."""
+    table_i, table_j = packed_pairs(n_i)[2], packed_pairs(n_j)[2]
+    m_j = n_j * (n_j + 1) // 2
+    index = table_i[:, None, :, None] * m_j + table_j[None, :, None, :]
+    return torch.from_numpy(index.reshape(-1).copy())
+
+
+@cache
+def _pair_products(n_i, n_j):
+    """The four places (i k), (j l), (j k), (i l) of every packed element (ij|kl) in a density block, and its multiplicity."""
+    a, b, _ = packed_pairs(n_i)
+    c, d, _ = packed_pairs(n_j)
+    places = [(x[:, None] * n_j + y[None]).reshape(-1) for x, y in ((a, c), (b, d), (b, c), (a, d))]
+    factor = np.where(a == b, 1.0, 2.0)[:, None] * np.where(c == d, 1.0, 2.0)[None] / 2
+    return [torch.from_numpy(p) for p in places], torch.from_numpy(factor.reshape(-1))
+
+
+def one_centre_exchange(one: Float[Tensor, "k m m"], orbitals: int) -> Float[Tensor, "k m m"]:
+    """The exchange integrals of atoms over packed distributions: K_p = exchange @ p, p the weighted packed density."""
+    k, m, _ = one.shape
+    if m == 1:
+        return one
+    index = _exchange_atoms(orbitals).to(one.device)
+    flat = one.reshape(k, m * m)
+    return ((flat.index_select(1, index[0]) + flat.index_select(1, index[1])) / 2).view(k, m, m)
+
+
+def kernel(layout: Layout, integrals: Integrals, dtype=None) -> Kernel:
+    """The two-electron integrals prepared for Fock builds in precision `dtype`."""
+    dtype = dtype or integrals.core.dtype
+    one = [w.to(dtype) for w in integrals.one]
+    two = [w.to(dtype) for w in integrals.two]
+    exchange = []
+    for group, w in zip(layout.pairs, two, strict=True):
+        n_i, n_j = group.shells
+        if n_j == 0:
+            exchange.append(w.new_zeros(len(w), 0, 0))
+        elif w.shape[1] == 1:
+            exchange.append(w)
+        else:
+            index = _exchange_pairs(n_i, n_j).to(w.device)
+            exchange.append(w.reshape(len(w), -1).index_select(1, index).view(len(w), n_i * n_j, n_i * n_j))
+    return Kernel(one, [one_centre_exchange(w, g.orbitals) for w, g in zip(one, layout.atoms, strict=True)], two, exchange)
+
+
+def two_electron(layout: Layout, kernel: Kernel, D: Float[Tensor, "molecule vector spin orbital orbital"]):
+    """J(P) - K(D) of each spin channel for symmetric densities D, several vectors at once; shape of D. Linear in D."""
+    molecules, vectors, spins = D.shape[:3]
+    flat = flattened(D.reshape(molecules, vectors * spins, layout.size, layout.size))
+    P = (2.0 / spins) * flat.view(-1, vectors, spins).sum(-1) if spins > 1 else 2.0 * flat
+    charges = [atom_densities(g, P) for g in layout.atoms]
+    coulomb = [torch.bmm(w, q) for w, q in zip(kernel.coulomb_atoms, charges, strict=True)]
+    blocks = []
+    for group, w, x in zip(layout.pairs, kernel.coulomb_pairs, kernel.exchange_pairs, strict=True):
+        if group.shells[1] == 0:
+            blocks.append(flat.new_zeros(0, vectors * spins))
+            continue
+        a, b = group.groups
+        to_i = torch.bmm(w, charges[b].index_select(0, group.row_j))
+        to_j = torch.bmm(w.mT, charges[a].index_select(0, group.row_i))
+        coulomb[a] = coulomb[a].index_add(0, group.row_i, to_i)
+        coulomb[b] = coulomb[b].index_add(0, group.row_j, to_j)
+        blocks.append(-torch.bmm(x, pair_densities(group, flat)))
+    atoms = []
+    for group, J, x in zip(layout.atoms, coulomb, kernel.exchange_atoms, strict=True):
+        J = J[..., None].expand(*J.shape, spins).reshape(*J.shape[:2], -1) if spins > 1 else J
+        atoms.append(J - torch.bmm(x, atom_densities(group, flat)))
+    return matrices(layout, atoms + blocks).view(D.shape)
+
+
+def one_electron(layout: Layout, integrals: Integrals) -> Float[Tensor, "molecule orbital orbital"]:
+    """The core Hamiltonian h of each molecule."""
+    return matrices(layout, [b[..., None] for b in integrals.h_atoms + integrals.h_pairs])[:, 0]
+
+
+def fock(layout: Layout, kernel: Kernel, h, D: Float[Tensor, "molecule spin orbital orbital"]):
+    """F = h + J(P) - K(D) of each spin channel; h (molecule, orbital, orbital)."""
+    return h[:, None] + two_electron(layout, kernel, D[:, None])[:, 0]
+
+
+def electronic_energy(layout: Layout, integrals: Integrals, D: Float[Tensor, "molecule spin orbital orbital"]):
+    """The electronic energy of each molecule (eV) as a contraction of every integral with its density: differentiable in
+    the integrals and in D, without building a matrix."""
+    spins = D.shape[1]
+    flat = flattened(D)
+    P = (2.0 / spins) * flat.sum(-1, keepdim=True)
+    charges = [atom_densities(g, P)[..., 0] for g in layout.atoms]
+    energy = integrals.core.new_zeros(layout.molecules)
+    for group, p, h, w in zip(layout.atoms, charges, integrals.h_atoms, integrals.one, strict=True):
+        exchange = one_centre_exchange(w, group.orbitals)
+        own = atom_densities(group, flat)
+        atom = (p * (h + 0.5 * torch.bmm(w, p[..., None])[..., 0])).sum(1) - (own * torch.bmm(exchange, own)).sum((1, 2)) / spins
+        energy = energy.index_add(0, group.molecule, atom)
+    for group, h, w in zip(layout.pairs, integrals.h_pairs, integrals.two, strict=True):
+        if group.shells[1] == 0:
+            continue
+        own = pair_densities(group, flat)
+        a, b = group.groups
+        weights = charges[a].index_select(0, group.row_i)[:, :, None] * charges[b].index_select(0, group.row_j)[:, None, :]
+        weights = weights.flatten(1) - exchange_weights(group.shells, own) * (2.0 / spins)
+        pair = (weights * w.flatten(1)).sum(1) + (4.0 / spins) * (own.sum(-1) * h).sum(1)
+        energy = energy.index_add(0, group.molecule, pair)
+    return energy
+
+
+def exchange_weights(shells, D: Float[Tensor, "pair ab spin"]) -> Float[Tensor, "pair mm"]:
+    """sum_spin of D_ik D_jl gathered on packed (ij|kl): <w, weights> = sum over i j k l and spin of D_ik D_jl (ij|kl)."""
+    if shells == (1, 1):
+        return (D * D).sum(-1)
+    places, factor = _pair_products(*shells)
+    ik, jl, jk, il = (D.index_select(1, p.to(D.device)) for p in places)
+    return (ik * jl + jk * il).sum(-1) * factor.to(D.device)

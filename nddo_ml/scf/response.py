@@ -1,0 +1,148 @@
+"""Derivatives through the self-consistent field, to any order, from one constant linear solve inside the energy.
+
+At convergence the orbitals C, the density D0 and the response operator J0 are constants; everything else, phi (positions, parameters, fields), may be
+on a tape. The rotation that keeps the state self-consistent is, to first order,
+
+    X1 = -J0^-1 (r - r0),     r(phi) = C_v^T F(D0, phi) C_o,  r0 its value
+
+zero in value, so the forward pass solves nothing; its derivatives are those of the orbitals. With it
+
+    order 1:  E(D0, phi)                                  exact first derivatives (forces), no solve
+    order 2:  E(D0, phi) + c/2 <r - r0, X1>               exact second derivatives: Hessian, dipole derivatives, gradients of force losses
+    order 3:  E(D(X1), phi)                               exact third derivatives (2n+1 rule)
+
+c = 4 restricted, 2 per spin channel. Nothing is divided by a difference inside the occupied or the virtual space, so degenerate levels do no
+harm, and the eigenvectors themselves are never differentiated. Derivation: docs/derivatives.md.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nddo_ml.errors import SCFNotConverged
+from nddo_ml.orbitals import Layout
+from nddo_ml.scf.density import Orbitals
+from nddo_ml.scf.fock import Integrals, Kernel, electronic_energy, fock, kernel, one_electron
+from nddo_ml.scf.newton import conjugate_gradients
+from nddo_ml.scf.rotations import Spaces, gaps, occupied_virtual, response, spaces
+from nddo_ml.struct import record
+
+TOLERANCE = 1e-10       # relative residual of the linear solves
+ITERATIONS = 200
+SMALLEST_GAP = 1e-6     # eV
+DENSE_ELEMENTS = 4e7    # largest dense response matrix, for states where conjugate gradients cannot work
+
+
+@record
+class Reference:
+    """A converged state as a constant: layout, spaces, density D0, two-electron kernel, orbital gaps (molecule, spin, virtual, occupied)."""
+
+    layout: Layout
+    spaces: Spaces
+    D: Float[Tensor, "molecule spin orbital orbital"]
+    kernel: Kernel
+    gap: Float[Tensor, "molecule spin virtual occupied"]
+
+
+def reference(layout: Layout, integrals: Integrals, orbitals: Orbitals, D, F) -> Reference:
+    """The constant part of every derivative, from canonical orbitals. A vanishing gap raises SCFNotConverged: such a state has no response."""
+    with torch.no_grad():
+        s = spaces(orbitals, layout.real)
+        gap = gaps(F, s)
+        smallest = torch.where(s.weight > 0, gap.abs(), torch.full_like(gap, torch.inf)).flatten(1)
+        if smallest.shape[1] and bool((smallest.amin(1) < SMALLEST_GAP).any()):
+            k = int(smallest.amin(1).argmin())
+            raise SCFNotConverged(f"Molecule {k} of the batch has no gap between occupied and empty orbitals ({float(smallest.amin()):.1e} eV): "
+                                  "its response to a perturbation is not defined. Use unrestricted=True or another multiplicity.")
+        return Reference(layout, s, D, kernel(layout, integrals), gap)
+
+
+def rotation(ref: Reference, integrals: Integrals) -> tuple[Tensor, Tensor]:
+    """(r - r0, X1) of the state under perturbed integrals: zero in value, exact in their first derivatives."""
+    F = fock(ref.layout, kernel(ref.layout, integrals), one_electron(ref.layout, integrals), ref.D)
+    r = occupied_virtual(F, ref.spaces)
+    r = r - r.detach()
+    return r, -_Inverse.apply(r[:, None], ref)[:, 0]
+
+
+def perturbed_density(ref: Reference, X: Float[Tensor, "molecule spin virtual occupied"]) -> Float[Tensor, "molecule spin orbital orbital"]:
+    """D after the rotation X, idempotent to fourth order: Y (1 - X^T X) Y^T, Y = C_o + C_v X (whole occupations)."""
+    Y = ref.spaces.C_o + ref.spaces.C_v @ X
+    identity = torch.diag_embed(ref.spaces.f_o)
+    return Y @ (identity - X.mT @ X) @ Y.mT
+
+
+def energy(ref: Reference, integrals: Integrals, order: int) -> tuple[Tensor, Tensor]:
+    """Electronic energy of each molecule (eV), exact in its derivatives up to `order`, and the density that carries its first derivative."""
+    if order == 1:
+        return electronic_energy(ref.layout, integrals, ref.D), ref.D
+    r, X = rotation(ref, integrals)
+    if order == 2:
+        c = 4.0 / ref.D.shape[1]
+        E = electronic_energy(ref.layout, integrals, ref.D) + 0.5 * c * (ref.spaces.weight * r * X).sum((1, 2, 3))
+        return E, ref.D + linear_change(ref, X)
+    D = perturbed_density(ref, X)
+    return electronic_energy(ref.layout, integrals, D), D
+
+
+def linear_change(ref: Reference, X):
+    """dD of a rotation to first order."""
+    half = ref.spaces.C_v @ (X * ref.spaces.weight) @ ref.spaces.C_o.mT
+    return half + half.mT
+
+
+def solve(ref: Reference, b: Float[Tensor, "molecule vector spin virtual occupied"], tolerance: float = TOLERANCE):
+    """J0^-1 b for several right-hand sides per molecule, to the relative `tolerance` of each residual.
+
+    Conjugate gradients; where J0 is not positive definite (a state that is not a minimum) the dense matrix instead. Raises SCFNotConverged if
+    neither reaches the tolerance.
+    """
+    with torch.no_grad():
+        weight = ref.spaces.weight[:, None]
+        allowed = (weight > 0).to(b.dtype)
+        operator = response(ref.layout, ref.kernel, ref.spaces, ref.gap)
+        rhs = b * weight
+        limit = torch.full(b.shape[:2], tolerance, dtype=b.dtype, device=b.device)
+        scale = torch.where(weight > 0, weight * ref.gap[:, None].abs().clamp(min=0.1), torch.ones_like(weight))
+        x = conjugate_gradients(lambda v: weight * operator(v), rhs, scale, limit, ITERATIONS)
+        norm = b.flatten(2).norm(dim=-1)
+        if bool(((operator(x) - b * allowed).flatten(2).norm(dim=-1) > 1e2 * tolerance * norm).any()):
+            x = _dense(operator, b * allowed, allowed)
+        return x
+
+
+def _dense(operator, b, allowed):
+    """J0^-1 b by elimination with the explicit matrix of each molecule."""
+    molecules, vectors = b.shape[:2]
+    n = b[0, 0].numel()
+    if molecules * n * n > DENSE_ELEMENTS:
+        raise SCFNotConverged(f"The response equations did not converge and are too large for a direct solution ({n} rotations): the SCF "
+                              "state is not a minimum. Try stability=True, or unrestricted=True.")
+    unit = torch.eye(n, dtype=b.dtype, device=b.device).view(1, n, *b.shape[2:]).expand(molecules, n, *b.shape[2:]) * allowed
+    columns = torch.cat([operator(chunk).flatten(2) for chunk in unit.split(256, 1)], 1)
+    matrix = columns.mT + torch.diag_embed(1 - allowed.flatten(1))
+    return torch.linalg.solve(matrix, b.flatten(2).mT).mT.reshape(b.shape)
+
+
+class _Inverse(torch.autograd.Function):
+    """J0^-1 as a linear function: its transpose is W J0^-1 W^-1, W the differences of occupations, so its backward is the same solve."""
+
+    @staticmethod
+    def forward(b, ref):
+        return solve(ref, b)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.ref = inputs[1]
+
+    @staticmethod
+    def backward(ctx, grad):
+        weight = ctx.ref.spaces.weight[:, None]
+        safe = torch.where(weight > 0, weight, torch.ones_like(weight))
+        return weight * _Inverse.apply(grad / safe, ctx.ref), None
+
+    @staticmethod
+    def vmap(info, in_dims, b, ref):
+        b = b.movedim(in_dims[0], 1)
+        solved = _Inverse.apply(b.flatten(1, 2), ref).unflatten(1, b.shape[1:3])
+        return solved, 1

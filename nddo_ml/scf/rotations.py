@@ -1,0 +1,88 @@
+"""Rotations between occupied and virtual orbitals, and how the Fock matrix answers to them.
+
+With the orthonormal orbitals C a rotation is a block X (molecule, spin, virtual, occupied): the occupied orbitals become C_o + C_v X. The
+first-order change of the density and the response operator are
+
+    dD = C_v X C_o^T + transpose,      J X = (eps_v - eps_o) o X + C_v^T [J(dP) - K(dD)] C_o
+
+symmetric, and positive definite at a minimum. In a batch the blocks of all molecules have the largest size that occurs; columns of
+orbitals that do not belong are zero, so nothing outside a molecule's own block ever differs from zero. Orbitals with fractional
+occupation (half-electron states) appear on both sides; dD then carries the difference of the two occupations, and pairs of
+equal occupation do not mix.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nddo_ml.orbitals import Layout
+from nddo_ml.scf.density import Orbitals
+from nddo_ml.scf.fock import Kernel, two_electron
+from nddo_ml.struct import record
+
+
+@record
+class Spaces:
+    """Occupied and virtual orbitals C_o, C_v (zero columns where a molecule has fewer), `weight` (molecule, spin, virtual, occupied): the
+    difference of their occupations, 0 where there is no rotation.
+    """
+
+    C_o: Float[Tensor, "molecule spin orbital occupied"]
+    C_v: Float[Tensor, "molecule spin orbital virtual"]
+    f_o: Float[Tensor, "molecule spin occupied"]
+    weight: Float[Tensor, "molecule spin virtual occupied"]
+
+
+def spaces(orbitals: Orbitals, real) -> Spaces:
+    """The occupied and virtual spaces of orbitals in ascending order; `real` (molecule, orbital) is 0 for padding."""
+    f, C = orbitals.f, orbitals.C
+    levels = f.shape[-1]
+    is_real = (torch.arange(levels, device=f.device)[None] < real.sum(1)[:, None])[:, None].expand_as(f)
+    holds, lacks = f > 0, (f < 1) & is_real
+    top = int(holds.any(0).any(0).nonzero().amax()) + 1 if bool(holds.any()) else 0
+    bottom = int(lacks.any(0).any(0).nonzero().amin()) if bool(lacks.any()) else levels
+    f_o, f_v = f[..., :top] * holds[..., :top], f[..., bottom:]
+    holds, lacks = holds[..., :top], lacks[..., bottom:]
+    weight = (f_o[..., None, :] - f_v[..., :, None]).clamp(min=0.0)
+    weight = weight * (holds[..., None, :] & lacks[..., :, None])
+    return Spaces(C[..., :top] * holds[..., None, :].to(C.dtype), C[..., bottom:] * lacks[..., None, :].to(C.dtype), f_o, weight)
+
+
+def occupied_virtual(F, s: Spaces) -> Float[Tensor, "molecule spin virtual occupied"]:
+    """The gradient block C_v^T F C_o, zero where no rotation exists."""
+    block = s.C_v.mT @ F @ s.C_o
+    return block * (s.weight > 0)
+
+
+def gaps(F, s: Spaces) -> Float[Tensor, "molecule spin virtual occupied"]:
+    """eps_v - eps_o from the diagonal of F in the orbitals; 1 where no rotation exists."""
+    eps_o, eps_v = ((C * (F @ C)).sum(-2) for C in (s.C_o, s.C_v))
+    gap = eps_v[..., :, None] - eps_o[..., None, :]
+    return torch.where(s.weight > 0, gap, torch.ones_like(gap))
+
+
+def density_change(X: Float[Tensor, "molecule vector spin virtual occupied"], s: Spaces):
+    """dD of rotations X, one per vector: C_v (weight X) C_o^T + transpose."""
+    half = s.C_v[:, None] @ (X * s.weight[:, None].to(X.dtype)) @ s.C_o[:, None].mT
+    return half + half.mT
+
+
+def response(layout: Layout, kernel: Kernel, s: Spaces, gap):
+    """The operator X -> J X for vectors X (molecule, vector, spin, virtual, occupied)."""
+    allowed = (s.weight > 0).to(gap.dtype)[:, None]
+
+    def apply(X):
+        induced = two_electron(layout, kernel, density_change(X, s))
+        return gap[:, None] * X + (s.C_v.mT[:, None] @ induced @ s.C_o[:, None]) * allowed
+
+    return apply
+
+
+def rotate(s: Spaces, X: Float[Tensor, "molecule spin virtual occupied"]):
+    """Orthonormal C_o, C_v after the rotation X of spaces with whole occupations."""
+    def orthonormal(Y, M):
+        identity = torch.eye(M.shape[-1], dtype=M.dtype, device=M.device)
+        L = torch.linalg.cholesky(identity + M)
+        return torch.linalg.solve_triangular(L, Y.mT, upper=False).mT
+
+    return (orthonormal(s.C_o + s.C_v @ X, X.mT @ X), orthonormal(s.C_v - s.C_o @ X.mT, X @ X.mT))

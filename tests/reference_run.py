@@ -1,0 +1,78 @@
+"""Running the engine on stored records of MOPAC: batches by method and spin treatment, results in the units of the records."""
+
+import numpy as np
+import torch
+from reference import KCAL, Computed
+
+from nddo_ml import Hamiltonian, Molecules
+from nddo_ml.elements import number
+from nddo_ml.integrals.corrections import Composition, corrections, terms
+
+OMITTED = ("nonplanar_nitrogen",)               # MOPAC adds the energy, not the gradient
+SCALED = {"PM6-D3": ("dispersion_d3", "hydrogen_bond_d3"), "PM6-D3H4": ("dispersion_d3",)}   # gradient times 2 bohr/angstrom
+
+
+def species(record):
+    """Species numbers of the package: a record of a sparkle or pseudo-atom gives symbols."""
+    if record.get("kind") == "sparkle":
+        return [number(f"{s}:sparkle" if s in ("La", "Eu", "Gd", "Tb", "Lu") else s) for s in record["symbols"]]
+    if record.get("kind") in ("pseudo", "theory"):
+        return [number(s) for s in record["symbols"]]
+    return record["numbers"]
+
+
+def evaluate(records, chunk=256, **options):
+    """Computed of every record, None where the SCF failed; records of equal method and spin treatment share batches.
+
+    `mopac_gradient` is the gradient put together as MOPAC does: without the non-planar nitrogen, D3 times 2 bohr/angstrom.
+    """
+    found = [None] * len(records)
+    tasks = {}
+    for k, record in enumerate(records):
+        tasks.setdefault((record["method"], record["scf"], "NOMM" in record["keywords"]), []).append(k)
+    for (method, scf, nomm), members in tasks.items():
+        unrestricted = {"RHF": False, "UHF": True, "half-electron": False}[scf]
+        members = sorted(members, key=lambda k: len(records[k]["numbers"]))
+        for at in range(0, len(members), chunk):
+            part = members[at:at + chunk]
+            for k, value in zip(part, run([records[k] for k in part], method, unrestricted, nomm, **options), strict=True):
+                found[k] = value
+    return found
+
+
+def run(records, method, unrestricted, nomm, **options):
+    """Computed of records that share a method and a spin treatment; nomm: without the peptide term."""
+    molecules = Molecules.batch([species(r) for r in records], [r["coordinates_angstrom"] for r in records],
+                                [r["charge"] for r in records], [r["multiplicity"] for r in records])
+    result = Hamiltonian(method)(molecules, forces=True, unrestricted=unrestricted, raise_unconverged=False, **options)
+    peptide, peptide_gradient = term(method, ("peptide",) if nomm else (), molecules)
+    _, omitted = term(method, OMITTED, molecules)
+    _, scaled = term(method, SCALED.get(method, ()), molecules)
+    gradient = -result.forces - peptide_gradient
+    printed = gradient - omitted + (2 * result.constants.bohr - 1) * scaled
+    start = np.concatenate([[0], np.cumsum(molecules.sizes)])
+    energy = result.energy - peptide
+    heat = result.heat_of_formation - result.constants.kcal_mol * peptide
+    return [one(result, k, slice(start[k], start[k + 1]), energy, heat, gradient, printed) if good else None
+            for k, good in enumerate(result.converged.tolist())]
+
+
+def one(result, k, atoms, energy, heat, gradient, printed):
+    """Computed of molecule k of a batch."""
+    def array(tensor):
+        return tensor.detach().numpy()
+    return Computed(
+        float(energy[k]), {name: float(e[k]) for name, e in result.energies.items()}, float(heat[k]),
+        KCAL * array(gradient[atoms]), array(result.charges[atoms]), array(result.dipole_debye[k]),
+        list(array(result.orbital_energies(k))), array(result.spin_populations[atoms]), float(result.s2[k]),
+        KCAL * array(printed[atoms]))
+
+
+def term(method, names, molecules):
+    """(energy eV `molecule`, gradient eV/angstrom `atom 3`) of some corrections of a method."""
+    x = molecules.positions.clone().requires_grad_()
+    chosen = {name: t for name, t in terms(method).items() if name in names}
+    energy = sum(corrections(chosen, Composition.of(molecules), x).values())
+    if not isinstance(energy, torch.Tensor) or not energy.requires_grad:
+        return torch.zeros(len(molecules), dtype=x.dtype), torch.zeros_like(x)
+    return energy.detach(), torch.autograd.grad(energy.sum(), x)[0]

@@ -1,0 +1,107 @@
+"""docs/parity.md: how far the engine is from MOPAC, group by group, with every record that is set apart.
+
+    python tools/parity_table.py REFERENCE docs/parity.md [--exceptions tests/data/reference/exceptions.json]
+
+REFERENCE holds the groups NN_name.jsonl; without it (the word `sample`) the sample in tests/data is used. With --exceptions,
+failures are written there too, so that tests know them; read each before believing it.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from reference import compare, compare_theory, group, judged, load, load_group, theory
+from reference_run import evaluate
+
+QUANTITIES = {
+    "energy": "energy, eV", "heat": "heat, kcal/mol", "gradient": "gradient, kcal/mol/A", "dipole": "dipole, D",
+    "charges": "charges, e", "orbital_energies": "orbitals, eV",
+}
+SKIPPED = ("07", "09")          # excited states and external charges have tests of their own
+
+
+def groups(reference):
+    """(title, records, judge) of everything that is compared."""
+    if reference == "sample":
+        for name in sorted({group(r) for r in load()}):
+            yield name, [r for r in load() if group(r) == name and judged(r)], compare
+    else:
+        for path in sorted(Path(reference).glob("*.jsonl")):
+            if path.stem[:2] not in SKIPPED:
+                yield path.stem, [r for r in load_group(path) if judged(r)], compare
+    for kind in dict.fromkeys(r["kind"] for r in load("goldens.jsonl.gz")):
+        yield f"goldens: {kind}", [r for r in load("goldens.jsonl.gz") if r["kind"] == kind], compare
+    yield "theory sheet", theory(), compare_theory
+
+
+def summary(title, reports):
+    """Table rows of one group: per method the largest and the median deviation of each quantity over the judged records."""
+    rows = []
+    by_method = defaultdict(list)
+    for report in reports:
+        by_method[report.record["method"]].append(report)
+    for method, own in sorted(by_method.items()):
+        cells = []
+        for quantity in QUANTITIES:
+            values = [abs(c.deviation) for r in own for c in r.checks if c.quantity == quantity and c.verdict == "pass"]
+            cells.append(f"{max(values):.0e} ({np.median(values):.0e})" if values else "-")
+        apart = sum(any(c.verdict != "pass" for c in r.checks) for r in own)
+        rows.append(f"| {title} | {method} | {len(own)} | " + " | ".join(cells) + f" | {apart} |")
+    return rows
+
+
+def exceptional(reports):
+    """Lines of the list of records with anything that is not a plain pass."""
+    lines = []
+    for report in reports:
+        r = report.record
+        for c in report.checks:
+            if c.verdict != "pass":
+                lines.append(f"| {r['id']} | {r['name']} | {r['method']} | {r['scf']} | {c.quantity} | {c.deviation:+.2e} | "
+                             f"{c.verdict}: {c.reason} |")
+    return lines
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("reference")
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--exceptions", type=Path)
+    parser.add_argument("--only", default="", help="only groups whose name contains this")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rows, lines, failures, count = [], [], {}, 0
+    for title, records, judge in groups(options.reference):
+        if options.only not in title:
+            continue
+        begin = time.perf_counter()
+        reports = [judge(r, c) for r, c in zip(records, evaluate(records), strict=True)]
+        rows += summary(title, reports)
+        lines += exceptional(reports)
+        count += len(reports)
+        for report in reports:
+            if report.failures:
+                failures[report.record["id"]] = {
+                    c.quantity: {"deviation": c.deviation, "verdict": c.verdict, "reason": c.reason} for c in report.failures}
+        bad = sum(bool(r.failures) for r in reports)
+        sys.stderr.write(f"{title}: {len(records)} records, {bad} with failures, {time.perf_counter() - begin:.1f} s\n")
+    head = (Path(__file__).parent / "parity_head.md").read_text()
+    columns = "| group | method | records | " + " | ".join(QUANTITIES.values()) + " | set apart |"
+    table = [columns, "|" + "---|" * (4 + len(QUANTITIES)), *rows]
+    listing = ["| record | molecule | method | SCF | quantity | deviation | why |", "|---|---|---|---|---|---|---|", *lines]
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    text = [head.replace("COUNT", str(count)), *table, "", "## Records set apart", "", *listing, ""]
+    options.output.write_text("\n".join(text))
+    if options.exceptions:
+        options.exceptions.write_text(json.dumps(failures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
