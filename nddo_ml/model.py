@@ -57,7 +57,7 @@ class Hamiltonian(nn.Module):
         self.register_buffer("pair_index", self.method.pairs.index, persistent=False)
         self._topologies: OrderedDict = OrderedDict()
         self.to(device)
-''' + '''
+
     def forward(self, molecules: Molecules, *, forces: bool = False, unrestricted: bool | None = None, guess: Result | None = None,
                 field: Float[Tensor, "molecule 3"] | None = None, order: int = 1, tolerance: float = 1e-7, max_steps: int = 300,
                 stability: bool = False, raise_unconverged: bool | None = None) -> Result:
@@ -84,7 +84,7 @@ class Hamiltonian(nn.Module):
         if raise_unconverged or (raise_unconverged is None and len(molecules) == 1):
             _refuse_unconverged(result, tolerance, max_steps)
         return result
-''' + '''
+
     def records(self) -> tuple[AtomParameters, PairParameters]:
         """The module's parameters as records, one entry per row of the table."""
         return (AtomParameters(*[getattr(self, f.name) for f in fields(AtomParameters)]),
@@ -143,8 +143,8 @@ class Hamiltonian(nn.Module):
             energy = torch.where(solution.converged, energy, torch.full_like(energy, torch.nan))
             gradient = None
             if forces:
-                gradient, = torch.autograd.grad(torch.where(solution.converged, energy, torch.zeros_like(energy)).sum(), positions,
-                                                create_graph=order > 1, retain_graph=True)
+                total = torch.where(solution.converged, energy, torch.zeros_like(energy)).sum() + 0.0 * positions.sum()
+                gradient, = torch.autograd.grad(total, positions, create_graph=order > 1, retain_graph=order > 1 or torch.is_grad_enabled())
         found = {"energy": energy, "energies": parts, "forces": None if gradient is None else -gradient, "state": state,
                  **_populations(self.method, top, p, D, molecules.with_positions(positions), alpha, beta, spins)}
         found["heat_of_formation"] = self._heat(energy, p, top)

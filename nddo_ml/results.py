@@ -118,7 +118,7 @@ class Result:
     def _ascending(self, k):
         """Order of the levels by energy: the orbitals of an excited state are made occupied before empty."""
         state, place, n = self._find(k)
-        return state.orbitals.eps[place, :, :n].argsort(-1, stable=True)
+        return state.orbitals.eps[place, :, :n].argsort(dim=-1, stable=True)
 
     def _find(self, k):
         for state in self.states:

@@ -37,7 +37,7 @@ def groups(reference):
             if path.stem[:2] not in SKIPPED:
                 yield path.stem, [r for r in load_group(path) if judged(r)], compare
     for kind in dict.fromkeys(r["kind"] for r in load("goldens.jsonl.gz")):
-        yield f"goldens: {kind}", [r for r in load("goldens.jsonl.gz") if r["kind"] == kind], compare
+        yield f"goldens: {kind}", [r for r in load("goldens.jsonl.gz") if r["kind"] == kind and judged(r)], compare
     yield "theory sheet", theory(), compare_theory
 
 

@@ -128,7 +128,7 @@ def separations_sp(n: Int[Tensor, "row"], zeta_s: Float[Tensor, "row"], zeta_p: 
     """D1 and Q (bohr) of Slater s and p functions of principal quantum number n.
 
     D1 = <r>_sp/sqrt(3) = (2n + 1) (4 zeta_s zeta_p)^(n+1/2) / [sqrt(3) (zeta_s + zeta_p)^(2n+2)],
-    Q = sqrt(<r^2>_pp/5) = sqrt((4n^2 + 6n + 2)/20) / zeta_p           Dewar & Thiel (1977), eqs. 12 and 13
+    Q = sqrt(<r^2>_pp/5) = sqrt((4n^2 + 6n + 2)/20) / zeta_p      Dewar & Thiel (1977)
     """
     n = n.to(zeta_s.dtype)
     overlap = (n + 0.5) * torch.log(4 * zeta_s * zeta_p) - (2 * n + 2) * torch.log(zeta_s + zeta_p)

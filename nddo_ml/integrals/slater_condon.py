@@ -80,7 +80,7 @@ def one_centre_parameters(parameters: AtomParameters, elements: Elements, consta
     t = parameters
     g = torch.stack((t.g_ss, t.g_sp, t.h_sp.clamp_min(H_SP_FLOOR), t.g_pp, t.g_p2), 1)
     sp = elements.n_ao >= 4
-    g = torch.where(torch.stack((sp | True, sp, sp, sp, sp), 1), g, 0.0)
+    g = torch.where(torch.stack((torch.ones_like(sp), sp, sp, sp, sp), 1), g, 0.0)
     slater = g.new_zeros(g.shape[0], len(SLATER_NAMES))
     computed = (elements.main_group == 0) & sp
     rows = (computed | (elements.n_ao == 9)).nonzero()[:, 0]

@@ -71,8 +71,10 @@ def terms(method: str) -> Mapping[str, Term]:
     return TERMS[method]
 
 
-def corrections(terms: Mapping[str, Term], composition: Composition, positions: Float[Tensor, "atom 3"],
-                R: Float[Tensor, "pair"] | None = None, constants: Constants = CODATA_2018) -> dict[str, Float[Tensor, "molecule"]]:
+def corrections(
+    terms: Mapping[str, Term], composition: Composition, positions: Float[Tensor, "atom 3"],
+    R: Float[Tensor, "pair"] | None = None, constants: Constants = CODATA_2018,
+) -> dict[str, Float[Tensor, "molecule"]]:
     """Energies of correction terms by the names of their groups (`GROUPS`), per molecule, eV.
 
     `composition` is `Composition.of(molecules)`, good for any number of positions; `R` are the distances of its pairs

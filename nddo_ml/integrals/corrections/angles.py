@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 KINK = 1e-9        # |x| below this is taken as the kink itself: rounding must not pick a side
-COLLINEAR = 1e-10  # sine below which a torsion is not defined
+COLLINEAR = 1e-6   # angstrom; a torsion is not defined if an outer atom is closer than this to the axis
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
@@ -48,13 +48,13 @@ def angle(a: Tensor, b: Tensor) -> Tensor:
 
 
 def torsion(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of the torsion a-b-c-d (0: cis); 1 and 0 where it is not defined, with zero derivative."""
+    """Cosine and sine of the torsion a-b-c-d (0: cis); where it is not defined 1 and 0, with zero derivative."""
     ab, bc, cd = b - a, c - b, d - c
     first, second = torch.linalg.cross(ab, bc), torch.linalg.cross(bc, cd)
     middle = length(bc)
     x, y = dot(first, second), dot(ab, second) * middle
-    scale = length(ab) * middle * middle * length(cd)
-    defined = (length(first) * length(second)).detach() > COLLINEAR * scale.detach()
+    defined = torch.minimum(length(first), length(second)).detach() >= COLLINEAR * middle.detach()
+    defined &= middle.detach() > 0.0
     x, y = torch.where(defined, x, 1.0), torch.where(defined, y, 0.0)
     norm = length(torch.stack([x, y], -1))
     return x / norm, y / norm

@@ -43,9 +43,10 @@ class HydrogenRepulsion:
 
 @dataclass(frozen=True)
 class HydrogenBondH4:
-    """E = par rad(r_DA) [1 - p7(theta/90 deg)^2] transfer water amine carboxylate over D-H...A with D, A = N or O within 5.5 A;
-    D is the end closer to H, theta = 180 deg - angle(D-H-A). The last four factors: proton on its way from D to A, both ends O with
-    a two-hydrogen donor, four-coordinate N as donor, carboxylate oxygen as acceptor.
+    """E = par rad(r_DA) [1 - p7(theta/90 deg)^2] transfer water amine carboxylate over D-H...A with D, A = N or O within 5.5 A.
+
+    D is the end closer to H, theta = 180 deg - angle(D-H-A). The last four factors: the proton on its way from D to A, a
+    two-hydrogen oxygen as donor to oxygen, a four-coordinate N as donor, a carboxylate oxygen as acceptor.
     """
 
     OH_O: float = 2.32

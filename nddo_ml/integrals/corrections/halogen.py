@@ -15,9 +15,10 @@ HALOGENS, ACCEPTORS = frozenset({17, 35, 53}), frozenset({7, 8, 16})
 
 @dataclass(frozen=True)
 class Halogen:
-    """E = sum a exp(b r) over pairs of a halogen and an acceptor; `pairs` = (Z_halogen, Z_acceptor, a (kcal/mol), b (1/angstrom)).
+    """E = sum a exp(b r) over pairs of a halogen and an acceptor; `pairs`: Z of both, a (kcal/mol), b (1/angstrom).
 
-    J. Rezac, P. Hobza, Chem. Phys. Lett. 506, 286 (2011); P.S. Brahmkshatriya et al., Curr. Comput.-Aided Drug Des. 9, 118 (2013).
+    J. Rezac, P. Hobza, Chem. Phys. Lett. 506, 286 (2011); P.S. Brahmkshatriya et al., Curr. Comput.-Aided Drug Des. 9,
+    118 (2013).
     """
 
     pairs: tuple[tuple[int, int, float, float], ...]

@@ -24,8 +24,8 @@ FLAT_PSI, FLAT_PHI = math.radians(19.48), math.radians(35.26)   # how far psi0 f
 class HydrogenBondDH:
     """E = c/r_XY^2 cos^2(XHY) angular(X, Y) damping, kcal/mol; c is the mean of those of X and Y (hartree bohr^2).
 
-    angular = (a_X b_X a_Y b_Y)^2 (PM6-DH+), 1 - (1 - a_X b_X a_Y b_Y)^2 (PM7); r_XY is the largest distance of X and Y (angstrom),
-    OO (kcal/mol) the extra attraction of O-H...O. M. Korth, J. Chem. Theory Comput. 6, 3808 (2010); J.J.P. Stewart,
+    angular = (a_X b_X a_Y b_Y)^2 (PM6-DH+), 1 - (1 - a_X b_X a_Y b_Y)^2 (PM7); r_XY is the largest distance of X and Y
+    (angstrom), OO (kcal/mol) the extra attraction of O-H...O. M. Korth, J. Chem. Theory Comput. 6, 3808 (2010); J.J.P. Stewart,
     J. Mol. Model. 19, 1 (2013).
     """
 
@@ -48,16 +48,19 @@ class HydrogenBondDH:
         a, b = directions(geometry, ends)
         b_X, b_Y = b.unflatten(0, (2, -1)).unbind()
         a_X, a_Y = a.unflatten(0, (2, -1)).unbind()
-        ab = a_X.clamp(min=0.0) * a_Y.clamp(min=0.0) * b_X.clamp(min=0.0) * angles.magnitude(b_Y)
-        return geometry.composition.per_molecule(self.energy(geometry, constants, x, h, y, ab), x)
+        ab = a_X * a_Y * b_X * angles.magnitude(b_Y)
+        energy = self.energy(geometry, constants, x, h, y, ab)
+        turned_away = (torch.minimum(a_X, a_Y) <= 0.0) | (b_X < 0.0)
+        return geometry.composition.per_molecule(torch.where(turned_away, 0.0, energy), x)
 
     def energy(self, geometry: Geometry, constants: Constants, x: Tensor, h: Tensor, y: Tensor, ab: Tensor) -> Tensor:
-        """Energy of each triple from its angular factor a_X b_X a_Y b_Y, kcal/mol."""
+        """Energy of each X-H...Y with the angular factor ab = a_X b_X a_Y b_Y, kcal/mol."""
         to_X, to_Y, across = geometry.at(x) - geometry.at(h), geometry.at(y) - geometry.at(h), geometry.at(y) - geometry.at(x)
         HX, HY, XY = (angles.length(v) for v in (to_X, to_Y, across))
         c0 = (-angles.dot(to_X, to_Y) / (HX * HY)).clamp(min=0.0)
         is_N = geometry.composition.is_element(torch.stack([x, y]), 7)
-        c = torch.where(is_N, self.c_N, self.c_O).to(c0.dtype).mean(0) * (constants.bohr**2 * constants.hartree * constants.kcal_mol)
+        c = torch.where(is_N, self.c_N, self.c_O).to(c0.dtype).mean(0)
+        c = c * (constants.bohr**2 * constants.hartree * constants.kcal_mol)
         covalent = torch.sigmoid(-60.0 * (torch.minimum(HX, HY) / 1.2 - 1.0))
         if self.pm7:
             covalent = torch.where((HX - HY).abs() <= 0.5, 1.0, covalent)
@@ -68,9 +71,8 @@ class HydrogenBondDH:
         square = c0 * c0
         energy = c / (XY * XY) * square * angular * damping
         if self.OO:
-            both_O = ~is_N.any(0)
             contact = self.OO * torch.exp(-80.0 * (XY - 2.67).clamp(min=0.0) ** 2) * square * square
-            energy = energy + torch.where(both_O & (ab > 0), contact, 0.0)
+            energy = energy + torch.where(is_N.any(0), 0.0, contact)
         return energy
 
 
@@ -89,20 +91,24 @@ def directions(geometry: Geometry, ends: Ends) -> tuple[Tensor, Tensor]:
     along, across = -phi0.cos() * cos_phi, phi0.sin() * sin_phi
     across = torch.where(sign == 0.0, angles.magnitude(across), -sign * across)
     b = torch.where(carbonyl, angles.magnitude(cos_phi), along + across)
-    behind = carbonyl & ((geometry.x[ends.H] - geometry.x[ends.C]).norm(dim=-1) > (geometry.x[ends.H] - geometry.x[ends.R1]).norm(dim=-1))
-    b = torch.where(behind, 0.0, b)
+    behind = angles.length(H - C).detach() > angles.length(H - R1).detach()
+    b = torch.where(carbonyl & behind, 0.0, b)
     return a, torch.where((ends.R2 == ends.R3) | (ends.R3 == ends.H), 1.0, b)
 
 
 def preferred(R1: Tensor, R2: Tensor, R3: Tensor, C: Tensor, pyramidal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """psi0, phi0 and the side (sign of tau) of each end; a pyramidal nitrogen adapts them to its height above the plane.
 
-    tau = F(torsion R2-R1-N-R3), g = 1 - |tau|/54.74 deg; psi0 = 109.48 - 19.48 g, phi0 = 54.74 + 35.26 g (degrees); side 0 elsewhere.
+    tau = F(torsion R2-R1-N-R3), g = 1 - |tau|/54.74 deg; psi0 = 109.48 - 19.48 g, phi0 = 54.74 + 35.26 g (degrees), with
+    F(x) = pi - x for x >= 0, -pi - x for x < 0. The side is 0 at tau = 0 and at all other ends.
     """
     cosine, sine = angles.torsion(R2, R1, C, R3)
     height = angles.magnitude(sine)
     flat = height <= 0.0
-    tau = torch.where(flat, torch.where(cosine.detach() > 0, torch.pi, 0.0), torch.atan2(torch.where(flat, 1.0, height), -cosine))
+    turned = torch.atan2(torch.where(flat, 1.0, height), -cosine)
+    tau = torch.where(flat, torch.where(cosine.detach() > 0, torch.pi, 0.0), turned)
     g = torch.where(pyramidal, (PYRAMIDAL - tau) / PYRAMIDAL, 0.0)
-    side = torch.where(pyramidal & (height > angles.KINK), torch.sign(sine), 0.0).detach()
+    cis = (height <= angles.KINK) & (cosine > 0)   # tau = pi; also where the torsion is not defined
+    side = torch.where(height > angles.KINK, torch.sign(sine), cis.to(sine.dtype)).detach()
+    side = torch.where(pyramidal, side, 0.0)
     return TETRAHEDRAL - FLAT_PSI * g, PYRAMIDAL + FLAT_PHI * g, side

@@ -14,7 +14,7 @@ SIZE = 95   # rows of every table: atomic numbers 0 to 94
 
 
 @functools.cache
-def column(name: str, device: torch.device = torch.device("cpu")) -> torch.Tensor:
+def column(name: str, device: torch.device) -> torch.Tensor:
     """One column of corrections_elements.csv, entry per atomic number."""
     return torch.tensor(_elements()[name], dtype=torch.float64, device=device)
 

@@ -5,7 +5,6 @@ This is the smooth form of MOPAC 23.2; earlier releases step at 1.27 angstrom an
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from nddo_ml.integrals.corrections.geometry import Geometry

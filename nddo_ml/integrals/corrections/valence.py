@@ -50,7 +50,7 @@ class Valence:
         return Valence(geometry, a, b, v, hydrogen, other)
 
     def by_distance(self, first: int, second: int, width: int) -> Int[Tensor, "atom width"]:
-        """Atoms of the second element that each atom of the first has a smooth bond to, closest first, -1 where there is none."""
+        """Atoms of the second element smoothly bonded to each atom of the first, closest first, padded with -1."""
         is_element = self.geometry.composition.is_element
         a, b = torch.cat([self.a, self.b]), torch.cat([self.b, self.a])
         kept = (is_element(a, first) & is_element(b, second)).nonzero()[:, 0]

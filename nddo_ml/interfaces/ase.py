@@ -1,0 +1,242 @@
+"""The ASE calculator: `atoms.calc = NDDO("PM6-D3H4")`.
+
+Charge and multiplicity come from the arguments, from `atoms.info` ("charge"; "multiplicity", or "spin", which is read as the multiplicity 2S + 1
+too) or from the sums of the initial charges and magnetic moments, in this order of preference; sources that disagree are refused, never
+overruled. Where nothing is said a molecule is neutral and has the lowest multiplicity of its electron count. Sparkles and pseudo-atoms are named
+in `atoms.arrays["species"]` (names of nddo_ml.elements; the atomic number of a pseudo-atom is 0, ASE's "X").
+"""
+
+from contextlib import contextmanager
+from dataclasses import fields, replace
+
+import numpy as np
+import torch
+from ase.calculators.calculator import Calculator, all_changes
+
+from nddo_ml.elements import SPARKLE, is_sparkle, number, symbol
+from nddo_ml.errors import InvalidMolecule, UnknownOption
+from nddo_ml.methods import Method
+from nddo_ml.methods import method as find_method
+from nddo_ml.molecules import Molecules
+from nddo_ml.struct import tensor_map
+
+ROUNDING = 0.1   # e or Bohr magnetons by which a sum of partial charges or moments may miss the whole number it stands for
+NAMES = ("species", "nddo_species")   # arrays with names of species; the second survives extended XYZ, whose own column is called species
+
+
+class NDDO(Calculator):
+    """ASE calculator of one molecule: energy, forces, dipole, charges, spin populations (as magmoms).
+
+    method: a name from `nddo_ml.methods()`, or a Hamiltonian of your own. charge, multiplicity: see the head of this file. unrestricted: None: open
+    shells only; True: always (a singlet starts with broken symmetry); False: never (half-electron open shells). device: of the tensors. threads: of
+    torch while this calculator works. max_steps: SCF iterations. stability: look for a lower state.
+
+    energy and free_energy are the total energy with every correction, eV, and the forces its derivative. The density of the last step is the next
+    guess. `result` holds the full Result of the last calculation. A new calculator costs nothing; tables are read at the first calculation.
+
+    Raises UnknownOption, InvalidMolecule (also for periodic atoms), MissingParameter, SCFNotConverged.
+    """
+
+    implemented_properties = ("energy", "free_energy", "forces", "dipole", "charges", "magmom", "magmoms")
+    default_parameters = {"method": "PM6-D3H4", "charge": None, "multiplicity": None, "unrestricted": None, "device": None,
+                          "threads": None, "max_steps": 300, "stability": False}
+    discard_results_on_any_change = True
+    name = "nddo_ml"
+
+    def __init__(self, method="PM6-D3H4", charge=None, multiplicity=None, unrestricted=None, device=None, threads=None, max_steps=300,
+                 stability=False, *, atoms=None, label=None, directory="."):
+        self.result, self._model, self._solved = None, None, None
+        super().__init__(atoms=atoms, label=label, directory=directory, method=method, charge=charge, multiplicity=multiplicity,
+                         unrestricted=unrestricted, device=device, threads=threads, max_steps=max_steps, stability=stability)
+
+    @property
+    def model(self):
+        """The Hamiltonian underneath: an nn.Module whose parameters are the tables of the method."""
+        if self._model is None:
+            from nddo_ml.model import Hamiltonian   # a calculator that is never used reads no table
+            given = self.parameters.method
+            self._model = given if isinstance(given, torch.nn.Module) else Hamiltonian(given, self.parameters.device)
+        return self._model
+
+    def set(self, **options):
+        """Change options; results are discarded if any differs. UnknownOption: there is no such option, method or device."""
+        unknown = sorted(set(options) - set(self.default_parameters))
+        if unknown:
+            raise UnknownOption(f"NDDO has no option {unknown[0]!r}; it has: {', '.join(self.default_parameters)}.")
+        if isinstance(options.get("method"), str):
+            options["method"] = find_method(options["method"]).name
+        if options.get("device") is not None:
+            check_device(options["device"])
+        changed = super().set(**options)
+        if {"method", "device"} & set(changed):
+            self._model = None
+        return changed
+
+    def reset(self):
+        """Forget the results; the last density stays as a guess."""
+        super().reset()
+        self._solved = None
+
+    def check_state(self, atoms, tol=1e-15):
+        """What changed since the last calculation; charge, multiplicity and species names included, which ASE does not look at."""
+        changes = super().check_state(atoms, tol=tol)
+        if not changes and self._solved != self._identity(self._molecule(atoms)):
+            changes = ["info"]
+        return changes
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        """All properties at once: energy and forces share one SCF whatever is asked for first."""
+        super().calculate(atoms, properties, system_changes)
+        self.results = {}
+        molecules = self._molecule(self.atoms)
+        last, self.result, self._solved = self.result, None, None
+        guess = last if last is not None and self._identity(last.molecules) == self._identity(molecules) else None
+        p = self.parameters
+        with threads(p.threads):
+            result = self.model(molecules, forces=True, unrestricted=p.unrestricted, guess=guess, max_steps=p.max_steps,
+                                stability=p.stability, raise_unconverged=True)
+        self.result, self._solved = off_tape(result), self._identity(molecules)
+        self.results = ase_results(self.result)
+
+    def get_hessian(self, atoms=None):
+        """Second derivatives of the energy, (3N, 3N), eV/angstrom^2, from the response of the density."""
+        from nddo_ml.properties.response import hessian
+        p = self.parameters
+        with threads(p.threads):
+            found = hessian(self.model, self._molecule(self.atoms if atoms is None else atoms), unrestricted=p.unrestricted, max_steps=p.max_steps)
+        return found[0].cpu().numpy()
+
+    def _molecule(self, atoms):
+        method = self.parameters.method
+        return molecule(atoms, getattr(method, "method", None) or find_method(method), self.parameters.charge, self.parameters.multiplicity)
+
+    @staticmethod
+    def _identity(molecules):
+        """What must not change for a density to be a good guess."""
+        return molecules.numbers.tolist(), molecules.charge.tolist(), molecules.unpaired.tolist()
+
+    def __getstate__(self):
+        """For pickle and deepcopy: a Hamiltonian made from a name is made again when needed."""
+        return self.__dict__ | {"_model": None}
+
+
+def molecule(atoms, method: Method, charge=None, multiplicity=None) -> Molecules:
+    """The molecule an Atoms object stands for; charge and multiplicity as in the head of this file.
+
+    Raises InvalidMolecule for periodic or no atoms, contradicting sources, names of species that do not exist; MissingParameter.
+    """
+    if np.any(atoms.pbc):
+        raise InvalidMolecule(f"The structure is periodic (pbc = {atoms.pbc.tolist()}): this is a method for molecules. To calculate one cell as an "
+                              "isolated molecule say so: atoms.pbc = False (make sure that no molecule is cut by the boundary).")
+    if len(atoms) == 0:
+        raise InvalidMolecule("The structure has no atoms: give at least one.")
+    numbers = species(atoms)
+    total = total_charge(atoms, charge)
+    return Molecules.single(numbers, atoms.positions, total, spin_multiplicity(atoms, method, numbers, total, multiplicity))
+
+
+def species(atoms) -> np.ndarray:
+    """Species numbers: the atomic numbers, or what the array of names says. InvalidMolecule where the two contradict each other."""
+    names = next((atoms.arrays[key] for key in NAMES if key in atoms.arrays), None)
+    if names is None:
+        return atoms.numbers
+    found = np.array([number(str(name)) for name in names])
+    for k, (wanted, z) in enumerate(zip(found, atoms.numbers, strict=True)):
+        element = wanted - SPARKLE if is_sparkle(wanted) else wanted
+        if z not in (0, element):
+            raise InvalidMolecule(f"Atom {k} is {symbol(z)} by its atomic number and {names[k]} by its name in atoms.arrays['species']: make "
+                                  "them agree, or remove the array.")
+    return found
+
+
+def total_charge(atoms, argument=None) -> int:
+    """The charge that the argument, atoms.info and the initial charges agree on; 0 where none is given."""
+    sources = {"the argument": argument, 'atoms.info["charge"]': atoms.info.get("charge"),
+               "the sum of the initial charges": _sum(atoms, "initial_charges")}
+    return _agreed("charge", sources, 0)
+
+
+def spin_multiplicity(atoms, method, numbers, charge, argument=None) -> int:
+    """The multiplicity that the argument, atoms.info and the initial magnetic moments agree on; where none is given, the lowest there is."""
+    moments = _sum(atoms, "initial_magmoms")
+    sources = {"the argument": argument, 'atoms.info["multiplicity"]': atoms.info.get("multiplicity"),
+               'atoms.info["spin"] (taken as 2S + 1)': atoms.info.get("spin"),
+               "the initial magnetic moments": None if moments is None else abs(moments) + 1}
+    given = _agreed("multiplicity", sources, None)
+    if given is not None:
+        return given
+    cores = method.elements.core[method.rows(torch.as_tensor(np.asarray(numbers, dtype=np.int64)))].sum()
+    return 1 + (round(float(cores)) - charge) % 2
+
+
+@contextmanager
+def threads(count: int | None):
+    """Torch with so many threads inside the block; None leaves it as it is."""
+    before = torch.get_num_threads()
+    if count is None or count == before:
+        yield
+        return
+    if count < 1:
+        raise UnknownOption(f"{count} threads asked for: give 1 or more.")
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def check_device(name) -> torch.device:
+    """The torch device of that name; UnknownOption where this machine has none."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UnknownOption(f"There is no device {str(name)!r} here ({str(error).splitlines()[0]}): use cpu"
+                            f"{', or cuda' if torch.cuda.is_available() else '; cuda needs a GPU and a CUDA build of torch'}.") from error
+    return device
+
+
+def off_tape(result):
+    """The result with every tensor detached, so that it can be copied, pickled and kept."""
+    return replace(result, **{f.name: tensor_map(torch.Tensor.detach, getattr(result, f.name)) for f in fields(result)})
+
+
+def ase_results(result, k: int = 0) -> dict:
+    """Properties of molecule k under ASE's names and in its units (eV, angstrom, e)."""
+    owned = (result.molecules.molecule == k).cpu()
+    energy = float(result.energy[k])
+    found = {"energy": energy, "free_energy": energy, "dipole": _array(result.dipole[k]), "charges": _array(result.charges)[owned],
+             "magmom": float(result.molecules.unpaired[k]), "magmoms": _array(result.spin_populations)[owned]}
+    return found if result.forces is None else found | {"forces": _array(result.forces)[owned]}
+
+
+def _array(tensor):
+    return tensor.detach().cpu().numpy()
+
+
+def _sum(atoms, array):
+    """Sum of an array of initial values; None where there is none or where all of them are zero."""
+    values = atoms.arrays.get(array)
+    return float(np.sum(values)) if values is not None and np.any(values) else None
+
+
+def _agreed(what, sources, default):
+    """The one whole number that all sources that are not None agree on. InvalidMolecule: they do not, or it is none."""
+    given = {source: _whole(what, source, value) for source, value in sources.items() if value is not None}
+    if len(set(given.values())) > 1:
+        found = ", ".join(f"{value} from {source}" for source, value in given.items())
+        raise InvalidMolecule(f"Contradicting values of the {what}: {found}. Remove all but one, or make them agree.")
+    return next(iter(given.values()), default)
+
+
+def _whole(what, source, value):
+    """A value as an integer; sums of partial charges or moments may be off by ROUNDING."""
+    slack = ROUNDING if "initial" in source else 1e-9
+    try:
+        near = round(float(value))
+        fits = abs(float(value) - near) <= slack
+    except (TypeError, ValueError, OverflowError):
+        fits = False
+    if not fits:
+        raise InvalidMolecule(f"The {what} from {source} is {value!r}: expected a whole number.")
+    return near

@@ -1,0 +1,139 @@
+"""QCSchema in and out: a dictionary AtomicInput (version 1 of the MolSSI schema) becomes an AtomicResult, or a FailedOperation.
+
+QCSchema is in atomic units: hartree, bohr, e. Drivers energy, gradient, hessian and properties. Keywords: unrestricted, stability, max_steps,
+device, threads, as in the ASE calculator. Nothing but the standard library and numpy is needed: objects of qcelemental convert themselves
+(`compute(input.dict())`, `AtomicResult(**compute(...))`).
+"""
+
+import traceback
+
+import numpy as np
+import torch
+
+import nddo_ml
+from nddo_ml.elements import number
+from nddo_ml.errors import InvalidMolecule, NDDOError, SCFNotConverged, UnknownOption
+from nddo_ml.interfaces.ase import check_device, threads
+from nddo_ml.model import Hamiltonian
+from nddo_ml.molecules import Molecules
+from nddo_ml.properties.response import hessian
+from nddo_ml.units import CODATA_2018
+
+BOHR, HARTREE = CODATA_2018.bohr, CODATA_2018.hartree
+DRIVERS = ("energy", "gradient", "hessian", "properties")
+KEYWORDS = {"unrestricted": None, "stability": False, "max_steps": 300, "device": None, "threads": None}
+
+
+def compute(atomic_input: dict) -> dict:
+    """The AtomicResult of an AtomicInput, both as dictionaries; never raises: what went wrong comes back as a FailedOperation, with
+    error_type "input_error", "convergence_error" or "unknown_error".
+    """
+    try:
+        return _result(dict(atomic_input))
+    except SCFNotConverged as error:
+        return _failed(atomic_input, "convergence_error", str(error))
+    except NDDOError as error:
+        return _failed(atomic_input, "input_error", str(error))
+    except Exception:   # the schema asks for a record of any failure
+        return _failed(atomic_input, "unknown_error", traceback.format_exc())
+
+
+def molecules(molecule: dict) -> Molecules:
+    """The molecule of a QCSchema Molecule: symbols, geometry in bohr, molecular_charge, molecular_multiplicity (0 and 1 by default)."""
+    symbols = _given(molecule, "symbols", "the molecule")
+    geometry = np.asarray(_given(molecule, "geometry", "the molecule"), dtype=float)
+    if geometry.size != 3 * len(symbols):
+        raise InvalidMolecule(f"{len(symbols)} symbols but {geometry.size} coordinates: expected {3 * len(symbols)}, in bohr.")
+    real = molecule.get("real")
+    if real is not None and not np.all(real):
+        raise InvalidMolecule(f"Atom {int(np.argmin(real))} is a ghost (real = false): an NDDO basis has no ghost functions; remove it.")
+    return Molecules.single([number(s) for s in symbols], geometry.reshape(-1, 3) * BOHR, molecule.get("molecular_charge", 0),
+                            molecule.get("molecular_multiplicity", 1))
+
+
+def _result(atomic_input):
+    driver = getattr(atomic_input.get("driver"), "value", atomic_input.get("driver"))
+    if driver not in DRIVERS:
+        raise UnknownOption(f"There is no driver {driver!r}; available: {', '.join(DRIVERS)}.")
+    keywords = _keywords(atomic_input.get("keywords") or {})
+    molecule = molecules(_given(atomic_input, "molecule", "the input"))
+    with threads(keywords.pop("threads")):
+        device = keywords.pop("device")
+        model = Hamiltonian(_given(_given(atomic_input, "model", "the input"), "method", "the model"),
+                            None if device is None else check_device(device))
+        result = model(molecule, forces=driver in ("gradient", "properties"), raise_unconverged=True, **keywords)
+        found = properties(result)
+        if driver == "hessian":
+            keywords.pop("stability")
+            found["return_hessian"] = _list(hessian(model, molecule, **keywords)[0] * BOHR**2 / HARTREE)
+    returned = {"energy": lambda: found["return_energy"], "gradient": lambda: found["return_gradient"],
+                "hessian": lambda: found["return_hessian"], "properties": lambda: _extra_properties(result)}[driver]()
+    return atomic_input | {
+        "schema_name": "qcschema_output", "schema_version": 1, "driver": driver, "success": True, "error": None, "properties": found,
+        "return_result": returned, "provenance": _provenance(),
+        "extras": dict(atomic_input.get("extras") or {}) | {"nddo_ml": _extras(result)}}
+
+
+def properties(result) -> dict:
+    """The AtomicResultProperties of the first molecule of a result."""
+    own = result.molecules.molecule == 0
+    found = {
+        "calcinfo_natom": int(own.sum()), "calcinfo_nbasis": result.orbital_energies(0).shape[-1],
+        "calcinfo_nmo": result.orbital_energies(0).shape[-1], **_electrons(result),
+        "nuclear_repulsion_energy": float(result.energies["core_core"][0]) / HARTREE, "return_energy": float(result.energy[0]) / HARTREE,
+        "scf_total_energy": float(result.energy[0]) / HARTREE, "scf_dipole_moment": _list(result.dipole[0] / BOHR),
+        "scf_iterations": int(result.iterations[0])}
+    if result.forces is not None:
+        found["return_gradient"] = _list(-result.forces[own] * BOHR / HARTREE)
+        found["scf_total_gradient"] = found["return_gradient"]
+    return found
+
+
+def _electrons(result):
+    occupations = result.occupations(0)
+    unpaired = int(result.molecules.unpaired[0])
+    total = round(float(occupations.sum()))
+    return {"calcinfo_nalpha": (total + unpaired) // 2, "calcinfo_nbeta": (total - unpaired) // 2}
+
+
+def _extra_properties(result):
+    """What the driver "properties" returns, atomic units, flat lists."""
+    own = result.molecules.molecule == 0
+    homo, lumo = result.homo_lumo(0)
+    return {"return_energy": float(result.energy[0]) / HARTREE, "return_gradient": _list(-result.forces[own] * BOHR / HARTREE),
+            "dipole": _list(result.dipole[0] / BOHR), "mulliken_charges": _list(result.charges[own]),
+            "spin_populations": _list(result.spin_populations[own]), "wiberg_lowdin_indices": _list(result.bond_orders(0)),
+            "homo": homo / HARTREE, "lumo": lumo / HARTREE, "s2": float(result.s2[0])}
+
+
+def _extras(result):
+    return {"heat_of_formation_kcal_mol": float(result.heat_of_formation[0]), "scf_route": result.route[0],
+            "energies_eV": {name: float(value[0]) for name, value in result.energies.items()}, "method": result.method}
+
+
+def _keywords(given):
+    unknown = sorted(set(given) - set(KEYWORDS))
+    if unknown:
+        raise UnknownOption(f"There is no keyword {unknown[0]!r}; available: {', '.join(KEYWORDS)}.")
+    return KEYWORDS | given
+
+
+def _given(record, key, where):
+    """A required entry of a dictionary. UnknownOption: it is missing."""
+    if not hasattr(record, "get") or record.get(key) is None:
+        raise UnknownOption(f"{where[0].upper()}{where[1:]} has no {key!r}: QCSchema requires it.")
+    return record[key]
+
+
+def _failed(atomic_input, kind, message):
+    return {"id": atomic_input.get("id") if hasattr(atomic_input, "get") else None, "success": False, "input_data": atomic_input,
+            "error": {"error_type": kind, "error_message": message, "extras": None}, "extras": {"provenance": _provenance()}}
+
+
+def _provenance():
+    return {"creator": "nddo_ml", "version": nddo_ml.__version__, "routine": "nddo_ml.interfaces.qcschema.compute"}
+
+
+def _list(tensor: torch.Tensor) -> list:
+    """A flat list of numbers, as QCSchema stores arrays."""
+    return tensor.detach().cpu().reshape(-1).tolist()
