@@ -17,7 +17,7 @@ from nddo_ml.integrals.dipole import dipole_blocks
 from nddo_ml.integrals.multipole import AtomIntegrals
 from nddo_ml.integrals.nuclear import PairValues
 from nddo_ml.integrals.one_centre import one_centre
-from nddo_ml.integrals.two_centre import two_centre
+from nddo_ml.integrals.two.two_centre import two_centre
 from nddo_ml.methods import Method
 from nddo_ml.methods.parameters import AtomParameters, Elements, gather
 from nddo_ml.molecules import COINCIDENT, Molecules, coinciding

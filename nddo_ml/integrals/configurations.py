@@ -1,191 +1,186 @@
-"""Charge distributions as point charges, and the constant matrices that turn them into integrals.
+"""Charge distributions as point charges.
 
-Every product of two orbitals on an atom is a set of point charges whose coordinates are multiples of the atom's charge separations. They are written
-down once, here: `LINEAR` for products of s and p functions among themselves (linear quadrupoles, Dewar & Thiel 1977), `MULTIPOLES` for all integrals in
-which a d function takes part (Thiel & Voityuk 1992). For a class of pairs `terms` multiplies them out into
+Each component of a product of two orbitals (frame.py) is modelled by charges on the atom's axes; their coordinates are multiples of a
+separation of that atom, and they carry an additive term rho. Two components interact as
 
-    integrals = M^T EV [(R + d Lz)^2 + (d Lx)^2 + (d Ly)^2 + (rho S)^2]^(-1/2)
+    [X, Y] = EV sum_ab q_a q_b / sqrt(|r_a - r_b|^2 + (rho_a + rho_b)^2)
 
-with d the separations and rho the additive terms of both atoms; equal terms are merged and those that cancel by symmetry vanish.
+Every configuration is written down once, below. From there `kernel` derives, for a class of pairs, constant matrices: the coordinates of all
+distinct pairs of charges are linear in (R, separations, additive terms), and all integrals are linear in their inverse distances.
+Two s and p products meet with the linear quadrupoles of Dewar and Thiel, anything with d functions with those of Thiel and Voityuk.
+
+Dewar, Thiel, Theor. Chim. Acta 46, 89 (1977); Thiel, Voityuk, ibid. 81, 391 (1992); 93, 315 (1996).
 """
 
-from functools import cache
+from functools import cache, partial
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nddo_ml.orbitals import packed_pairs
-from nddo_ml.struct import record
+from nddo_ml.integrals.frame import COMPONENTS, component_starts
 
-SEPARATIONS = ("D1", "Q", "D_pp", "D_sd", "D_pd", "D_dd")
-ADDITIVE = ("rho0", "rho1", "rho2", "rho1c", "rho2c", "rho_sd", "rho_pd", "rho_dd", "rho_dd0", "rho_core")
-S, X, Y, Z, X2Y2, XZ, Z2, YZ, XY = range(9)
-_C1, _C2, _H = 2 / 3**0.5, 1 / 3**0.5, 0.5**0.5
+DISTANCE = (-1, "R")
+CORE = "core"    # a partner that is a bare unit charge with its own additive term
+MEMBERS = {0: (0,), 1: (1, 0, -1), 2: (2, 1, 0, -1, -2)}   # m of the components of angular momentum l, in their order (frame.py)
 
 
-def _along(axis, positions, separation):
-    """Charges (q, (x, y, z), separation) on one axis at multiples of a separation."""
-    return [(q, tuple(c if a == axis else 0.0 for a in range(3)), separation) for q, c in positions]
+class Point(NamedTuple):
+    """A charge at x, y, z, in units of the separation named `scale`, with the additive term named `rho`."""
+
+    charge: float
+    x: float
+    y: float
+    z: float
+    scale: str
+    rho: str
 
 
-def _cross(a, b, separation, size):
-    """The four charges of a quadrupole in the plane of axes a and b."""
-    found = []
-    for s, t in product((1, -1), repeat=2):
-        place = [0.0, 0.0, 0.0]
-        place[a], place[b] = s * size, t * size
-        found.append((0.25 * s * t, tuple(place), separation))
-    return found
+def charge(rho, weight=1.0):
+    """A charge at the atom."""
+    return [Point(weight, 0, 0, 0, "", rho)]
 
 
-_CHARGE = [(1.0, (0.0, 0.0, 0.0), "D1")]
-_DIPOLE = [(0.5, 1.0), (-0.5, -1.0)]
-_QUADRUPOLE = [(0.25, 2.0), (-0.5, 0.0), (0.25, -2.0)]
-
-LINEAR = {(S, S): [(_CHARGE, "rho0")]}   # packed product -> [(charges, additive term)]
-for _axis, _p in enumerate((X, Y, Z)):
-    LINEAR[_p, S] = [(_along(_axis, _DIPOLE, "D1"), "rho1")]
-    LINEAR[_p, _p] = [(_CHARGE, "rho0"), (_along(_axis, _QUADRUPOLE, "Q"), "rho2")]
-LINEAR[Z, X], LINEAR[Z, Y] = [(_cross(0, 2, "Q", 1.0), "rho2")], [(_cross(1, 2, "Q", 1.0), "rho2")]
+def dipole(m, D, rho):
+    """Charges +-1/2 at +-D along z (m = 0) or x (m = 1)."""
+    x, z = (0, 1) if m == 0 else (1, 0)
+    return [Point(sign / 2, sign * x, 0, sign * z, D, rho) for sign in (1, -1)]
 
 
-def _multipole(l, m, separation):
-    """Charges of M_lm, m >= 0 (M_l-m interacts with its like as M_lm does)."""
-    if l == 0:
-        return _CHARGE
-    if l == 1:
-        return _along(2 if m == 0 else 0, _DIPOLE, separation)
-    if m == 0:
-        return _along(2, [(0.25, 1.0), (0.25, -1.0)], separation) + [c for a in (0, 1) for c in _along(a, [(-0.125, 1.0), (-0.125, -1.0)], separation)]
+def linear_quadrupole(axis, rho, weight=1.0):
+    """1/4 at +-2Q on an axis, -1/2 at the atom."""
+    ends = [Point(weight / 4, *(sign * 2 * (axis == k) for k in "xyz"), "Q", rho) for sign in (1, -1)]
+    return ends + charge(rho, -weight / 2)
+
+
+def square_quadrupole(half, D, rho):
+    """1/4 at (x,z) = +-(h,h), -1/4 at +-(h,-h), h = half D."""
+    return [Point(a * b / 4, a * half, 0, b * half, D, rho) for a, b in product((1, -1), repeat=2)]
+
+
+def linear_pp_charge(rho):
+    """The spherical mean of p_x p_x, p_y p_y, p_z p_z: a charge and a third of all linear quadrupoles."""
+    return charge("rho0") + [p for axis in "xyz" for p in linear_quadrupole(axis, rho, 1 / 3)]
+
+
+def linear_pp_quadrupole(m, rho):
+    """What is left of p p: (oo - pp)/sqrt3 = (Q_zz - (Q_xx + Q_yy)/2)/sqrt3, Q_xz and (Q_xx - Q_yy)/2 for m = 0, 1, 2."""
     if m == 1:
-        return _cross(0, 2, separation, _H)
-    return _along(0, [(0.25, 1.0), (0.25, -1.0)], separation) + _along(1, [(-0.25, 1.0), (-0.25, -1.0)], separation)
+        return square_quadrupole(1.0, "Q", rho)
+    weights = {"z": 3**-0.5, "x": -(3**-0.5) / 2, "y": -(3**-0.5) / 2} if m == 0 else {"x": 0.5, "y": -0.5}
+    return [p for axis, weight in weights.items() for p in linear_quadrupole(axis, rho, weight)]
 
 
-_SP, _PP, _SD, _PD, _DD = ("D1", "rho1c"), ("D_pp", "rho2c"), ("D_sd", "rho_sd"), ("D_pd", "rho_pd"), ("D_dd", "rho_dd")
-_Q0, _Q0D = ("D1", "rho0"), ("D1", "rho_dd0")
-MULTIPOLES = {   # packed product -> {(l, m, (separation, additive term)): coefficient}
-    (S, S): {(0, 0, _Q0): 1},
-    (X, S): {(1, 1, _SP): 1}, (Y, S): {(1, -1, _SP): 1}, (Z, S): {(1, 0, _SP): 1},
-    (Z, Z): {(0, 0, _Q0): 1, (2, 0, _PP): 4 / 3},
-    (X, X): {(0, 0, _Q0): 1, (2, 0, _PP): -2 / 3, (2, 2, _PP): 1}, (Y, Y): {(0, 0, _Q0): 1, (2, 0, _PP): -2 / 3, (2, 2, _PP): -1},
-    (Z, X): {(2, 1, _PP): 1}, (Z, Y): {(2, -1, _PP): 1}, (Y, X): {(2, -2, _PP): 1},
-    (Z2, S): {(2, 0, _SD): _C1}, (XZ, S): {(2, 1, _SD): 1}, (YZ, S): {(2, -1, _SD): 1}, (X2Y2, S): {(2, 2, _SD): 1}, (XY, S): {(2, -2, _SD): 1},
-    (Z2, Z): {(1, 0, _PD): _C1}, (XZ, Z): {(1, 1, _PD): 1}, (YZ, Z): {(1, -1, _PD): 1},
-    (Z2, X): {(1, 1, _PD): -_C2}, (XZ, X): {(1, 0, _PD): 1}, (X2Y2, X): {(1, 1, _PD): 1}, (XY, X): {(1, -1, _PD): 1},
-    (Z2, Y): {(1, -1, _PD): -_C2}, (YZ, Y): {(1, 0, _PD): 1}, (X2Y2, Y): {(1, -1, _PD): -1}, (XY, Y): {(1, 1, _PD): 1},
-    (Z2, Z2): {(0, 0, _Q0D): 1, (2, 0, _DD): 4 / 3}, (Z2, XZ): {(2, 1, _DD): _C2}, (YZ, Z2): {(2, -1, _DD): _C2},
-    (Z2, X2Y2): {(2, 2, _DD): -_C1}, (XY, Z2): {(2, -2, _DD): -_C1},
-    (XZ, XZ): {(0, 0, _Q0D): 1, (2, 0, _DD): 2 / 3, (2, 2, _DD): 1}, (YZ, XZ): {(2, -2, _DD): 1}, (XZ, X2Y2): {(2, 1, _DD): 1}, (XY, XZ): {(2, -1, _DD): 1},
-    (YZ, YZ): {(0, 0, _Q0D): 1, (2, 0, _DD): 2 / 3, (2, 2, _DD): -1}, (YZ, X2Y2): {(2, -1, _DD): -1}, (XY, YZ): {(2, 1, _DD): 1},
-    (X2Y2, X2Y2): {(0, 0, _Q0D): 1, (2, 0, _DD): -4 / 3}, (XY, XY): {(0, 0, _Q0D): 1, (2, 0, _DD): -4 / 3},
-}
-_OF_CORE = {"rho1": "rho1c", "rho2": "rho2c"}   # additive terms of sp products towards a core
+def quadrupole(m, D, rho):
+    """(2/sqrt3) M_20, M_21, M_22 for m = 0, 1, 2: charges at D on the axes, or at D/sqrt2 on the diagonals of xz."""
+    if m == 1:
+        return square_quadrupole(2**-0.5, D, rho)
+    weights = {"z": 1 / 4, "x": -1 / 8, "y": -1 / 8} if m == 0 else {"x": 1 / 4, "y": -1 / 4}
+    norm = 2 / 3**0.5 if m == 0 else 1.0
+    return [Point(norm * weight, *(sign * (axis == k) for k in "xyz"), D, rho)
+            for axis, weight in weights.items() for sign in (1, -1)]
 
 
-@record
-class Terms:
-    """Constant matrices of a pair class: Lz, Lx, Ly (12, term) acting on the separations of both atoms, S (20, term) on their additive terms, M (term,
-    integral) for the distinct integrals and `place` (m_i m_j) that spreads them over the packed local block (the last integral is zero).
+def _only(points):
+    return lambda m: points
+
+
+# one function of m per kind of component, in the order of frame.COMPONENTS
+SS = _only(charge("rho0"))
+SP_LINEAR = (SS, _only(linear_pp_charge("rho2")), partial(dipole, D="D1", rho="rho1"), partial(linear_pp_quadrupole, rho="rho2"))
+SP_TO_CORE = (SS, _only(linear_pp_charge("rho2c")), partial(dipole, D="D1", rho="rho1c"), partial(linear_pp_quadrupole, rho="rho2c"))
+SP_IN_D = (SS, SS, partial(dipole, D="D1", rho="rho1c"), partial(quadrupole, D="D_pp", rho="rho2c"))
+D_KINDS = (_only(charge("rho_dd0")), partial(dipole, D="D_pd", rho="rho_pd"),
+           partial(quadrupole, D="D_sd", rho="rho_sd"), partial(quadrupole, D="D_dd", rho="rho_dd"))
+TO_CORE = (_only(charge("rho_core")),)
+
+
+class Kernel(NamedTuple):
+    """Constant matrices of a pair class. With g = (R, features of i, features of j):
+
+    integrals = ((g @ coordinates)^2 @ distances)^(-1/2) @ integrals
     """
 
-    Lz: Float[Tensor, "separation term"]
-    Lx: Float[Tensor, "separation term"]
-    Ly: Float[Tensor, "separation term"]
-    S: Float[Tensor, "additive term"]
-    M: Float[Tensor, "term integral"]
-    place: Tensor
+    features_i: tuple[str, ...]
+    features_j: tuple[str, ...]
+    coordinates: Float[Tensor, "feature coordinate"]
+    distances: Float[Tensor, "coordinate term"]
+    integrals: Float[Tensor, "term integral"]
 
 
 @cache
-def terms(n_i: int, n_j: int, core: bool = False) -> Terms:
-    """The matrices of a class of pairs with n_i and n_j orbitals; core: of the distributions of i with the core of j."""
-    index, columns = {}, []
-    for bra in _products(n_i):
-        for ket in [None] if core else _products(n_j):
-            columns.append(_collect(bra, ket, index))
-    distinct, place = {}, []
-    for column in columns:
-        key = tuple(sorted((t, round(q, 14)) for t, q in column.items() if abs(q) > 1e-14))
-        place.append(distinct.setdefault(key, len(distinct)) if key else -1)
-    used = sorted({t for key in distinct for t, _ in key})
-    row = {t: k for k, t in enumerate(used)}
-    keys = list(index)
-    M = np.zeros((len(used), len(distinct) + 1))
-    for key, column in distinct.items():
-        for t, q in key:
-            M[row[t], column] = q
-    L = np.zeros((3, 2 * len(SEPARATIONS), len(used)))
-    rho = np.zeros((2 * len(ADDITIVE), len(used)))
-    for t in used:
-        place_key, (rho_i, rho_j) = keys[t]
-        for axis, form in enumerate(place_key):
-            for symbol, coefficient in form:
-                L[axis, symbol, row[t]] += coefficient
-        rho[ADDITIVE.index(rho_i), row[t]] += 1
-        rho[len(ADDITIVE) + ADDITIVE.index(rho_j), row[t]] += 1
-    place = [p if p >= 0 else len(distinct) for p in place]
-    return Terms(*[torch.from_numpy(x) for x in (L[2], L[0], L[1], rho, M)], torch.tensor(place))
+def kernel(n_i: int, n_j: int | str, hartree: float, device: torch.device) -> Kernel:
+    """The kernel of pairs of atoms with n_i and n_j orbitals (n_j may be CORE).
+
+    Its integrals (eV) are those of all components of i with all of j, in row order; where j is a charge (one orbital or CORE), only the
+    component m = 0 of i is not zero: it stands in the columns of all m, to be multiplied by the harmonics of the axis.
+    """
+    features, coordinates, distances, weights = _constants(n_i, n_j)
+    matrices = (coordinates, distances, hartree * weights)
+    return Kernel(*features, *(torch.from_numpy(np.ascontiguousarray(m)).to(device) for m in matrices))
 
 
-def _products(orbitals):
-    a, b, _ = packed_pairs(orbitals)
-    return list(zip(a.tolist(), b.tolist(), strict=True))
+@cache
+def _constants(n_i, n_j):
+    """Names of the features used of i and of j; coordinates, distances and weights of `Kernel` in units of the hartree."""
+    shape = component_starts(n_i)[1], 1 if n_j == CORE else component_starts(n_j)[1]
+    terms = {}
+    for row, column, points_i, points_j in _brackets(n_i, n_j):
+        for a, b in product(points_i, points_j):
+            weight = terms.setdefault(_separation(a, b), np.zeros(shape))
+            weight[row, column] += a.charge * b.charge
+    terms = {form: weight for form, weight in terms.items() if np.abs(weight).max() > 1e-14}
+    squares = {form: k for k, form in enumerate(sorted({f for term in terms for f in term}))}
+    used = [sorted({name for form in squares for (side, name), _ in form if side == atom}) for atom in (0, 1)]
+    row_of = {DISTANCE: 0} | {(atom, name): k for k, (atom, name) in enumerate(
+        [(atom, name) for atom in (0, 1) for name in used[atom]], start=1)}
+    coordinates, distances = np.zeros((len(row_of), len(squares))), np.zeros((len(squares), len(terms)))
+    for form, k in squares.items():
+        for name, coefficient in form:
+            coordinates[row_of[name], k] = coefficient
+    for k, term in enumerate(terms):
+        for form in term:
+            distances[squares[form], k] += 1
+    weights = np.stack([w.ravel() for w in terms.values()])
+    return (tuple(used[0]), tuple(used[1])), coordinates, distances, weights
 
 
-def _collect(bra, ket, index):
-    """{term: coefficient} of one local integral; ket None: the core of j."""
-    has_d = bra[0] > 3 or (ket is not None and ket[0] > 3)
-    column = {}
-    if ket is None:
-        if has_d:
-            for (l, m, shape), c in _find(MULTIPOLES, bra).items():
-                if m == 0:
-                    _add(column, index, _multipole(l, 0, shape[0]), shape[1], _CHARGE, "rho_core", c)
-        else:
-            for charges, rho in LINEAR.get(bra, []):
-                _add(column, index, charges, _OF_CORE.get(rho, rho), _CHARGE, "rho_core", 1.0)
-    elif has_d:
-        for (l, m, a), c in _find(MULTIPOLES, bra).items():
-            for (k, n, b), e in _find(MULTIPOLES, ket).items():
-                if m == n:
-                    _add(column, index, _multipole(l, abs(m), a[0]), a[1], _multipole(k, abs(m), b[0]), b[1], c * e)
-    elif bra == ket == (Y, X):
-        x, y = (_along(axis, _QUADRUPOLE, "Q") for axis in (0, 1))
-        _add(column, index, x, "rho2", x, "rho2", 0.5)
-        _add(column, index, x, "rho2", y, "rho2", -0.5)
-    else:
-        for p, rho in LINEAR.get(bra, []):
-            for q, sigma in LINEAR.get(ket, []):
-                _add(column, index, p, rho, q, sigma, 1.0)
-    return column
+def _brackets(n_i, n_j):
+    """(component of i, component of j, configuration, configuration) of every integral that is not zero by symmetry."""
+    charge_like = n_j in (1, CORE)
+    starts_i = component_starts(n_i)[0]
+    starts_j = [0] if n_j == CORE else component_starts(n_j)[0]
+    kinds_j = (0,) if n_j == CORE else COMPONENTS[n_j]
+    for (a, l), (b, k) in product(enumerate(COMPONENTS[n_i]), enumerate(kinds_j)):
+        both_sp = a < 4 and b < 4
+        kinds_i = SP_TO_CORE if n_j == CORE else SP_LINEAR if both_sp else SP_IN_D
+        other = TO_CORE if n_j == CORE else (SP_LINEAR if both_sp else SP_IN_D) + D_KINDS
+        for (p, m), (q, m_j) in product(enumerate(MEMBERS[l]), enumerate(MEMBERS[k])):
+            if charge_like:
+                m = m_j = 0
+            if m == m_j:   # m < 0 is m > 0 turned about z
+                yield starts_i[a] + p, starts_j[b] + q, (kinds_i + D_KINDS)[a](abs(m)), other[b](abs(m))
 
 
-def _find(table, product_):
-    a, b = product_
-    return table.get((a, b), table.get((b, a), {}))
+def _separation(a: Point, b: Point):
+    """The distance of a charge on i and one on j (at z = R) as a sorted tuple of linear forms: sum of squares of all of them.
+
+    Mirror images and the exchange of x and y do not change it, so such pairs share a term.
+    """
+    z = _form({DISTANCE: 1.0}, a, b, a.z, b.z)
+    lateral = sorted(form for form in (_form({}, a, b, a.x, b.x), _form({}, a, b, a.y, b.y)) if form)
+    rho = tuple(sorted({(0, a.rho): 1.0, (1, b.rho): 1.0}.items()))
+    return (z, *lateral, rho)
 
 
-def _add(column, index, bra, rho_i, ket, rho_j, factor):
-    """Add the interactions of two sets of charges to a column."""
-    width = len(SEPARATIONS)
-    for (p, a, s), (q, b, t) in product(bra, ket):
-        forms = []
-        for axis in range(3):
-            form = {}
-            for coefficient, symbol in ((-a[axis], SEPARATIONS.index(s)), (b[axis], width + SEPARATIONS.index(t))):
-                if coefficient:
-                    form[symbol] = form.get(symbol, 0.0) + coefficient
-            forms.append(tuple(sorted((k, round(v, 14)) for k, v in form.items())))
-        across = sorted(_positive(f) for f in forms[:2])
-        key = ((across[0], across[1], forms[2]), (rho_i, rho_j))
-        term = index.setdefault(key, len(index))
-        column[term] = column.get(term, 0.0) + factor * p * q
-
-
-def _positive(form):
-    """A lateral displacement up to its sign, which does not matter."""
-    return form if not form or form[0][1] > 0 else tuple((k, -v) for k, v in form)
+def _form(form, a, b, at_i, at_j):
+    """The linear form `form` + (coordinate on j) - (coordinate on i); its sign is fixed where it has no constant part."""
+    form = dict(form)
+    for side, point, value in ((0, a, -at_i), (1, b, at_j)):
+        if value:
+            form[side, point.scale] = form.get((side, point.scale), 0.0) + value
+    items = tuple(sorted(form.items()))
+    return tuple((key, -value) for key, value in items) if items and items[0][1] < 0 else items

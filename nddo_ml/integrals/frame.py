@@ -1,7 +1,9 @@
-"""The local frame of a pair and the rotations it induces.
+"""From the axis of a pair to the laboratory: rotation of orbitals and of the multipoles of their products.
 
-Local z points from atom i to atom j; x is made from the Cartesian axis least parallel to it, a choice that is constant within one evaluation, so
-nothing is singular anywhere. All local integrals are invariant under rotation about z, so energies and derivatives do not depend on the choice.
+Two-centre integrals are simple in a frame whose z axis joins the two atoms. They do not change when that frame turns about z
+or is reflected in a plane through z, so any orthonormal frame that varies smoothly with u will do: here a Householder
+reflection, a rational function of u without a pole. A product of two orbitals is a sum of `components`: charges, vectors and
+quadrupoles, each of which rotates by itself. Both steps are one constant matrix acting on products of the frame's elements.
 """
 
 from functools import cache
@@ -13,62 +15,154 @@ from torch import Tensor
 
 from nddo_ml.orbitals import packed_pairs
 
-_R3 = 3**0.5 / 2
-D_TENSORS = np.zeros((5, 3, 3))   # d(x2-y2), d(xz), d(z2), d(yz), d(xy) as symmetric traceless tensors, Tr(T_a T_b) = 3/2 delta_ab
-D_TENSORS[0] = np.diag([_R3, -_R3, 0.0])
-D_TENSORS[1][0, 2] = D_TENSORS[1][2, 0] = _R3
-D_TENSORS[2] = np.diag([-0.5, -0.5, 1.0])
-D_TENSORS[3][1, 2] = D_TENSORS[3][2, 1] = _R3
-D_TENSORS[4][0, 1] = D_TENSORS[4][1, 0] = _R3
+_S3 = 3**0.5 / 2
+D_TENSORS = np.zeros((5, 3, 3))   # d functions in AO order (x2-y2, xz, z2, yz, xy): d_m(u) = u.T_m.u, Tr(T_a T_b) = 3/2 delta_ab
+D_TENSORS[0] = np.diag([_S3, -_S3, 0])
+D_TENSORS[1, [0, 2], [2, 0]] = _S3
+D_TENSORS[2] = np.diag([-0.5, -0.5, 1])
+D_TENSORS[3, [1, 2], [2, 1]] = _S3
+D_TENSORS[4, [0, 1], [1, 0]] = _S3
+
+# angular momenta of the components of an atom: charges of ss and pp, dipole of sp, quadrupole of pp; charge of dd, dipole of
+# pd, quadrupoles of sd and dd. Components of l = 1 are ordered x, y, z, those of l = 2 like the d functions.
+COMPONENTS = {0: (), 1: (0,), 4: (0, 0, 1, 2), 9: (0, 0, 1, 2, 0, 1, 2, 2)}
+SHELLS = {0: (), 1: (0,), 4: (0, 1), 9: (0, 1, 2)}   # angular momenta of the orbitals of an atom
 
 
-def frames(u: Float[Tensor, "pair 3"]) -> Float[Tensor, "pair 3 3"]:
-    """Rows are the local axes x, y, z = u of each pair."""
-    reference = torch.nn.functional.one_hot(u.detach().abs().argmin(1), 3).to(u.dtype)
-    x = reference - (reference * u).sum(1, keepdim=True) * u
-    x = x * torch.rsqrt(x.square().sum(1, keepdim=True))
-    return torch.stack([x, torch.linalg.cross(u, x), u], 1)
+def frame(u: Float[Tensor, "pair 3"]) -> Float[Tensor, "pair 3 3"]:
+    """Orthonormal axes with the third along u: rows (and, the matrix being symmetric, columns) e_x, e_y, e_z = u.
+
+    E = v v^T/v_z - s, v = u + s z, s = sign(u_z): minus s times the reflection that takes z to -s u. Its determinant is s; integrals
+    of a pair do not see that. The sign is constant within an evaluation and |v_z| >= 1, so every derivative is finite.
+    """
+    z = u.detach()[:, 2:]
+    s = torch.copysign(torch.ones_like(z), z)
+    identity = _identity(u.device)
+    v = u + s * identity[2]
+    return v[:, :, None] * (v / v[:, 2:])[:, None] - s[:, :, None] * identity
+
+
+def harmonics(u: Float[Tensor, "pair 3"], n: int) -> Float[Tensor, "pair component"]:
+    """The components of an atom with n orbitals along u: 1 for each charge, u for each vector, d(u) for each quadrupole.
+
+    They rotate integrals whose other partner is a charge: only m = 0 survives there.
+    """
+    products = torch.cat((torch.ones_like(u[:, :1]), u, (u[:, :, None] * u[:, None]).flatten(1)), 1)
+    return products @ _axial(n, u.device)
+
+
+def rotations(E: Float[Tensor, "pair 3 3"], n: int):
+    """T (pair, m, component): lab-frame packed distributions of an atom with n >= 4 orbitals from local components;
+    O (pair, n, n): lab-frame orbitals from local orbitals. Leading blocks are those of an atom with fewer orbitals.
+    """
+    e = E.flatten(1).index_select(1, _upper(E.device))
+    products = torch.cat((torch.ones_like(e[:, :1]), e, (e[:, :, None] * e[:, None]).flatten(1)), 1)
+    constant, shape = _rotation(n, E.device)
+    T, O = (products @ constant).split((shape[0] * shape[1], n * n), 1)
+    return T.unflatten(1, shape), O.unflatten(1, (n, n))
+
+
+def packed(components: Float[Tensor, "pair component"], n: int) -> Float[Tensor, "pair m"]:
+    """Packed distributions of an atom with n orbitals from the coefficients of its components."""
+    return components @ _decomposition_transposed(n, components.device)
 
 
 @cache
-def _d_projection():
-    """(81, 25): products of direction cosines M_xX M_yY to the rotation of d functions (lab, local)."""
-    return torch.from_numpy(np.einsum("axy,bXY->xXyYab", D_TENSORS, D_TENSORS).reshape(81, 25) * (2 / 3))
+def decomposition(n: int) -> np.ndarray:
+    """(m, component): each product of two of the n orbitals of an atom as charges, vectors and quadrupoles.
 
-
-def orbital_rotation(frame: Float[Tensor, "pair 3 3"], orbitals: int) -> Float[Tensor, "pair lab local"]:
-    """Local orbitals of an atom in terms of laboratory ones, s, p (and d)."""
-    pairs = len(frame)
-    cosines = frame.mT
-    if orbitals == 1:
-        return frame.new_ones(pairs, 1, 1)
-    if orbitals == 4:
-        return torch.nn.functional.pad(cosines, (1, 0, 1, 0)) + _corner(orbitals, frame)
-    products = (cosines[:, :, :, None, None] * cosines[:, None, None]).reshape(pairs, 81)
-    d = (products @ _d_projection().to(frame.device)).view(pairs, 5, 5)
-    return (torch.nn.functional.pad(cosines, (1, 5, 1, 5)) + torch.nn.functional.pad(d, (4, 0, 4, 0))) + _corner(orbitals, frame)
-
-
-def _corner(orbitals, like):
-    corner = like.new_zeros(orbitals, orbitals)
-    corner[0, 0] = 1.0
-    return corner
-
-
-@cache
-def _product_places(orbitals):
-    a, b, _ = packed_pairs(orbitals)
-    places = [(x[:, None] * orbitals + y[None]).reshape(-1) for x, y in ((a, a), (b, b), (a, b), (b, a))]
-    return [torch.from_numpy(p) for p in places], torch.from_numpy(np.where(a == b, 0.5, 1.0))
-
-
-def distribution_rotation(O: Float[Tensor, "pair lab local"]) -> Float[Tensor, "pair lab_product local_product"]:
-    """The same for packed products of two orbitals: T_(ij),(IJ) = O_iI O_jJ + O_iJ O_jI (half of it for I = J)."""
-    pairs, n = O.shape[:2]
+    s s, p p, d d carry a charge; p_a p_b = (2/sqrt3) T_m[a,b] Q_m, s d_m = Q_m, p_a d_m = (2/sqrt3) T_m[a,c] M_c,
+    d_m d_m' = (8/sqrt27) Tr(T_m T_m' T_k) Q_k with the tensors T of the d functions.   Thiel, Voityuk (1992), table II
+    """
+    a, b, table = packed_pairs(n)
+    starts, total = component_starts(n)
+    c = np.zeros((len(a), total))
+    c[0, 0] = 1
     if n == 1:
-        return O
-    (ii, jj, ij, ji), half = _product_places(n)
-    flat = O.reshape(pairs, n * n)
-    m = len(half)
-    a, b, c, d = (flat.index_select(1, p.to(O.device)) for p in (ii, jj, ij, ji))
-    return (a * b + c * d).view(pairs, m, m) * half.to(O.device)
+        return c
+    p, d = range(1, 4), range(4, n)
+    k = 2 / 3**0.5
+    for x in p:
+        c[table[x, x], starts[1]] = 1
+        c[table[x, 0], starts[2] + x - 1] = 1
+        for y in p:
+            c[table[x, y], starts[3]:starts[3] + 5] = k * D_TENSORS[:, x - 1, y - 1]
+    for m in d:
+        T = D_TENSORS[m - 4]
+        c[table[m, m], starts[4]] = 1
+        c[table[m, 0], starts[6] + m - 4] = 1
+        for x in p:
+            c[table[m, x], starts[5]:starts[5] + 3] = k * T[x - 1]
+        for o in d:
+            c[table[m, o], starts[7]:starts[7] + 5] = 4 / 3 * k * np.einsum("ab,bc,kca->k", T, D_TENSORS[o - 4], D_TENSORS)
+    return c
+
+
+def component_starts(n: int):
+    """Index of the first component of each kind, and the number of components of an atom with n orbitals."""
+    ends = np.cumsum([0] + [2 * l + 1 for l in COMPONENTS[n]])
+    return ends[:-1].tolist(), int(ends[-1])
+
+
+def orbital_starts(n: int):
+    """(l, first orbital) of each shell of an atom with n orbitals."""
+    return [(l, l * l) for l in SHELLS[n]]
+
+
+@cache
+def _rotation(n, device):
+    """Constant (43, m c + n n) from the products [1, e, e x e] of the six elements e of a frame to T and O; shape of T."""
+    ends, total = component_starts(n)
+    C = decomposition(n)
+    T, O = np.zeros((43, len(C), total)), np.zeros((43, n, n))
+    by_l = _orbital_products()
+    for start, l in zip(ends, COMPONENTS[n], strict=True):
+        part = slice(start, start + 2 * l + 1)
+        T[:, :, part] = np.einsum("da,fab->fdb", C[:, part], by_l[l])
+    for l, start in orbital_starts(n):
+        part = slice(start, start + 2 * l + 1)
+        O[:, part, part] = by_l[l]
+    return torch.from_numpy(np.concatenate((T.reshape(43, -1), O.reshape(43, -1)), 1)).to(device), (len(C), total)
+
+
+def _orbital_products():
+    """For l = 0, 1, 2 the rotation of orbitals as (43, 2l+1, 2l+1) over the products of a frame's elements.
+
+    p_a = sum_A E[A,a] p_A;  d_a = sum_A 2/3 Tr(T_a E^T T_A E) d_A
+    """
+    place = np.zeros((3, 3), dtype=int)
+    for k, (a, b) in enumerate(zip(*np.triu_indices(3), strict=True)):
+        place[a, b] = place[b, a] = k
+    s, p, d = np.zeros((43, 1, 1)), np.zeros((43, 3, 3)), np.zeros((43, 5, 5))
+    s[0] = 1
+    for A, a in np.ndindex(3, 3):
+        p[1 + place[A, a], a, A] += 1
+        for B, b in np.ndindex(3, 3):   # T_a[b,a] E[A,a] T_A[A,B] E[B,b]
+            d[7 + 6 * place[A, a] + place[B, b]] += 2 / 3 * np.outer(D_TENSORS[:, b, a], D_TENSORS[:, A, B])
+    return s, p, d
+
+
+@cache
+def _axial(n, device):
+    """Constant (13, component) from [1, u, u x u] to the components along u."""
+    by_l = np.zeros((13, 1)), np.zeros((13, 3)), np.zeros((13, 5))
+    by_l[0][0] = 1
+    by_l[1][1:4] = np.eye(3)
+    by_l[2][4:] = D_TENSORS.reshape(5, 9).T
+    return torch.from_numpy(np.concatenate([by_l[l] for l in COMPONENTS[n]], 1)).to(device)
+
+
+@cache
+def _decomposition_transposed(n, device):
+    return torch.from_numpy(decomposition(n).T.copy()).to(device)
+
+
+@cache
+def _upper(device):
+    a, b = np.triu_indices(3)
+    return torch.from_numpy(3 * a + b).to(device)
+
+
+@cache
+def _identity(device):
+    return torch.eye(3, dtype=torch.float64, device=device)

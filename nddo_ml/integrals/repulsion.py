@@ -1,36 +1,93 @@
-"""Two-electron integrals of two atoms, (ij|kl) with i, j on one and k, l on the other.
+"""Two-centre two-electron integrals (ij|kl), i and j on one atom, k and l on the other.
 
-Evaluated between point charges in the local frame of the pair (configurations.py) and rotated to the laboratory.
+In the frame of the pair they are sums of inverse distances between point charges (configurations.py); rotated to the
+laboratory (frame.py) they are the blocks w over packed distributions. R -> infinity: (ij|kl) -> delta_ij delta_kl EV/R.
+PM7 joins them to that limit at 7 angstrom and equalises the averages of transition metals.
 """
+
+from functools import cache
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nddo_ml.integrals.configurations import ADDITIVE, SEPARATIONS, Terms, terms
+from nddo_ml.integrals.configurations import kernel
+from nddo_ml.integrals.frame import orbital_starts, packed
+from nddo_ml.orbitals import packed_pairs
+
+JOIN_RANGE, JOIN_EXPONENT = 7.0, 0.22   # angstrom, 1/angstrom^2
 
 
-def parameters(A_i, A_j) -> tuple[Tensor, Tensor]:
-    """Separations (pair, 12) and additive terms (pair, 20) of the two atoms of each pair, bohr."""
-    separations = torch.stack([getattr(A, name) for A in (A_i, A_j) for name in SEPARATIONS], 1)
-    return separations, torch.stack([getattr(A, name) for A in (A_i, A_j) for name in ADDITIVE], 1)
+def local_integrals(n_i, n_j, R: Float[Tensor, "pair"], A_i, A_j, hartree: float) -> Float[Tensor, "pair integral"]:
+    """Interaction of every component of atom i with every component of atom j in the frame of the pair, eV; R in bohr.
+
+    n_i, n_j and the order of the integrals as in `configurations.kernel`.
+    """
+    k = kernel(n_i, n_j, hartree, R.device)
+    g = torch.stack([R, *(getattr(A_i, name) for name in k.features_i), *(getattr(A_j, name) for name in k.features_j)], 1)
+    return ((g @ k.coordinates).square() @ k.distances).rsqrt() @ k.integrals
 
 
-def interactions(t: Terms, R: Float[Tensor, "pair"], d: Float[Tensor, "pair separation"], rho: Float[Tensor, "pair additive"], hartree: float):
-    """The distinct local integrals of a class, eV (pair, integral): charges at R + d Lz, d Lx, d Ly, softened by rho S; R in bohr."""
-    z, x, y, s = (v @ m.to(R.device) for v, m in ((d, t.Lz), (d, t.Lx), (d, t.Ly), (rho, t.S)))
-    z = z + R[:, None]
-    return torch.rsqrt(z * z + x * x + y * y + s * s) @ (hartree * t.M.to(R.device))
+def repulsion(shells, R: Float[Tensor, "pair"], T_i, T_j, along, A_i, A_j, hartree: float) -> Float[Tensor, "pair m_i m_j"]:
+    """(ij|kl) in the laboratory frame, eV; R in bohr.
+
+    T_i, T_j: rotations of the components (frame.rotations), needed where both atoms have p functions; along: harmonics of u on i,
+    needed where only i has.
+    """
+    n_i, n_j = shells
+    if n_j == 0:
+        return R.new_zeros(len(R), len(packed_pairs(n_i)[0]), 0)
+    local = local_integrals(n_i, n_j, R, A_i, A_j, hartree)
+    if n_i == 1:
+        return local[:, :, None]
+    if n_j == 1:
+        return packed(local * along, n_i)[:, :, None]
+    return T_i @ local.unflatten(1, (T_i.shape[2], T_j.shape[2])) @ T_j.transpose(1, 2)
 
 
-def local_repulsion(shells, R, A_i, A_j, hartree, helium=None) -> Float[Tensor, "pair m_i m_j"]:
-    """(ij|kl) over packed products in the local frame, eV; helium: pairs whose atom j is helium (s only where d functions take part)."""
-    t = terms(*shells)
-    m_i, m_j = (n * (n + 1) // 2 for n in shells)
-    d, rho = parameters(A_i, A_j)
-    w = interactions(t, R, d, rho, hartree).index_select(1, t.place.to(R.device)).view(-1, m_i, m_j)
-    if helium is not None and shells[0] == 9 and shells[1] == 4:
-        drop = helium[:, None, None] & (torch.arange(m_i, device=R.device) > 9)[:, None] & (torch.arange(m_j, device=R.device) > 0)
-        w = torch.where(drop, torch.zeros_like(w), w)
-    return w
+def joining(R: Float[Tensor, "pair"]) -> Float[Tensor, "pair"]:
+    """Weight w = 1 - exp[-0.22 (R - 7)^2] of the multipole integrals in PM7, 0 from 7 angstrom on; R in angstrom.
 
+    Continuous with its first derivative; the second jumps by 0.44.                 Stewart, J. Mol. Model. 19, 1 (2013)
+    """
+    return -torch.expm1(-JOIN_EXPONENT * (JOIN_RANGE - R).clamp_min(0).square())
+
+
+def joined(w: Float[Tensor, "pair m_i m_j"], shells, weight: Float[Tensor, "pair"], limit: Float[Tensor, "pair"]):
+    """weight (ij|kl) + limit delta_ij delta_kl, limit = (1 - weight) e^2/R."""
+    unit = diagonal(shells[0], w.device)[:, None] * diagonal(shells[1], w.device)
+    return w * weight[:, None, None] + limit[:, None, None] * unit
+
+
+def equalised(w: Float[Tensor, "pair m_i m_j"], shells, E_i, E_j) -> Float[Tensor, "pair m_i m_j"]:
+    """PM7 repulsion of atoms with d electrons: the mean of (ii|kk) over shells a of i and b of j becomes (ss|ss).
+
+    Changes (d|p) and (d|s) where i has d electrons, (p|d) and (s|d) where j has, (d|d) where both have.
+    """
+    (unit_i, mean_i), (unit_j, mean_j) = shell_traces(shells[0], w.device), shell_traces(shells[1], w.device)
+    change = w[:, :1, :1] - mean_i @ w @ mean_j.T
+    pairs = len(w)
+    d_i, d_j, p_i, p_j = E_i.occ_d > 0, E_j.occ_d > 0, E_i.n_ao >= 4, E_j.n_ao >= 4
+    never = torch.zeros_like(d_i)
+    rows = ((never, p_i & never, d_i), (never, never, d_i & p_j), (d_j, d_j & p_i, d_i & d_j))   # [shell of j][shell of i]
+    where = torch.stack([torch.stack(r[:len(unit_i)]) for r in rows[:len(unit_j)]]).permute(2, 1, 0)
+    change = torch.where(where.reshape(pairs, len(unit_i), len(unit_j)), change, 0.0)
+    return w + unit_i.T @ change @ unit_j
+
+
+@cache
+def diagonal(n: int, device) -> Float[Tensor, "m"]:
+    """1 for the distributions i = j of an atom with n orbitals."""
+    a, b, _ = packed_pairs(n)
+    return torch.from_numpy((a == b).astype(float)).to(device)
+
+
+@cache
+def shell_traces(n: int, device):
+    """(shell, m): 1 for the distributions i = j of each shell; the same divided by their number."""
+    a, b, table = packed_pairs(n)
+    unit = torch.zeros(len(orbital_starts(n)), len(a), dtype=torch.float64)
+    for l, start in orbital_starts(n):
+        for orbital in range(start, start + 2 * l + 1):
+            unit[l, table[orbital, orbital]] = 1
+    return unit.to(device), (unit / unit.sum(1, keepdim=True)).to(device)

@@ -1,13 +1,15 @@
 """The ASE calculator: `atoms.calc = NDDO("PM6-D3H4")`.
 
-Charge and multiplicity come from the arguments, from `atoms.info` ("charge"; "multiplicity", or "spin", which is read as the multiplicity 2S + 1
-too) or from the sums of the initial charges and magnetic moments, in this order of preference; sources that disagree are refused, never
-overruled. Where nothing is said a molecule is neutral and has the lowest multiplicity of its electron count. Sparkles and pseudo-atoms are named
-in `atoms.arrays["species"]` (names of nddo_ml.elements; the atomic number of a pseudo-atom is 0, ASE's "X").
+Charge and multiplicity come from the arguments, from `atoms.info` ("charge"; "multiplicity", or "spin", which is read as the
+multiplicity 2S + 1 too) or from the sums of the initial charges and magnetic moments, in this order of preference; sources that
+disagree are refused, never overruled. Where nothing is said a molecule is neutral and has the lowest multiplicity of its
+electron count. Sparkles and pseudo-atoms are named in `atoms.arrays["species"]` (names of nddo_ml.elements; the atomic number
+of a pseudo-atom is 0, ASE's "X").
 """
 
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -21,39 +23,44 @@ from nddo_ml.molecules import Molecules
 from nddo_ml.struct import tensor_map
 
 ROUNDING = 0.1   # e or Bohr magnetons by which a sum of partial charges or moments may miss the whole number it stands for
-NAMES = ("species", "nddo_species")   # arrays with names of species; the second survives extended XYZ, whose own column is called species
+# arrays with names of species; the second survives extended XYZ, whose own column is called species
+NAMES = ("species", "nddo_species")
 
 
 class NDDO(Calculator):
     """ASE calculator of one molecule: energy, forces, dipole, charges, spin populations (as magmoms).
 
-    method: a name from `nddo_ml.methods()`, or a Hamiltonian of your own. charge, multiplicity: see the head of this file. unrestricted: None: open
-    shells only; True: always (a singlet starts with broken symmetry); False: never (half-electron open shells). device: of the tensors. threads: of
-    torch while this calculator works. max_steps: SCF iterations. stability: look for a lower state.
+    method: a name from `nddo_ml.methods()`, or a Hamiltonian of your own. charge, multiplicity: see the head of this file.
+    unrestricted: None: open shells only; True: always (a singlet starts with broken symmetry); False: never (half-electron open
+    shells). device: of the tensors. threads: of torch while this calculator works. max_steps: SCF iterations. stability: look
+    for a lower state.
 
-    energy and free_energy are the total energy with every correction, eV, and the forces its derivative. The density of the last step is the next
-    guess. `result` holds the full Result of the last calculation. A new calculator costs nothing; tables are read at the first calculation.
+    energy and free_energy are the total energy with every correction, eV, and the forces its derivative. The density of the
+    last step is the next guess. `result` holds the full Result of the last calculation. A new calculator costs nothing; tables
+    are read at the first calculation.
 
     Raises UnknownOption, InvalidMolecule (also for periodic atoms), MissingParameter, SCFNotConverged.
     """
 
     implemented_properties = ("energy", "free_energy", "forces", "dipole", "charges", "magmom", "magmoms")
-    default_parameters = {"method": "PM6-D3H4", "charge": None, "multiplicity": None, "unrestricted": None, "device": None,
-                          "threads": None, "max_steps": 300, "stability": False}
+    default_parameters: ClassVar = {"method": "PM6-D3H4", "charge": None, "multiplicity": None, "unrestricted": None,
+                                    "device": None, "threads": None, "max_steps": 300, "stability": False}
     discard_results_on_any_change = True
     name = "nddo_ml"
 
-    def __init__(self, method="PM6-D3H4", charge=None, multiplicity=None, unrestricted=None, device=None, threads=None, max_steps=300,
-                 stability=False, *, atoms=None, label=None, directory="."):
+    def __init__(self, method="PM6-D3H4", charge=None, multiplicity=None, unrestricted=None, device=None, threads=None,
+                 max_steps=300, stability=False, *, atoms=None, label=None, directory="."):
         self.result, self._model, self._solved = None, None, None
-        super().__init__(atoms=atoms, label=label, directory=directory, method=method, charge=charge, multiplicity=multiplicity,
-                         unrestricted=unrestricted, device=device, threads=threads, max_steps=max_steps, stability=stability)
+        super().__init__(atoms=atoms, label=label, directory=directory, method=method, charge=charge,
+                         multiplicity=multiplicity, unrestricted=unrestricted, device=device, threads=threads,
+                         max_steps=max_steps, stability=stability)
 
     @property
     def model(self):
         """The Hamiltonian underneath: an nn.Module whose parameters are the tables of the method."""
         if self._model is None:
-            from nddo_ml.model import Hamiltonian   # a calculator that is never used reads no table
+            from nddo_ml.model import Hamiltonian  # a calculator that is never used reads no table
+
             given = self.parameters.method
             self._model = given if isinstance(given, torch.nn.Module) else Hamiltonian(given, self.parameters.device)
         return self._model
@@ -78,7 +85,8 @@ class NDDO(Calculator):
         self._solved = None
 
     def check_state(self, atoms, tol=1e-15):
-        """What changed since the last calculation; charge, multiplicity and species names included, which ASE does not look at."""
+        """What changed since the last calculation; charge, multiplicity and species names included, which ASE does not look at.
+        """
         changes = super().check_state(atoms, tol=tol)
         if not changes and self._solved != self._identity(self._molecule(atoms)):
             changes = ["info"]
@@ -103,12 +111,13 @@ class NDDO(Calculator):
         from nddo_ml.properties.response import hessian
         p = self.parameters
         with threads(p.threads):
-            found = hessian(self.model, self._molecule(self.atoms if atoms is None else atoms), unrestricted=p.unrestricted, max_steps=p.max_steps)
+            found = hessian(self.model, self._molecule(self.atoms if atoms is None else atoms), unrestricted=p.unrestricted,
+                            max_steps=p.max_steps)
         return found[0].cpu().numpy()
 
     def _molecule(self, atoms):
-        method = self.parameters.method
-        return molecule(atoms, getattr(method, "method", None) or find_method(method), self.parameters.charge, self.parameters.multiplicity)
+        p = self.parameters
+        return molecule(atoms, getattr(p.method, "method", None) or find_method(p.method), p.charge, p.multiplicity)
 
     @staticmethod
     def _identity(molecules):
@@ -123,11 +132,12 @@ class NDDO(Calculator):
 def molecule(atoms, method: Method, charge=None, multiplicity=None) -> Molecules:
     """The molecule an Atoms object stands for; charge and multiplicity as in the head of this file.
 
-    Raises InvalidMolecule for periodic or no atoms, contradicting sources, names of species that do not exist; MissingParameter.
+    Raises InvalidMolecule for periodic or no atoms, contradicting sources, names of species that do not exist;
+    MissingParameter.
     """
     if np.any(atoms.pbc):
-        raise InvalidMolecule(f"The structure is periodic (pbc = {atoms.pbc.tolist()}): this is a method for molecules. To calculate one cell as an "
-                              "isolated molecule say so: atoms.pbc = False (make sure that no molecule is cut by the boundary).")
+        raise InvalidMolecule(f"The structure is periodic (pbc = {atoms.pbc.tolist()}): this is a method for molecules. To take one "
+                              "cell as an isolated molecule say so: atoms.pbc = False (the boundary must not cut it).")
     if len(atoms) == 0:
         raise InvalidMolecule("The structure has no atoms: give at least one.")
     numbers = species(atoms)
@@ -136,7 +146,9 @@ def molecule(atoms, method: Method, charge=None, multiplicity=None) -> Molecules
 
 
 def species(atoms) -> np.ndarray:
-    """Species numbers: the atomic numbers, or what the array of names says. InvalidMolecule where the two contradict each other."""
+    """Species numbers: the atomic numbers, or what the array of names says. InvalidMolecule where the two contradict each
+    other.
+    """
     names = next((atoms.arrays[key] for key in NAMES if key in atoms.arrays), None)
     if names is None:
         return atoms.numbers
@@ -144,8 +156,8 @@ def species(atoms) -> np.ndarray:
     for k, (wanted, z) in enumerate(zip(found, atoms.numbers, strict=True)):
         element = wanted - SPARKLE if is_sparkle(wanted) else wanted
         if z not in (0, element):
-            raise InvalidMolecule(f"Atom {k} is {symbol(z)} by its atomic number and {names[k]} by its name in atoms.arrays['species']: make "
-                                  "them agree, or remove the array.")
+            raise InvalidMolecule(f"Atom {k} is {symbol(z)} by its atomic number and {names[k]} by its name in "
+                                  "atoms.arrays['species']: make them agree, or remove the array.")
     return found
 
 
@@ -157,7 +169,9 @@ def total_charge(atoms, argument=None) -> int:
 
 
 def spin_multiplicity(atoms, method, numbers, charge, argument=None) -> int:
-    """The multiplicity that the argument, atoms.info and the initial magnetic moments agree on; where none is given, the lowest there is."""
+    """The multiplicity that the argument, atoms.info and the initial magnetic moments agree on; where none is given, the lowest
+    there is.
+    """
     moments = _sum(atoms, "initial_magmoms")
     sources = {"the argument": argument, 'atoms.info["multiplicity"]': atoms.info.get("multiplicity"),
                'atoms.info["spin"] (taken as 2S + 1)': atoms.info.get("spin"),
@@ -192,7 +206,8 @@ def check_device(name) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UnknownOption(f"There is no device {str(name)!r} here ({str(error).splitlines()[0]}): use cpu"
-                            f"{', or cuda' if torch.cuda.is_available() else '; cuda needs a GPU and a CUDA build of torch'}.") from error
+                            f"{', or cuda' if torch.cuda.is_available() else ' (cuda needs a GPU and a CUDA build of torch)'}."
+                            ) from error
     return device
 
 
@@ -205,8 +220,9 @@ def ase_results(result, k: int = 0) -> dict:
     """Properties of molecule k under ASE's names and in its units (eV, angstrom, e)."""
     owned = (result.molecules.molecule == k).cpu()
     energy = float(result.energy[k])
-    found = {"energy": energy, "free_energy": energy, "dipole": _array(result.dipole[k]), "charges": _array(result.charges)[owned],
-             "magmom": float(result.molecules.unpaired[k]), "magmoms": _array(result.spin_populations)[owned]}
+    found = {"energy": energy, "free_energy": energy, "dipole": _array(result.dipole[k]),
+             "charges": _array(result.charges)[owned], "magmom": float(result.molecules.unpaired[k]),
+             "magmoms": _array(result.spin_populations)[owned]}
     return found if result.forces is None else found | {"forces": _array(result.forces)[owned]}
 
 

@@ -1,8 +1,10 @@
-"""Molden files: geometry, orbitals, their energies and occupations, for viewers such as Molden, Jmol, IQmol, Avogadro or Multiwfn.
+"""Molden files: geometry, orbitals, their energies and occupations, for viewers such as Molden, Jmol, IQmol, Avogadro or
+Multiwfn.
 
-The basis of NDDO is one Slater function per shell, r^(n-1) exp(-zeta r). Most viewers read Gaussians only, so by default each Slater function is
-written as a contraction of Gaussians that reproduces it to an overlap of 0.9999 or better; the format's own [STO] section is the exact
-alternative. NDDO takes its basis as orthonormal: the coefficients are written as they are and refer to orthogonalised atomic orbitals.
+The basis of NDDO is one Slater function per shell, r^(n-1) exp(-zeta r). Most viewers read Gaussians only, so by default each
+Slater function is written as a contraction of Gaussians that reproduces it to an overlap of 0.9999 or better; the format's own
+[STO] section is the exact alternative. NDDO takes its basis as orthonormal: the coefficients are written as they are and refer
+to orthogonalised atomic orbitals.
 """
 
 from collections.abc import Iterator
@@ -17,14 +19,16 @@ from nddo_ml.units import CODATA_2018
 
 SHELLS = "spd"
 GAUSSIANS = 10
-# places of the orbitals of a shell (package order s, x, y, z, x2-y2, xz, z2, yz, xy) in the order of the format: d is z2, xz, yz, x2-y2, xy
+# places of the orbitals of a shell (package order s, x, y, z, x2-y2, xz, z2, yz, xy) in the order of the format: d is z2, xz,
+# yz, x2-y2, xy
 ORDER = {0: (0,), 1: (0, 1, 2), 2: (2, 1, 3, 0, 4)}
 
 
 def write_molden(path, model, result, k: int = 0, slater: bool = False) -> Path:
     """The file written, with the orbitals of molecule k of a result.
 
-    model: the Hamiltonian that made it (its exponents). slater: exact [STO] functions instead of Gaussians, for the few programs that read them.
+    model: the Hamiltonian that made it (its exponents). slater: exact [STO] functions instead of Gaussians, for the few
+    programs that read them.
     """
     path = Path(path)
     path.write_text("\n".join(molden(model, result, k, slater)) + "\n", encoding="utf-8")
@@ -58,16 +62,17 @@ def atom_shells(model, number: int) -> list[tuple[int, int, float]]:
 
 @cache
 def gaussian_expansion(n: int, l: int) -> tuple[np.ndarray, np.ndarray, float]:
-    """Exponents and contraction coefficients (over normalised Gaussians) of the normalised Slater function r^(n-1) exp(-r), and their overlap.
+    """Exponents and contraction coefficients (over normalised Gaussians) of the normalised Slater function r^(n-1) exp(-r), and
+    their overlap.
 
-    Least squares of the radial functions, int (R_Slater - sum c_k R_k)^2 r^2 dr, exponents in geometric progression; for another
-    zeta multiply the exponents by zeta^2.
+    Least squares of the radial functions, int (R_Slater - sum c_k R_k)^2 r^2 dr, exponents in geometric progression; for
+    another zeta multiply the exponents by zeta^2.
     """
     r, weight = _radial_grid(n)
     slater = 2.0 ** (n + 0.5) / sqrt(factorial(2 * n)) * r ** (n - 1) * np.exp(-r)
     best = None
     for first in np.geomspace(0.01, 0.2, 14) / n:
-        for ratio in (1.7, 2.0, 2.3, 2.7, 3.2):
+        for ratio in (2.2, 2.5, 2.8, 3.2):
             exponents = first * ratio ** np.arange(GAUSSIANS)
             norm = np.sqrt(2 * (2 * exponents) ** (l + 1.5) / gamma(l + 1.5))
             basis = norm * r[:, None] ** l * np.exp(-exponents * r[:, None] ** 2)
@@ -101,14 +106,17 @@ def _gaussian_section(shells):
 
 
 def _slater_section(shells):
-    """One line per function: atom, powers of x, y, z and r, exponent and norm, in powers of angstrom as the format wants; d as six cartesian functions."""
+    """One line per function: atom, powers of x, y, z and r, exponent and norm, in powers of angstrom as the format wants; d as
+    six cartesian functions.
+    """
     yield "[STO]"
     for a, of_atom in enumerate(shells, 1):
         for n, l, zeta in of_atom:
             alpha = zeta / CODATA_2018.bohr
             radial = (2 * alpha) ** (n + 0.5) / sqrt(factorial(2 * n))
             for powers, norm in CARTESIAN[l]:
-                yield f"{a:5d} {powers[0]:3d} {powers[1]:3d} {powers[2]:3d} {n - 1 - l:3d} {alpha:16.10f} {radial * norm:18.10E}"
+                kx, ky, kz = powers
+                yield f"{a:5d} {kx:3d} {ky:3d} {kz:3d} {n - 1 - l:3d} {alpha:16.10f} {radial * norm:18.10E}"
 
 
 # angular parts over monomials: powers and norm; d in the order xx, yy, zz, xz, yz, xy
@@ -139,8 +147,10 @@ def file_order(shells, slater) -> np.ndarray:
 def _orbitals(result, k, shells, slater):
     yield "[MO]"
     order = file_order(shells, slater)
-    energies, C, f = (t.detach().cpu().numpy() for t in (result.orbital_energies(k), result.coefficients(k), result.occupations(k)))
+    wanted = result.orbital_energies(k), result.coefficients(k), result.occupations(k)
+    energies, C, f = (t.detach().cpu().numpy() for t in wanted)
     for spin, name in zip(range(len(energies)), ("Alpha", "Beta"), strict=False):
         for level, (eps, occupied) in enumerate(zip(energies[spin], f[spin], strict=True)):
-            yield from (f" Sym= {level + 1}a", f" Ene= {eps / CODATA_2018.hartree:.10f}", f" Spin= {name}", f" Occup= {occupied:.6f}")
+            yield from (f" Sym= {level + 1}a", f" Ene= {eps / CODATA_2018.hartree:.10f}", f" Spin= {name}",
+                        f" Occup= {occupied:.6f}")
             yield from (f"{i:6d} {c:18.12f}" for i, c in enumerate(order @ C[spin, :, level], 1))

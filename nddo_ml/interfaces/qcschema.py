@@ -1,8 +1,8 @@
 """QCSchema in and out: a dictionary AtomicInput (version 1 of the MolSSI schema) becomes an AtomicResult, or a FailedOperation.
 
-QCSchema is in atomic units: hartree, bohr, e. Drivers energy, gradient, hessian and properties. Keywords: unrestricted, stability, max_steps,
-device, threads, as in the ASE calculator. Nothing but the standard library and numpy is needed: objects of qcelemental convert themselves
-(`compute(input.dict())`, `AtomicResult(**compute(...))`).
+QCSchema is in atomic units: hartree, bohr, e. Drivers energy, gradient, hessian and properties. Keywords: unrestricted,
+stability, max_steps, device, threads, as in the ASE calculator. Nothing but the standard library and numpy is needed: objects
+of qcelemental convert themselves (`compute(input.dict())`, `AtomicResult(**compute(...))`).
 """
 
 import traceback
@@ -25,8 +25,8 @@ KEYWORDS = {"unrestricted": None, "stability": False, "max_steps": 300, "device"
 
 
 def compute(atomic_input: dict) -> dict:
-    """The AtomicResult of an AtomicInput, both as dictionaries; never raises: what went wrong comes back as a FailedOperation, with
-    error_type "input_error", "convergence_error" or "unknown_error".
+    """The AtomicResult of an AtomicInput, both as dictionaries; never raises: what went wrong comes back as a FailedOperation,
+    with error_type "input_error", "convergence_error" or "unknown_error".
     """
     try:
         return _result(dict(atomic_input))
@@ -39,16 +39,19 @@ def compute(atomic_input: dict) -> dict:
 
 
 def molecules(molecule: dict) -> Molecules:
-    """The molecule of a QCSchema Molecule: symbols, geometry in bohr, molecular_charge, molecular_multiplicity (0 and 1 by default)."""
+    """The molecule of a QCSchema Molecule: symbols, geometry in bohr, molecular_charge, molecular_multiplicity (0 and 1 by
+    default).
+    """
     symbols = _given(molecule, "symbols", "the molecule")
     geometry = np.asarray(_given(molecule, "geometry", "the molecule"), dtype=float)
     if geometry.size != 3 * len(symbols):
         raise InvalidMolecule(f"{len(symbols)} symbols but {geometry.size} coordinates: expected {3 * len(symbols)}, in bohr.")
     real = molecule.get("real")
     if real is not None and not np.all(real):
-        raise InvalidMolecule(f"Atom {int(np.argmin(real))} is a ghost (real = false): an NDDO basis has no ghost functions; remove it.")
-    return Molecules.single([number(s) for s in symbols], geometry.reshape(-1, 3) * BOHR, molecule.get("molecular_charge", 0),
-                            molecule.get("molecular_multiplicity", 1))
+        raise InvalidMolecule(f"Atom {int(np.argmin(real))} is a ghost (real = false): an NDDO basis has no ghost functions; "
+                              "remove it.")
+    return Molecules.single([number(s) for s in symbols], geometry.reshape(-1, 3) * BOHR,
+                            molecule.get("molecular_charge", 0), molecule.get("molecular_multiplicity", 1))
 
 
 def _result(atomic_input):
@@ -69,19 +72,19 @@ def _result(atomic_input):
     returned = {"energy": lambda: found["return_energy"], "gradient": lambda: found["return_gradient"],
                 "hessian": lambda: found["return_hessian"], "properties": lambda: _extra_properties(result)}[driver]()
     return atomic_input | {
-        "schema_name": "qcschema_output", "schema_version": 1, "driver": driver, "success": True, "error": None, "properties": found,
-        "return_result": returned, "provenance": _provenance(),
+        "schema_name": "qcschema_output", "schema_version": 1, "driver": driver, "success": True, "error": None,
+        "properties": found, "return_result": returned, "provenance": _provenance(),
         "extras": dict(atomic_input.get("extras") or {}) | {"nddo_ml": _extras(result)}}
 
 
 def properties(result) -> dict:
     """The AtomicResultProperties of the first molecule of a result."""
     own = result.molecules.molecule == 0
+    orbitals, energy = result.orbital_energies(0).shape[-1], float(result.energy[0]) / HARTREE
     found = {
-        "calcinfo_natom": int(own.sum()), "calcinfo_nbasis": result.orbital_energies(0).shape[-1],
-        "calcinfo_nmo": result.orbital_energies(0).shape[-1], **_electrons(result),
-        "nuclear_repulsion_energy": float(result.energies["core_core"][0]) / HARTREE, "return_energy": float(result.energy[0]) / HARTREE,
-        "scf_total_energy": float(result.energy[0]) / HARTREE, "scf_dipole_moment": _list(result.dipole[0] / BOHR),
+        "calcinfo_natom": int(own.sum()), "calcinfo_nbasis": orbitals, "calcinfo_nmo": orbitals, **_electrons(result),
+        "nuclear_repulsion_energy": float(result.energies["core_core"][0]) / HARTREE, "return_energy": energy,
+        "scf_total_energy": energy, "scf_dipole_moment": _list(result.dipole[0] / BOHR),
         "scf_iterations": int(result.iterations[0])}
     if result.forces is not None:
         found["return_gradient"] = _list(-result.forces[own] * BOHR / HARTREE)
@@ -126,8 +129,9 @@ def _given(record, key, where):
 
 
 def _failed(atomic_input, kind, message):
-    return {"id": atomic_input.get("id") if hasattr(atomic_input, "get") else None, "success": False, "input_data": atomic_input,
-            "error": {"error_type": kind, "error_message": message, "extras": None}, "extras": {"provenance": _provenance()}}
+    return {"id": atomic_input.get("id") if hasattr(atomic_input, "get") else None, "success": False,
+            "input_data": atomic_input, "error": {"error_type": kind, "error_message": message, "extras": None},
+            "extras": {"provenance": _provenance()}}
 
 
 def _provenance():

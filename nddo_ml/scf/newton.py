@@ -1,20 +1,23 @@
-"""Second-order convergence: truncated Newton steps in the space of orbital rotations.
+"""Second-order convergence: trust-region Newton steps in the space of orbital rotations.
 
-Each step solves J X = -r by conjugate gradients preconditioned with orbital-energy gaps, loosely while far from the solution. Where
-the curvature is negative the iteration stops with the descent direction it has, and a step is shortened until the energy falls, so the
-method goes downhill from any start and converges quadratically at the end. The solves may run in float32: the residual of the
-outer step is always float64, so that only the number of steps can change, not the result.
+Each step minimises the quadratic model c (<r, X> + 1/2 <X, J X>) by conjugate gradients preconditioned with orbital-energy gaps, loosely while
+far from the solution, and no further than a radius in which the model has proved right; along a direction of negative curvature it goes to that radius (Steihaug, SIAM J.
+Numer. Anal. 20, 626 (1983)). The energy falls in every step, so the method goes downhill from any start, passes saddle points, and converges quadratically
+at the end. The solves may run in float32: the residual of the outer step is always float64, so that only the number of steps can change, not the result.
 """
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nddo_ml.scf.rotations import Spaces, gaps, occupied_virtual, response, rotate
+from nddo_ml.scf.fock import fock
+from nddo_ml.scf.rotations import Spaces, levels, occupied_virtual, response, rotate
 from nddo_ml.struct import record, tensor_map
 
-LARGEST_ANGLE = 0.5     # radians: no single rotation of a step exceeds it
-SHORTENINGS = 6         # halvings (by 4) of a step before it is given up
+RADIUS, LARGEST_RADIUS = 1.0, 4.0    # radians, norm of a whole rotation
+SHORTENINGS = 8                      # by 4 each, before a step is given up
+INNER = 40                           # iterations of one solve
+SMALLEST_PIVOT = 0.5                 # eV, in the preconditioner
 
 
 @record
@@ -29,86 +32,95 @@ class Converged:
     steps: Float[Tensor, "molecule"]
 
 
-def conjugate_gradients(apply, b, precondition, tolerance, iterations: int):
-    """x with apply(x) = b to the relative `tolerance` (molecule) of the residual norm; a vector per molecule and right-hand side.
+def conjugate_gradients(apply, b, precondition, tolerance, iterations: int, radius=None):
+    """x with apply(x) = b to the relative `tolerance` (molecule, vector), and the residual b - apply(x).
 
-    b is (molecule, vector, ...). Where the curvature along a direction is not positive the solution so far is kept, or the
-    preconditioned right-hand side if there is none.
+    b is (molecule, vector, ...); every vector is its own problem. radius (molecule, vector): x stops at that norm, and goes there along a direction of
+    non-positive curvature; without it x stays where it was when such a direction appeared.
     """
-    flat = (lambda t: t.flatten(2))
-    x = torch.zeros_like(b)
-    r, z = b, b / precondition
-    p, rz = z, (flat(b) * flat(b / precondition)).sum(-1)
-    goal = tolerance * flat(b).norm(dim=-1)
-    running = flat(b).norm(dim=-1) > 0
     shape = (*b.shape[:2], *[1] * (b.dim() - 2))
-    for k in range(iterations):
+
+    def dot(p, q):
+        return (p * q).flatten(2).sum(-1)
+
+    x, r = torch.zeros_like(b), b
+    z = b / precondition
+    p, rz = z, dot(b, z)
+    goal = (tolerance * dot(b, b).sqrt()).square()
+    running = rz > 0
+    for _ in range(iterations):
         Ap = apply(p)
-        curvature = (flat(p) * flat(Ap)).sum(-1)
-        positive = curvature > 0
-        if k == 0:
-            x = torch.where((running & ~positive).view(shape), z, x)
-        running = running & positive
-        alpha = torch.where(running, rz / torch.where(positive, curvature, torch.ones_like(curvature)), torch.zeros_like(rz)).view(shape)
+        curvature = dot(p, Ap)
+        bent = curvature <= 0
+        alpha = rz / torch.where(bent, torch.ones_like(curvature), curvature)
+        if radius is None:
+            alpha = torch.where(bent, torch.zeros_like(alpha), alpha)
+            outside = bent
+        else:
+            xp, pp = dot(x, p), dot(p, p).clamp(min=1e-30)
+            border = (-xp + (xp.square() + pp * (radius.square() - dot(x, x)).clamp(min=0)).sqrt()) / pp
+            outside = bent | (alpha > border)
+            alpha = torch.where(outside, border, alpha)
+        alpha = torch.where(running, alpha, torch.zeros_like(alpha)).view(shape)
         x = x + alpha * p
         r = r - alpha * Ap
-        running = running & (flat(r).norm(dim=-1) > goal)
+        running = running & ~outside & (dot(r, r) > goal)
         if not bool(running.any()):
             break
         z = r / precondition
-        new = (flat(r) * flat(z)).sum(-1)
-        p = z + (new / torch.where(rz == 0, torch.ones_like(rz), rz)).view(shape) * p
+        new = dot(r, z)
+        p = z + (new / rz.clamp(min=1e-300)).view(shape) * p
         rz = new
-    return x
+    return x, r
 
 
-def newton(layout, kernel, rough_kernel, h, start: Spaces, tolerance: float, max_steps: int):
+def newton(layout, kernel, rough_kernel, h, start: Spaces, tolerance: float, max_steps: int) -> Converged:
     """Converged states from the orbitals `start`; stops when every |r| is below `tolerance` (eV) or after `max_steps`.
 
     kernel: float64; rough_kernel: the precision of the inner solves.
     """
-    from nddo_ml.scf.fock import fock
-
-    spin_factor = 2.0 / start.C_o.shape[1]
+    c = 4.0 / start.C_o.shape[1]
+    rough = rough_kernel.coulomb_atoms[0].dtype
 
     def evaluate(s):
         D = (s.C_o * s.f_o[..., None, :]) @ s.C_o.mT
         F = fock(layout, kernel, h, D)
-        return D, F, 0.5 * spin_factor * (D * (F + h[:, None])).sum((1, 2, 3))
+        return D, F, 0.25 * c * (D * (F + h[:, None])).sum((1, 2, 3))
 
-    s = start
-    D, F, energy = evaluate(s)
-    steps = torch.zeros_like(energy)
+    def moved(s, X):
+        C_o, C_v = rotate(s, X)
+        return Spaces(C_o, C_v, s.f_o, s.weight)
+
+    s, (D, F, energy) = start, evaluate(start)
+    steps, radius = torch.zeros_like(energy), torch.full_like(energy, RADIUS)
     stuck = torch.zeros_like(energy, dtype=torch.bool)
-    rough = rough_kernel.coulomb_atoms[0].dtype
-    for _ in range(max_steps + 1):
+    for taken in range(max_steps + 1):
         r = occupied_virtual(F, s)
         residual = r.abs().flatten(1).amax(1) if r[0].numel() else torch.zeros_like(energy)
         active = (residual > tolerance) & ~stuck
-        if not bool(active.any()) or int(steps.max()) >= max_steps:
+        if taken == max_steps or not bool(active.any()):
             break
-        gap = gaps(F, s).clamp(min=0.5)
-        small = tensor_map(lambda t: t.to(rough), s)
-        apply = response(layout, rough_kernel, small, gaps(F, s).to(rough))
-        loose = residual.clamp(max=0.1, min=1e-4)[:, None].to(rough)
-        X = conjugate_gradients(apply, (-r * active[:, None, None, None])[:, None].to(rough), gap[:, None].to(rough), loose, 40)
-        X = X[:, 0].to(r.dtype)
-        X = X * (LARGEST_ANGLE / X.abs().flatten(1).amax(1).clamp(min=LARGEST_ANGLE))[:, None, None, None]
-        trial, (D_new, F_new, E_new) = _step(s, X, evaluate)
+        small, within = tensor_map(lambda t: t.to(rough), (s, levels(F, s)))
+        b = (-r * active[:, None, None, None])[:, None]
+        loose = residual.clamp(max=0.1, min=1e-4)[:, None]
+        X, left = conjugate_gradients(response(layout, rough_kernel, small, within), b.to(rough),
+                                      within.gap.abs().clamp(min=SMALLEST_PIVOT)[:, None], loose.to(rough), INNER, radius[:, None].to(rough))
+        X, left = X[:, 0].to(r.dtype), left[:, 0].to(r.dtype)
+        model = c * (0.5 * (X * (b[:, 0] - left)) - X * b[:, 0]).sum((1, 2, 3))      # predicted change of the energy, < 0
+        trial = moved(s, X)
+        D_new, F_new, E_new = evaluate(trial)
+        noise = 1e-11 * energy.abs() + 1e-9
+        factor = torch.ones_like(energy)
         for _ in range(SHORTENINGS):
-            worse = active & (E_new > energy + 1e-9 * energy.abs().clamp(min=1.0) * 0.1)
+            worse = active & (E_new > energy + noise)
             if not bool(worse.any()):
                 break
-            X = torch.where(worse[:, None, None, None], 0.25 * X, X)
-            trial, (D_new, F_new, E_new) = _step(s, X, evaluate)
-        else:
-            stuck = stuck | (active & (E_new > energy))
-        s, D, F, energy = trial, D_new, F_new, E_new
-        steps = steps + active
+            factor = torch.where(worse, 0.25 * factor, factor)
+            trial = moved(s, X * factor[:, None, None, None])
+            D_new, F_new, E_new = evaluate(trial)
+        stuck = stuck | (active & (E_new > energy + noise))
+        length = X.square().sum((1, 2, 3)).sqrt() * factor
+        trusted = (E_new - energy) < 0.75 * model
+        radius = torch.where(factor < 1, length, torch.where(trusted & (length > 0.9 * radius), 2 * radius, radius)).clamp(1e-3, LARGEST_RADIUS)
+        s, D, F, energy, steps = trial, D_new, F_new, E_new, steps + active
     return Converged(s, D, F, energy, residual, steps)
-
-
-def _step(s, X, evaluate):
-    C_o, C_v = rotate(s, X)
-    moved = Spaces(C_o, C_v, s.f_o, s.weight)
-    return moved, evaluate(moved)

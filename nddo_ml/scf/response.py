@@ -24,7 +24,7 @@ from nddo_ml.orbitals import Layout
 from nddo_ml.scf.density import Orbitals
 from nddo_ml.scf.fock import Integrals, Kernel, electronic_energy, fock, kernel, one_electron
 from nddo_ml.scf.newton import conjugate_gradients
-from nddo_ml.scf.rotations import Spaces, gaps, occupied_virtual, response, spaces
+from nddo_ml.scf.rotations import Levels, Spaces, levels, occupied_virtual, response, spaces
 from nddo_ml.struct import record
 
 TOLERANCE = 1e-10       # relative residual of the linear solves
@@ -35,26 +35,27 @@ DENSE_ELEMENTS = 4e7    # largest dense response matrix, for states where conjug
 
 @record
 class Reference:
-    """A converged state as a constant: layout, spaces, density D0, two-electron kernel, orbital gaps (molecule, spin, virtual, occupied)."""
+    """A converged state as a constant: layout, spaces, density D0, two-electron kernel, Fock matrix within the spaces."""
 
     layout: Layout
     spaces: Spaces
     D: Float[Tensor, "molecule spin orbital orbital"]
     kernel: Kernel
-    gap: Float[Tensor, "molecule spin virtual occupied"]
+    levels: Levels
 
 
 def reference(layout: Layout, integrals: Integrals, orbitals: Orbitals, D, F) -> Reference:
     """The constant part of every derivative, from canonical orbitals. A vanishing gap raises SCFNotConverged: such a state has no response."""
     with torch.no_grad():
         s = spaces(orbitals, layout.real)
-        gap = gaps(F, s)
+        within = levels(F, s)
+        gap = within.gap
         smallest = torch.where(s.weight > 0, gap.abs(), torch.full_like(gap, torch.inf)).flatten(1)
         if smallest.shape[1] and bool((smallest.amin(1) < SMALLEST_GAP).any()):
             k = int(smallest.amin(1).argmin())
             raise SCFNotConverged(f"Molecule {k} of the batch has no gap between occupied and empty orbitals ({float(smallest.amin()):.1e} eV): "
                                   "its response to a perturbation is not defined. Use unrestricted=True or another multiplicity.")
-        return Reference(layout, s, D, kernel(layout, integrals), gap)
+        return Reference(layout, s, D, kernel(layout, integrals), within)
 
 
 def rotation(ref: Reference, integrals: Integrals) -> tuple[Tensor, Tensor]:
@@ -100,11 +101,11 @@ def solve(ref: Reference, b: Float[Tensor, "molecule vector spin virtual occupie
     with torch.no_grad():
         weight = ref.spaces.weight[:, None]
         allowed = (weight > 0).to(b.dtype)
-        operator = response(ref.layout, ref.kernel, ref.spaces, ref.gap)
+        operator = response(ref.layout, ref.kernel, ref.spaces, ref.levels)
         rhs = b * weight
         limit = torch.full(b.shape[:2], tolerance, dtype=b.dtype, device=b.device)
-        scale = torch.where(weight > 0, weight * ref.gap[:, None].abs().clamp(min=0.1), torch.ones_like(weight))
-        x = conjugate_gradients(lambda v: weight * operator(v), rhs, scale, limit, ITERATIONS)
+        scale = torch.where(weight > 0, weight * ref.levels.gap[:, None].abs().clamp(min=0.1), torch.ones_like(weight))
+        x, _ = conjugate_gradients(lambda v: weight * operator(v), rhs, scale, limit, ITERATIONS)
         norm = b.flatten(2).norm(dim=-1)
         if bool(((operator(x) - b * allowed).flatten(2).norm(dim=-1) > 1e2 * tolerance * norm).any()):
             x = _dense(operator, b * allowed, allowed)

@@ -3,9 +3,9 @@
 With the orthonormal orbitals C a rotation is a block X (molecule, spin, virtual, occupied): the occupied orbitals become C_o + C_v X. The
 first-order change of the density and the response operator are
 
-    dD = C_v X C_o^T + transpose,      J X = (eps_v - eps_o) o X + C_v^T [J(dP) - K(dD)] C_o
+    dD = C_v X C_o^T + transpose,      J X = F_vv X - X F_oo + C_v^T [J(dP) - K(dD)] C_o
 
-symmetric, and positive definite at a minimum. In a batch the blocks of all molecules have the largest size that occurs; columns of
+symmetric, and positive definite at a minimum. With canonical orbitals the first two terms are (eps_v - eps_o) o X. In a batch the blocks of all molecules have the largest size that occurs; columns of
 orbitals that do not belong are zero, so nothing outside a molecule's own block ever differs from zero. Orbitals with fractional
 occupation (half-electron states) appear on both sides; dD then carries the difference of the two occupations, and pairs of
 equal occupation do not mix.
@@ -54,11 +54,20 @@ def occupied_virtual(F, s: Spaces) -> Float[Tensor, "molecule spin virtual occup
     return block * (s.weight > 0)
 
 
-def gaps(F, s: Spaces) -> Float[Tensor, "molecule spin virtual occupied"]:
-    """eps_v - eps_o from the diagonal of F in the orbitals; 1 where no rotation exists."""
-    eps_o, eps_v = ((C * (F @ C)).sum(-2) for C in (s.C_o, s.C_v))
-    gap = eps_v[..., :, None] - eps_o[..., None, :]
-    return torch.where(s.weight > 0, gap, torch.ones_like(gap))
+@record
+class Levels:
+    """The Fock matrix within the two spaces, F_oo and F_vv, and its diagonal differences `gap`, 1 where no rotation exists."""
+
+    F_oo: Float[Tensor, "molecule spin occupied occupied"]
+    F_vv: Float[Tensor, "molecule spin virtual virtual"]
+    gap: Float[Tensor, "molecule spin virtual occupied"]
+
+
+def levels(F, s: Spaces) -> Levels:
+    """F in the orbitals of the two spaces."""
+    F_oo, F_vv = s.C_o.mT @ F @ s.C_o, s.C_v.mT @ F @ s.C_v
+    gap = F_vv.diagonal(dim1=-2, dim2=-1)[..., :, None] - F_oo.diagonal(dim1=-2, dim2=-1)[..., None, :]
+    return Levels(F_oo, F_vv, torch.where(s.weight > 0, gap, torch.ones_like(gap)))
 
 
 def density_change(X: Float[Tensor, "molecule vector spin virtual occupied"], s: Spaces):
@@ -67,13 +76,14 @@ def density_change(X: Float[Tensor, "molecule vector spin virtual occupied"], s:
     return half + half.mT
 
 
-def response(layout: Layout, kernel: Kernel, s: Spaces, gap):
+def response(layout: Layout, kernel: Kernel, s: Spaces, levels: Levels):
     """The operator X -> J X for vectors X (molecule, vector, spin, virtual, occupied)."""
-    allowed = (s.weight > 0).to(gap.dtype)[:, None]
+    allowed = (s.weight > 0).to(levels.gap.dtype)[:, None]
+    F_oo, F_vv = levels.F_oo[:, None], levels.F_vv[:, None]
 
     def apply(X):
         induced = two_electron(layout, kernel, density_change(X, s))
-        return gap[:, None] * X + (s.C_v.mT[:, None] @ induced @ s.C_o[:, None]) * allowed
+        return (F_vv @ X - X @ F_oo + s.C_v.mT[:, None] @ induced @ s.C_o[:, None]) * allowed
 
     return apply
 

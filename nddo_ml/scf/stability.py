@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nddo_ml.scf.fock import kernel
 from nddo_ml.scf.newton import newton
-from nddo_ml.scf.rotations import Spaces, gaps, response, rotate, spaces
+from nddo_ml.scf.rotations import Spaces, levels, response, rotate, spaces
 from nddo_ml.scf.solve import NEWTON_STEPS, Problem, Solution, canonical
 from nddo_ml.struct import record
 
@@ -33,11 +33,12 @@ def stability(problem: Problem, solution: Solution) -> Stability:
     """The lowest orbital rotation of a solution, by Davidson's method started from the smallest gaps."""
     with torch.no_grad():
         s = spaces(canonical(problem, solution), problem.layout.real)
-        gap = gaps(solution.F, s)
+        within = levels(solution.F, s)
+        gap = within.gap
         allowed = s.weight > 0
         if not bool(allowed.any()):
             return Stability(gap.new_full((len(gap),), torch.inf), torch.zeros_like(gap), s)
-        operator = response(problem.layout, kernel(problem.layout, problem.integrals), s, gap)
+        operator = response(problem.layout, kernel(problem.layout, problem.integrals), s, within)
         value, vector = _davidson(operator, torch.where(allowed, gap, torch.inf), allowed)
         return Stability(value, vector, s)
 
