@@ -56,6 +56,7 @@ class Hamiltonian(nn.Module):
         self.x_AB = nn.Parameter(self.method.pairs.x.clone(), requires_grad=False)
         self.register_buffer("pair_index", self.method.pairs.index, persistent=False)
         self._topologies: OrderedDict = OrderedDict()
+        self._derived = None
         self.to(device)
 
     def forward(self, molecules: Molecules, *, forces: bool = False, unrestricted: bool | None = None, guess: Result | None = None,
@@ -93,14 +94,29 @@ class Hamiltonian(nn.Module):
     def parameters_of(self, top: Topology) -> Parameters:
         """Parameters of a batch where they are used: where a network would shift them."""
         P, pairs = self.records()
-        elements = tensor_map(lambda t: t.to(P.U_ss.device), self.method.elements)
-        A = atom_integrals(P, elements, self.method.constants)
+        A = self._rows(P)
         return spread(top, gather(A, top.rows), gather(P, top.rows), pair_values(pairs, top.rules))
 
-    def _topology(self, molecules, spins):
-        """Topology, occupations, start populations and (while nothing asks for gradients) parameters, remembered by species."""
+    def _rows(self, P):
+        """Geometry-independent integrals of the table's rows; kept while the parameters stay as they are."""
+        taped = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
+        version = self._version()
+        if taped or self._derived is None or self._derived[0] != version:
+            elements = tensor_map(lambda t: t.to(P.U_ss.device), self.method.elements)
+            A = atom_integrals(P, elements, self.method.constants)
+            if taped:
+                return A
+            self._derived = version, A
+        return self._derived[1]
+
+    def _version(self):
+        """Changes whenever a parameter is replaced or changed in place."""
+        return tuple((id(p), p._version, p.device) for p in self.parameters())
+
+    def _topology(self, molecules):
+        """Topology and parameters of molecules, remembered by species while nothing asks for gradients."""
         key = (molecules.numbers.cpu().numpy().tobytes(), molecules.molecule.cpu().numpy().tobytes(), str(molecules.numbers.device))
-        version = tuple(p._version for p in self.parameters())
+        version = self._version()
         taped = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
         found = self._topologies.get(key)
         if found is None:
@@ -121,7 +137,7 @@ class Hamiltonian(nn.Module):
         positions = molecules.positions
         if forces and not positions.requires_grad:
             positions = positions.detach().requires_grad_()
-        top, p = self._topology(molecules, spins)
+        top, p = self._topology(molecules)
         alpha, beta = _electrons(molecules, top)
         occupations = aufbau(alpha, beta, spins, top.layout.size)
         with torch.set_grad_enabled(torch.is_grad_enabled() or forces):

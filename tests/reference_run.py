@@ -1,15 +1,20 @@
 """Running the engine on stored records of MOPAC: batches by method and spin treatment, results in the units of the records."""
 
+import json
+
 import numpy as np
 import torch
-from reference import KCAL, Computed
+from reference import DATA, KCAL, Computed
 
 from nddo_ml import Hamiltonian, Molecules
-from nddo_ml.elements import number
+from nddo_ml.elements import mass, number, symbol
 from nddo_ml.integrals.corrections import Composition, corrections, terms
 
 OMITTED = ("nonplanar_nitrogen",)               # MOPAC adds the energy, not the gradient
 SCALED = {"PM6-D3": ("dispersion_d3", "hydrogen_bond_d3"), "PM6-D3H4": ("dispersion_d3",)}   # gradient times 2 bohr/angstrom
+
+
+MASSES = json.loads((DATA / "mopac_masses.json").read_text())      # amu, MOPAC 22: they set the origin of an ion's dipole
 
 
 def species(record):
@@ -51,21 +56,34 @@ def run(records, method, unrestricted, nomm, **options):
     gradient = -result.forces - peptide_gradient
     printed = gradient - omitted + (2 * result.constants.bohr - 1) * scaled
     start = np.concatenate([[0], np.cumsum(molecules.sizes)])
+    dipole = result.dipole_debye + result.constants.debye * molecules.charge[:, None] * origin_shift(molecules)
     energy = result.energy - peptide
     heat = result.heat_of_formation - result.constants.kcal_mol * peptide
-    return [one(result, k, slice(start[k], start[k + 1]), energy, heat, gradient, printed) if good else None
+    return [one(result, k, slice(start[k], start[k + 1]), energy, heat, dipole, gradient, printed) if good else None
             for k, good in enumerate(result.converged.tolist())]
 
 
-def one(result, k, atoms, energy, heat, gradient, printed):
+def one(result, k, atoms, energy, heat, dipole, gradient, printed):
     """Computed of molecule k of a batch."""
     def array(tensor):
         return tensor.detach().numpy()
     return Computed(
-        float(energy[k]), {name: float(e[k]) for name, e in result.energies.items()}, float(heat[k]),
-        KCAL * array(gradient[atoms]), array(result.charges[atoms]), array(result.dipole_debye[k]),
-        list(array(result.orbital_energies(k))), array(result.spin_populations[atoms]), float(result.s2[k]),
+        energy[k].item(), {name: e[k].item() for name, e in result.energies.items()}, heat[k].item(),
+        KCAL * array(gradient[atoms]), array(result.charges[atoms]), array(dipole[k]),
+        list(array(result.orbital_energies(k))), array(result.spin_populations[atoms]), result.s2[k].item(),
         KCAL * array(printed[atoms]))
+
+
+def origin_shift(molecules):
+    """Centre of mass with the package's masses less that with MOPAC's (molecule, 3), angstrom; nothing where no mass differs."""
+    theirs = torch.tensor([MASSES.get(symbol(n), 0.0) for n in molecules.numbers.tolist()], dtype=torch.float64)
+
+    def centre(m):
+        x = torch.zeros(len(molecules), 4, dtype=torch.float64)
+        x = x.index_add(0, molecules.molecule, torch.cat([m[:, None] * molecules.positions, m[:, None]], 1))
+        return x[:, :3] / x[:, 3:].clamp(min=1e-3)
+    ours = mass(molecules.numbers)
+    return centre(ours) - centre(torch.where(theirs > 0, theirs, ours))
 
 
 def term(method, names, molecules):

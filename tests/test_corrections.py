@@ -32,8 +32,8 @@ OWN = {
     "silanol": ([14, 8, 1, 1, 1, 1], [[0, 0, 0], [1.71, 0, 0], [2.1, 0.95, 0.1], [-0.5, 1.38, 0], [-0.5, -0.7, 1.2],
                                       [-0.5, -0.7, -1.2]]),
     "N-methylacetamide": ([6, 8, 7, 1, 6, 6, 1, 1, 1, 1, 1, 1],
-                          [[0, 0, 0], [1.23, 0, 0.02], [-0.7, 1.15, 0.1], [-0.2, 2.03, 0.3], [-2.15, 1.2, -0.1], [-0.8, -1.3, 0],
-                           [-0.5, -1.9, 0.87], [-0.5, -1.9, -0.87], [-1.88, -1.1, 0], [-2.5, 2.23, 0.1],
+                          [[0, 0, 0], [1.23, 0, 0.02], [-0.7, 1.15, 0.1], [-0.2, 2.03, 0.3], [-2.15, 1.2, -0.1],
+                           [-0.8, -1.3, 0], [-0.5, -1.9, 0.87], [-0.5, -1.9, -0.87], [-1.88, -1.1, 0], [-2.5, 2.23, 0.1],
                            [-2.6, 0.55, 0.66], [-2.45, 0.9, -1.1]]),
 }
 
@@ -67,9 +67,11 @@ def energy_of(term, composition):
 
 
 def tolerance(method, group, decimals):
-    """MOPAC mixes older values of the bohr and of pi into its hydrogen bonds and r2r4: 4e-6 kcal/mol at most."""
-    own = {("PM6-D3", "hydrogen_bond"): 5e-6, ("PM6-D3", "dispersion"): 3e-7, ("PM7", "hydrogen_bond"): 3e-6,
-           ("PM6-DH+", "hydrogen_bond"): 1e-6}.get((method, group), 1e-8)
+    """1e-8 kcal/mol, but where MOPAC seems less exact itself: an older bohr in the D3 radii of its hydrogen bonds,
+    single-precision r2r4, and torsions of planar amides that miss 180 degrees by 1e-5.
+    """
+    own = {("PM6-D3", "hydrogen_bond"): 5e-6, ("PM6-D3", "dispersion"): 3e-7, ("PM7", "hydrogen_bond"): 2e-7,
+           ("PM6-DH+", "hydrogen_bond"): 6e-7}.get((method, group), 1e-8)
     return own + (5.01e-6 if decimals == 5 else 0.0)
 
 
@@ -264,6 +266,18 @@ def test_d3_data_are_those_of_tad_dftd3():
     assert torch.allclose(r0[1:87, 1:87], radii.VDW_PAIRWISE(**double)[1:87, 1:87] * bohr, atol=1e-6, rtol=0)
     rcov = tables.column("rcov", torch.device("cpu"))
     assert torch.allclose(rcov[1:87] * 4 / 3, radii.COV_D3(**double)[1:87] * bohr, atol=1e-8, rtol=0)
+
+
+@pytest.mark.parametrize("method", TERMS)
+def test_species_without_element_data_are_left_out(method):
+    """Sparkles and pseudo-atoms have no corrections: the molecule beside them keeps its own (D3: but for 1e-7 in the CN)."""
+    numbers, positions = structure("formamide_dimer at 0.9")
+    alone = kcal(method, numbers, positions)
+    x = torch.tensor([*positions, [0.0, 0.0, 9.0], [0.0, 3.0, 9.0]], dtype=torch.float64).requires_grad_(True)
+    m = Molecules.single([*numbers, 1063, 2001], x)
+    energies = corrections(terms(method), Composition.of(m), x)
+    assert {k: v.item() * KCAL for k, v in energies.items()} == pytest.approx(alone, abs=1e-6)
+    assert torch.isfinite(torch.autograd.grad(sum(v.sum() for v in energies.values()) + 0.0 * x.sum(), x)[0]).all()
 
 
 def test_unknown_method():

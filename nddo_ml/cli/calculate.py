@@ -84,15 +84,15 @@ class Calculation:
         """What a user should know before trusting the numbers."""
         found = []
         if self.optimised is not None and not bool(self.optimised.converged[0]):
-            found.append(f"The optimisation stopped after {int(self.optimised.evaluations[0])} evaluations with a largest force of "
-                         f"{self.largest_force:.4f} eV/Å: raise --steps, or look at the structure.")
+            found.append(f"The optimisation stopped after {int(self.optimised.evaluations[0])} evaluations with a largest "
+                         f"force of {self.largest_force:.4f} eV/Å: raise --steps, or look at the structure.")
         if self.spectroscopy is not None:
             if self.largest_force > 0.05:
-                found.append(f"This is no stationary point (largest force {self.largest_force:.3f} eV/Å), so its frequencies mean little: "
-                             "use --opt.")
+                found.append(f"This is no stationary point (largest force {self.largest_force:.3f} eV/Å), so its frequencies "
+                             "mean little: use --opt.")
             if self.spectroscopy.vibrations.imaginary:
-                found.append(f"{self.spectroscopy.vibrations.imaginary} imaginary frequencies: not a minimum; they are left out of the "
-                             "thermochemistry.")
+                found.append(f"{self.spectroscopy.vibrations.imaginary} imaginary frequencies: not a minimum; they are left "
+                             "out of the thermochemistry.")
         return found
 
 
@@ -111,7 +111,8 @@ def calculate(atoms: Atoms, model: Hamiltonian, wanted: Wanted, progress: Callab
         atoms = atoms.copy()
         atoms.positions = molecules.positions.cpu().numpy()
     progress("SCF", 0.0)
-    result = off_tape(model(molecules, forces=True, stability=wanted.stability, guess=last, raise_unconverged=True, **wanted.scf))
+    result = off_tape(model(molecules, forces=True, stability=wanted.stability, guess=last, raise_unconverged=True,
+                            **wanted.scf))
     found = Calculation(atoms, molecules, result, 0.0, optimised, trajectory)
     if wanted.vibrations:
         found = replace(found, spectroscopy=_spectroscopy(found, model, wanted, progress))
@@ -134,7 +135,8 @@ def _relax(atoms, model, molecules, wanted, last, progress):
             frame.positions = step.molecules.positions.cpu().numpy()
             trajectory.append((frame, float(step.energy[0]), step.forces.cpu().numpy()))
             largest = float(step.forces.norm(dim=-1).max())
-            progress(f"optimisation, step {step.round}: largest force {largest:.4f} eV/Å", min(1.0, wanted.fmax / max(largest, 1e-12)))
+            progress(f"optimisation, step {step.round}: largest force {largest:.4f} eV/Å",
+                     min(1.0, wanted.fmax / max(largest, 1e-12)))
 
     found = optimise(energy_forces, molecules, wanted.fmax, wanted.steps, seen)
     return found, trajectory
@@ -169,15 +171,17 @@ def record(found: Calculation) -> dict:
         "multiplicity": int(m.unpaired[0]) + 1, "numbers": m.numbers.tolist(), "positions": m.positions.tolist(),
         "energy": float(r.energy[0]), "energies": {name: float(value[0]) for name, value in r.energies.items()},
         "heat_of_formation": float(r.heat_of_formation[0]), "forces": r.forces.tolist(), "charges": r.charges.tolist(),
-        "dipole": r.dipole[0].tolist(), "dipole_debye": r.dipole_debye[0].tolist(), "spin_populations": r.spin_populations.tolist(),
+        "dipole": r.dipole[0].tolist(), "dipole_debye": r.dipole_debye[0].tolist(),
+        "spin_populations": r.spin_populations.tolist(),
         "s2": float(r.s2[0]), "homo": homo, "lumo": lumo, "orbital_energies": r.orbital_energies(0).tolist(),
         "occupations": r.occupations(0).tolist(), "bond_orders": r.bond_orders(0).tolist(),
         "scf": {"converged": bool(r.converged[0]), "iterations": int(r.iterations[0]), "residual": float(r.residual[0]),
                 "route": r.route[0]},
         "seconds": found.seconds, "warnings": found.warnings}
     if found.optimised is not None:
-        entry["optimisation"] = {"converged": bool(found.optimised.converged[0]), "evaluations": int(found.optimised.evaluations[0]),
-                                 "largest_force": found.largest_force, "energies": [energy for _, energy, _ in found.trajectory]}
+        entry["optimisation"] = {
+            "converged": bool(found.optimised.converged[0]), "evaluations": int(found.optimised.evaluations[0]),
+            "largest_force": found.largest_force, "energies": [energy for _, energy, _ in found.trajectory]}
     if found.spectroscopy is not None:
         entry |= _vibrational_record(found.spectroscopy)
     return finite(entry)
@@ -186,18 +190,20 @@ def record(found: Calculation) -> dict:
 def _vibrational_record(s):
     v, t = s.vibrations, s.thermochemistry
     found = {"vibrations": {"frequencies": v.frequencies.tolist(), "intensities": s.intensities.tolist(),
-                            "reduced_masses": v.reduced_masses.tolist(), "modes": v.modes.tolist(), "residual": v.residual.tolist()},
+                            "reduced_masses": v.reduced_masses.tolist(), "modes": v.modes.tolist(),
+                            "residual": v.residual.tolist()},
              "polarizability": s.polarizability.tolist(),
              "thermochemistry": {name: getattr(t, name) for name in t.__dataclass_fields__}
              | {"heat_capacity_pressure": t.heat_capacity_pressure}}
     if s.raman is not None:
-        found["vibrations"] |= {"raman_activities": s.raman.activities.tolist(), "depolarisation": s.raman.depolarisation.tolist()}
+        found["vibrations"] |= {"raman_activities": s.raman.activities.tolist(),
+                                "depolarisation": s.raman.depolarisation.tolist()}
     return found
 
 
 UNITS = {"energy": "eV", "positions": "angstrom", "forces": "eV/angstrom", "charges": "e", "dipole": "e angstrom",
-         "dipole_debye": "debye", "heat_of_formation": "kcal/mol at 298 K", "orbital_energies": "eV", "homo": "eV", "lumo": "eV",
-         "scf.residual": "eV", "frequencies": "cm^-1, imaginary ones negative", "intensities": "km/mol",
+         "dipole_debye": "debye", "heat_of_formation": "kcal/mol at 298 K", "orbital_energies": "eV", "homo": "eV",
+         "lumo": "eV", "residual": "eV", "frequencies": "cm^-1, imaginary ones negative", "intensities": "km/mol",
          "raman_activities": "angstrom^4/amu", "reduced_masses": "amu", "modes": "amu^-1/2", "polarizability": "angstrom^3",
          "thermochemistry": "eV, eV/K, K, Pa"}
 

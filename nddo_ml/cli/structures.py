@@ -18,7 +18,7 @@ from nddo_ml.elements import SPARKLE, is_sparkle, number
 from nddo_ml.errors import IncompatibleFile, InvalidMolecule
 
 MDL_CHARGES = {1: 3, 2: 2, 3: 1, 5: -1, 6: -2, 7: -3}   # old charge codes of the atom lines of a molfile
-SPECIES = "nddo_species"                                # array of names of sparkles and pseudo-atoms, as the calculator knows it
+SPECIES = "nddo_species"   # array of names of sparkles and pseudo-atoms, as the calculator knows it
 
 
 def bundled() -> dict[str, Path]:
@@ -38,8 +38,8 @@ def find(name: str) -> Path:
     known = bundled()
     if name in known:
         return known[name]
-    raise IncompatibleFile(f"There is no file {name}: give a structure file (xyz, extxyz, pdb, sdf or anything else ASE reads) or the "
-                           f"name of a bundled molecule ({', '.join(known)}).")
+    raise IncompatibleFile(f"There is no file {name}: give a structure file (xyz, extxyz, pdb, sdf or anything else ASE reads) "
+                           f"or the name of a bundled molecule ({', '.join(known)}).")
 
 
 def read(path: Path, isolated=False) -> list[Atoms]:
@@ -53,8 +53,8 @@ def read(path: Path, isolated=False) -> list[Atoms]:
     except UnknownFileTypeError as error:
         raise IncompatibleFile(f"{path} is of no format that ASE knows: convert it to xyz, extxyz, pdb or sdf.") from error
     except Exception as error:   # ASE's readers raise whatever they stumble over
-        raise IncompatibleFile(f"{path} cannot be read as {_format(path)} ({type(error).__name__}: {str(error) or 'no details'}): "
-                               "expected a complete structure file; check it, and that its suffix tells its format.") from error
+        raise IncompatibleFile(f"{path} cannot be read as {_format(path)} ({_reason(error)}): expected a complete structure "
+                               "file; check it, and that its suffix tells its format.") from error
     if not frames:
         raise IncompatibleFile(f"{path} contains no structure: expected at least one.")
     for atoms in frames:
@@ -70,8 +70,8 @@ def write(path: Path, frames: list[Atoms]) -> None:
     try:
         ase_write(path, frames if len(frames) > 1 else frames[0])
     except Exception as error:   # ASE's writers raise whatever they stumble over
-        raise IncompatibleFile(f"{path} cannot be written ({type(error).__name__}: {str(error) or 'no details'}): choose a format that "
-                               f"holds {len(frames)} structure(s), such as extxyz.") from error
+        raise IncompatibleFile(f"{path} cannot be written ({_reason(error)}): choose a format that holds {len(frames)} "
+                               "structure(s), such as extxyz.") from error
 
 
 def with_results(atoms: Atoms, results: dict, info: dict) -> Atoms:
@@ -85,6 +85,10 @@ def with_results(atoms: Atoms, results: dict, info: dict) -> Atoms:
 def _read_any(path):
     frames = ase_read(path, index=":")
     return list(frames) if isinstance(frames, list) else [frames]
+
+
+def _reason(error):
+    return f"{type(error).__name__}: {str(error) or 'no details'}"
 
 
 def _format(path):
@@ -122,8 +126,8 @@ def _count(path, lines, start):
         raise IncompatibleFile(f"{path}, line {start + 1}: found {lines[start][:40]!r}, expected the number of atoms of an xyz "
                                "structure.") from None
     if len(lines) < start + 2 + count:
-        raise IncompatibleFile(f"{path}, line {start + 1}: {count} atoms announced, but only {max(len(lines) - start - 2, 0)} lines "
-                               "of atoms follow: the file is cut short, or the number is wrong.")
+        raise IncompatibleFile(f"{path}, line {start + 1}: {count} atoms announced, but only {max(len(lines) - start - 2, 0)} "
+                               "lines of atoms follow: the file is cut short, or the number is wrong.")
     return count
 
 
@@ -165,7 +169,8 @@ def _mdl_charge(lines, count):
     if entries:
         return sum(int(c) for words in entries for c in words[1::2])
     if "V3000" in lines[3]:
-        return sum(int(word[4:]) for line in lines if line.startswith("M  V30") for word in line.split() if word.startswith("CHG="))
+        words = (word for line in lines if line.startswith("M  V30") for word in line.split())
+        return sum(int(word[4:]) for word in words if word.startswith("CHG="))
     codes = (line[36:39].strip() for line in lines[4:4 + count])
     return sum(MDL_CHARGES.get(int(code), 0) for code in codes if code.isdigit())
 

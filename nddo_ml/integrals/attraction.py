@@ -10,18 +10,25 @@ from torch import Tensor
 
 from nddo_ml.integrals.configurations import CORE
 from nddo_ml.integrals.frame import packed
-from nddo_ml.integrals.repulsion import diagonal, local_integrals, shell_traces
-
-HELIUM = 2
+from nddo_ml.integrals.repulsion import HELIUM, diagonal, local_integrals, shell_traces
 
 
-def attraction(n: int, R: Float[Tensor, "pair"], along, A, other, hartree: float) -> Float[Tensor, "pair m"]:
+def attraction(n: int, R: Float[Tensor, "pair"], along, A, other, E, hartree: float) -> Float[Tensor, "pair m"]:
     """(ij|core) over the packed distributions of atoms with n orbitals, eV; R in bohr.
 
-    along: harmonics of the unit vector from the electrons to the core; A: AtomIntegrals of the electrons' atom, other: of the core's.
+    along: harmonics of the unit vector from the electrons to the core; A, E: of the electrons' atom, other: AtomIntegrals of the core.
+    The p functions of helium feel no other core.
     """
-    local = local_integrals(n, CORE, R, A, other, hartree)
-    return local if n == 1 else packed(local * along, n)
+    if n == 0:
+        return R.new_zeros(len(R), 0)
+    V = local_integrals(n, CORE, R, A, other, hartree)
+    if n == 1:
+        return V
+    V = packed(V * along, n)
+    if n > 4:
+        return V
+    ss = torch.arange(V.shape[1], device=V.device) == 0
+    return torch.where(ss | (E.number != HELIUM)[:, None], V, 0.0)
 
 
 def joined_attraction(V: Float[Tensor, "pair m"], n: int, weight: Float[Tensor, "pair"], limit: Float[Tensor, "pair"]):
@@ -29,14 +36,10 @@ def joined_attraction(V: Float[Tensor, "pair m"], n: int, weight: Float[Tensor, 
     return V * weight[:, None] + limit[:, None] * diagonal(n, V.device)
 
 
-def without_helium_p(V: Float[Tensor, "pair m"], E) -> Float[Tensor, "pair m"]:
-    """V, where helium keeps only its ss element: its p functions feel no other core."""
-    first = torch.arange(V.shape[1], device=V.device) == 0
-    return torch.where(first | (E.number != HELIUM)[:, None], V, 0.0)
-
-
 def equalised_attraction(V: Float[Tensor, "pair m"], n: int, E, E_other) -> Float[Tensor, "pair m"]:
     """PM7: in atoms with d electrons the mean of V_ii over d, and over p if the core has p functions, becomes V_ss."""
+    if n == 0:
+        return V
     unit, mean = shell_traces(n, V.device)
     d = E.occ_d > 0
     where = torch.stack((torch.zeros_like(d), d & (E_other.n_ao >= 4), d)[:len(unit)], 1)

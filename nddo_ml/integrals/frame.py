@@ -74,7 +74,7 @@ def decomposition(n: int) -> np.ndarray:
     s s, p p, d d carry a charge; p_a p_b = (2/sqrt3) T_m[a,b] Q_m, s d_m = Q_m, p_a d_m = (2/sqrt3) T_m[a,c] M_c,
     d_m d_m' = (8/sqrt27) Tr(T_m T_m' T_k) Q_k with the tensors T of the d functions.   Thiel, Voityuk (1992), table II
     """
-    a, b, table = packed_pairs(n)
+    a, _, table = packed_pairs(n)
     starts, total = component_starts(n)
     c = np.zeros((len(a), total))
     c[0, 0] = 1

@@ -13,79 +13,192 @@ Mulliken, Rieke, Orloff, Orloff, J. Chem. Phys. 17, 1248 (1949)
 """
 
 from functools import cache
-from math import factorial, inf, sqrt
+from itertools import product
+from math import factorial, inf, lgamma, log, sqrt
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from numpy.polynomial import polynomial
+from jaxtyping import Float, Int
+from numpy.polynomial.legendre import leggauss
 from torch import Tensor
 
+from nddo_ml.integrals.configurations import MEMBERS
 from nddo_ml.integrals.frame import SHELLS
 from nddo_ml.struct import record
 
 REACH = 15.0       # angstrom: no overlap from here on, as in MOPAC
 EXCLUDED = -2000   # added to the logarithm of what does not exist
-_ALWAYS_NEAR = 8.0          # angstrom; below, looking for negligible pairs costs more than it saves
-_NEGLIGIBLE = 1e-14
-# points of the quadrature: enough if |b| <= the second number, or if the ratio of two exponents <= the third (far apart, the
-# overlap then decays faster than the error grows). Found by comparison with 300 points for degree 14, error 1e-13 e^(|b|-p) / 2.
-_POINTS = ((16, 9.0, 4.8), (20, 19.0, 7.9), (24, 31.0, 11.7), (32, 63.0, 21.0), (48, 160.0, 80.0), (96, inf, inf))
+ALWAYS_NEAR = 15.0   # bohr; below, looking for negligible pairs costs more than it saves
+# points of the quadrature: enough if |b| <= the second number, or if the ratio of two exponents <= the third (an overlap then
+# decays faster with R than the error grows). By comparison with 300 points, degree 14: error 1e-13 exp(|b| - p).
+POINTS = ((16, 9.0, 4.8), (20, 19.0, 7.9), (24, 31.0, 11.7), (32, 63.0, 21.0), (48, 160.0, 80.0), (96, inf, inf))
+# polynomials in cos of the s, p, d functions by (l, m), times sin^m: {power taken out as r: coefficient}
+ANGULAR = {(0, 0): {0: 1.0}, (1, 0): {0: 1.0}, (1, 1): {0: sqrt(1 / 2)},
+           (2, 0): {0: 1.5, 2: -0.5}, (2, 1): {0: sqrt(3 / 2)}, (2, 2): {0: sqrt(3 / 8)}}
 
 
 @record
 class SlaterClasses:
-    """Principal quantum numbers of the pairs of a group: `numbers`, the distinct (n_s, n_p, n_d of i; of j) as far as i and j have those
-    shells, and `excluded` (pair, class + 2): 1 for the classes a pair is not of, and where i or j has no p functions; None if
-    all zero. Depends on elements only: make it once per group of pairs.
+    """Which quantum numbers the pairs of a group have: `numbers`, the distinct (n_s, n_p, n_d of i, then of j) of the shells treated;
+    `excluded` (pair, class + 2): 1 for each class a pair is not of, and where i or j has no p functions (None: all zero); `pairs`,
+    0, 1, 2, ... It depends on elements only: make it once per group of pairs.
     """
 
     numbers: tuple
     excluded: Float[Tensor, "pair class+2"] | None
+    pairs: Int[Tensor, "pair"]
 
 
 def slater_classes(shells, E_i, E_j) -> SlaterClasses:
     """The classes of pairs whose atoms are treated with `shells` orbitals; E_i, E_j: Elements per pair."""
-    names = ("n_s", "n_p", "n_d")
-    columns = [getattr(E, name) for E, n in zip((E_i, E_j), shells, strict=True) for name in names[:len(SHELLS[n])]]
-    absent = [(E.n_ao < 4) if n >= 4 else torch.zeros_like(E.n_ao, dtype=torch.bool) for E, n in zip((E_i, E_j), shells, strict=True)]
-    columns = torch.stack(columns, 1)
-    # without p functions n_p is free: take n_s, to have fewer classes
-    for has_none, n, p in ((absent[0], shells[0], 1), (absent[1], shells[1], len(SHELLS[shells[0]]) + 1)):
-        if n >= 4:
-            columns[:, p] = torch.where(has_none, columns[:, p - 1], columns[:, p])
-    numbers, index = torch.unique(columns, dim=0, return_inverse=True)
+    pairs = torch.arange(len(E_i.number), device=E_i.number.device)
+    if shells[1] == 0:
+        return SlaterClasses((), None, pairs)
+    columns, absent = [], []
+    for E, n in zip((E_i, E_j), shells, strict=True):
+        without_p = (E.n_ao < 4) & (n >= 4)
+        # where there are no p functions n_p is free: n_s makes fewer classes
+        columns += [E.n_s, torch.where(without_p, E.n_s, E.n_p), E.n_d][:len(SHELLS[n])]
+        absent.append(without_p)
+    numbers, index = torch.unique(torch.stack(columns, 1), dim=0, return_inverse=True)
     other = index[:, None] != torch.arange(len(numbers), device=index.device)
     excluded = torch.cat((other, torch.stack(absent, 1)), 1)
-    return SlaterClasses(tuple(map(tuple, numbers.tolist())), excluded.to(torch.float64) if bool(excluded.any()) else None)
+    return SlaterClasses(tuple(map(tuple, numbers.tolist())), excluded.to(torch.float64) if bool(excluded.any()) else None, pairs)
 
 
 def resonance(shells, R: Float[Tensor, "pair"], O_i, O_j, along, A_i, A_j, classes: SlaterClasses, bohr: float):
-    """Pairs close enough to overlap (near), and 1/2 (beta_i + beta_j) S_ij of each (near, n_i, n_j) in the laboratory frame, eV; R in angstrom.
+    """The pairs that overlap (near) and their 1/2 (beta_i + beta_j) S_ij (near, n_i, n_j), laboratory frame, eV; R in bohr.
 
-    O_i, O_j: rotations of the orbitals (frame.rotations) where both atoms have p functions; along: harmonics of u on i otherwise.
+    O_i, O_j: rotations of the orbitals (frame.rotations) where both atoms have p functions; along: harmonics of u on i elsewhere.
+    Exactly zero for pairs that are not near: beyond 15 angstrom, or where the exponentials leave less than rounding errors.
     """
     n_i, n_j = shells
-    names_i, names_j = (("s", "p", "d")[:len(SHELLS[n])] for n in shells)
-    values = torch.stack([getattr(A, f"{kind}_{l}") for kind in ("zeta", "beta") for A, names in ((A_i, names_i), (A_j, names_j))
-                          for l in names], 1)
-    count = len(names_i) + len(names_j)
-    R, zeta, beta, excluded = R / bohr, values[:, :count], values[:, count:], classes.excluded
+    if n_j == 0:
+        return classes.pairs.new_zeros(0), R.new_zeros(0, n_i, 0)
+    names = [(A, name) for A, n in ((A_i, n_i), (A_j, n_j)) for name in "spd"[:len(SHELLS[n])]]
+    values = torch.stack([getattr(A, kind + name) for kind in ("zeta_", "beta_") for A, name in names], 1)
+    zeta, beta = values.split(len(names), 1)
+    excluded = classes.excluded
     if excluded is not None:
-        zeta = _filled(zeta, excluded, len(names_i), n_i, n_j)
-    near, points = _reach(R.detach(), zeta.detach(), classes, bohr)
-    if near is not None:
+        zeta = torch.where(zeta > 0, zeta, 1.0)
+    near, points = reach(R.detach(), zeta.detach(), classes, REACH / bohr)
+    if near is None:
+        near = classes.pairs
+    else:
         R, zeta, beta, O_i, O_j, along, excluded = (
             None if x is None else x.index_select(0, near) for x in (R, zeta, beta, O_i, O_j, along, excluded))
-    else:
-        near = torch.arange(len(R), device=R.device)
-    c = _constants(shells, classes.numbers, points, R.device)
-    logarithms = torch.log(torch.cat((zeta @ c["sums"], R[:, None]), 1))
+    c = constants(n_i, n_j, classes.numbers, points, R.device)
+    y = torch.log(torch.cat((zeta @ c.sums, R[:, None]), 1)) @ c.powers
     if excluded is not None:
-        logarithms = torch.cat((logarithms, excluded), 1)
-    y = torch.exp(torch.addmm(c["offsets"], logarithms, c["powers"]) if False else logarithms @ c["powers"])
-    X = torch.exp((zeta @ c["exponents"]) * R[:, None])
-    local = ((X @ c["quadrature"]) * y) @ c["integrals"] * (beta @ c["beta"])
+        y = torch.addmm(y, excluded, c.exclusions)
+    X = torch.exp((zeta @ c.exponents) * R[:, None])
+    local = ((X @ c.quadrature) * torch.exp(y)) @ c.orbitals * (beta @ c.mean)
     if n_j == 1:
         return near, (local if n_i == 1 else local * along[:, 1:1 + n_i])[:, :, None]
     return near, O_i @ local.unflatten(1, (n_i, n_j)) @ O_j.transpose(1, 2)
+
+
+def reach(R: Float[Tensor, "pair"], zeta: Float[Tensor, "pair shell"], classes: SlaterClasses, limit: float):
+    """The pairs that overlap (None: all), and the number of quadrature points they need; R and limit in bohr."""
+    if len(R) == 0:
+        return None, POINTS[0][0]
+    low, high = zeta.aminmax(dim=1)
+    farthest, difference, ratio = torch.stack((R.max(), (high - low).max(), (high / low).max())).tolist()
+    near = None
+    if farthest > ALWAYS_NEAR:
+        close = ((R < limit) & (R * low < negligible(2 * max(max(n) for n in classes.numbers)))).nonzero()[:, 0]
+        near, farthest = (close if len(close) < len(R) else None), min(farthest, limit)
+    b = farthest * difference / 2
+    return near, next(q for q, largest_b, largest_ratio in POINTS if b <= largest_b or ratio <= largest_ratio)
+
+
+@cache
+def negligible(n: int) -> float:
+    """x = R zeta with x^n exp(-x)/n! = 1e-15: what is left there of an overlap of functions with n_a + n_b <= n."""
+    x = 30.0
+    for _ in range(50):
+        x = n * log(x) - lgamma(n + 1) + 15 * log(10)
+    return x
+
+
+class Constants(NamedTuple):
+    """Constant matrices of `resonance`. A column is one power j of one integral (a, b, m) of one class of quantum numbers."""
+
+    sums: Float[Tensor, "shell logarithm"]              # zeta of i and j, then zeta_a + zeta_b for each a of i, b of j
+    exponents: Float[Tensor, "shell node"]              # of X, for each a, b
+    quadrature: Float[Tensor, "node column"]
+    powers: Float[Tensor, "logarithm column"]           # rows: zeta, zeta_a + zeta_b, R
+    exclusions: Float[Tensor, "class+2 column"]         # rows as in SlaterClasses.excluded
+    orbitals: Float[Tensor, "column orbitals"]          # which integral stands at which pair of local orbitals
+    mean: Float[Tensor, "shell orbitals"]
+
+
+@cache
+def constants(n_i: int, n_j: int, numbers: tuple, points: int, device: torch.device) -> Constants:
+    """The constants of pairs with n_i and n_j orbitals and these quantum numbers, for a quadrature of that many points."""
+    first, second = SHELLS[n_i], SHELLS[n_j]
+    shells, combinations = len(first) + len(second), list(product(first, second))
+    nodes, weights = leggauss(points)
+    columns = [(c, a, b, m, j) for c, n in enumerate(numbers) for a, b in combinations for m in range(min(a, b) + 1)
+               for j in range(n[a] + n[len(first) + b] + 1)]
+    sums, exponents = np.zeros((shells, shells + len(combinations))), np.zeros((shells, len(combinations), points))
+    sums[:, :shells] = np.eye(shells)
+    for k, (a, b) in enumerate(combinations):
+        sums[[a, len(first) + b], shells + k] = 1
+        exponents[a, k], exponents[len(first) + b, k] = -(1 + nodes) / 2, -(1 - nodes) / 2
+    distance = shells + len(combinations)
+    powers, exclusions = np.zeros((distance + 1, len(columns))), np.zeros((len(numbers) + 2, len(columns)))
+    quadrature, orbitals = np.zeros((len(combinations), points, len(columns))), np.zeros((len(columns), n_i, n_j))
+    for k, (c, a, b, m, j) in enumerate(columns):
+        pair, n_a, n_b = combinations.index((a, b)), numbers[c][a], numbers[c][len(first) + b]
+        powers[[a, len(first) + b], k] = n_a + 0.5, n_b + 0.5
+        powers[[shells + pair, distance], k] = j - (n_a + n_b + 1), j
+        exclusions[c, k], exclusions[-2:, k] = EXCLUDED, (EXCLUDED * (a == 1), EXCLUDED * (b == 1))
+        quadrature[pair, :, k] = weights * polynomials(n_a, a, n_b, b, m, tuple(nodes))[j]
+        for sign in (1, -1)[:1 + (m > 0)]:
+            orbitals[k, a * a + MEMBERS[a].index(sign * m), b * b + MEMBERS[b].index(sign * m)] = 1
+    mean = np.zeros((shells, n_i, n_j))
+    for a, b in combinations:
+        mean[[a, len(first) + b], a * a:(a + 1)**2, b * b:(b + 1)**2] = 0.5
+    if n_j == 1:   # sigma integrals stand at all orbitals of their shell, to be multiplied by the harmonics of the axis
+        for k, (_, a, *_) in enumerate(columns):
+            orbitals[k, a * a:(a + 1)**2] = 1
+    matrices = (sums, exponents.reshape(shells, -1), quadrature.reshape(-1, len(columns)), powers, exclusions,
+                orbitals.reshape(len(columns), -1), mean.reshape(shells, -1))
+    return Constants(*(torch.from_numpy(np.ascontiguousarray(x)).to(device) for x in matrices))
+
+
+@cache
+def polynomials(n_a: int, l_a: int, n_b: int, l_b: int, m: int, nodes: tuple) -> np.ndarray:
+    """Coefficients of p^j at the nodes in nu, j = 0 ... n_a + n_b, in units of (zeta_a/z)^(n_a+1/2) (zeta_b/z)^(n_b+1/2) 2^-j.
+
+    The integrand is (mu+nu)^(n_a-l_a) (mu-nu)^(n_b-l_b) [(mu^2-1)(1-nu^2)]^m times the angular factors
+    r_a^(l-m) P(cos a), in which z_a = (1 + mu nu) R/2 and r_a = (mu + nu) R/2; Int (mu-1)^k exp(-p (mu-1)) dmu = k!/p^(k+1).
+    The common z axis makes the sign (-1)^(l_b-m).
+    """
+    nu = np.array(nodes)
+    r_a, r_b = [1 + nu, np.ones_like(nu)], [1 - nu, np.ones_like(nu)]      # mu + nu, mu - nu in powers of mu - 1
+    z_a, z_b = [1 + nu, nu], [1 - nu, -nu]                                 # 1 + mu nu, 1 - mu nu
+    pi = [np.zeros_like(nu), 2 * (1 - nu * nu), 1 - nu * nu]               # (mu^2 - 1)(1 - nu^2)
+    total = np.zeros((n_a + n_b + 1, len(nu)))
+    for (i, c_i), (j, c_j) in product(ANGULAR[l_a, m].items(), ANGULAR[l_b, m].items()):
+        factors = ((r_a, n_a - l_a + i), (r_b, n_b - l_b + j), (z_a, l_a - m - i), (z_b, l_b - m - j), (pi, m))
+        term = [np.ones_like(nu)]
+        for factor, power in factors:
+            for _ in range(power):
+                term = times(term, factor)
+        total += c_i * c_j * np.array(term)
+    n = n_a + n_b
+    norm = (-1)**(l_b - m) * sqrt((2 * l_a + 1) * (2 * l_b + 1)) / 2 / sqrt(factorial(2 * n_a) * factorial(2 * n_b))
+    # power k of mu - 1 gives k! p^(n-k), n = n_a + n_b; 2^(n+1) of the normalisation, 2^-j of p = R z/2
+    return np.stack([norm * factorial(n - j) * 2.0**(n + 1 - j) * total[n - j] for j in range(n + 1)])
+
+
+def times(p: list, q: list) -> list:
+    """Product of two polynomials whose coefficients are arrays."""
+    product = [np.zeros_like(p[0]) for _ in range(len(p) + len(q) - 1)]
+    for i, a in enumerate(p):
+        for j, b in enumerate(q):
+            product[i + j] = product[i + j] + a * b
+    return product

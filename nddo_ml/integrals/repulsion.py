@@ -15,6 +15,7 @@ from nddo_ml.integrals.configurations import kernel
 from nddo_ml.integrals.frame import orbital_starts, packed
 from nddo_ml.orbitals import packed_pairs
 
+HELIUM = 2
 JOIN_RANGE, JOIN_EXPONENT = 7.0, 0.22   # angstrom, 1/angstrom^2
 
 
@@ -36,7 +37,7 @@ def repulsion(shells, R: Float[Tensor, "pair"], T_i, T_j, along, A_i, A_j, hartr
     """
     n_i, n_j = shells
     if n_j == 0:
-        return R.new_zeros(len(R), len(packed_pairs(n_i)[0]), 0)
+        return R.new_zeros(len(R), n_i * (n_i + 1) // 2, 0)
     local = local_integrals(n_i, n_j, R, A_i, A_j, hartree)
     if n_i == 1:
         return local[:, :, None]
@@ -45,12 +46,13 @@ def repulsion(shells, R: Float[Tensor, "pair"], T_i, T_j, along, A_i, A_j, hartr
     return T_i @ local.unflatten(1, (T_i.shape[2], T_j.shape[2])) @ T_j.transpose(1, 2)
 
 
-def joining(R: Float[Tensor, "pair"]) -> Float[Tensor, "pair"]:
-    """Weight w = 1 - exp[-0.22 (R - 7)^2] of the multipole integrals in PM7, 0 from 7 angstrom on; R in angstrom.
+def point_charge(R: Float[Tensor, "pair"], constants):
+    """PM7's weight w = 1 - exp[-0.22 (R - 7)^2] of the multipole integrals, 0 from 7 angstrom on, and (1 - w) e^2/R; R in angstrom.
 
-    Continuous with its first derivative; the second jumps by 0.44.                 Stewart, J. Mol. Model. 19, 1 (2013)
+    Continuous with the first derivative; the second of w jumps by 0.44.                 Stewart, J. Mol. Model. 19, 1 (2013)
     """
-    return -torch.expm1(-JOIN_EXPONENT * (JOIN_RANGE - R).clamp_min(0).square())
+    weight = -torch.expm1(-JOIN_EXPONENT * (JOIN_RANGE - R).clamp_min(0).square())
+    return weight, (1 - weight) * constants.coulomb / R
 
 
 def joined(w: Float[Tensor, "pair m_i m_j"], shells, weight: Float[Tensor, "pair"], limit: Float[Tensor, "pair"]):
@@ -62,17 +64,22 @@ def joined(w: Float[Tensor, "pair m_i m_j"], shells, weight: Float[Tensor, "pair
 def equalised(w: Float[Tensor, "pair m_i m_j"], shells, E_i, E_j) -> Float[Tensor, "pair m_i m_j"]:
     """PM7 repulsion of atoms with d electrons: the mean of (ii|kk) over shells a of i and b of j becomes (ss|ss).
 
-    Changes (d|p) and (d|s) where i has d electrons, (p|d) and (s|d) where j has, (d|d) where both have.
+    Changes (d|s) and (d|p) where i has d electrons, (s|d) and (p|d) where j has, (d|d) where both have.
     """
     (unit_i, mean_i), (unit_j, mean_j) = shell_traces(shells[0], w.device), shell_traces(shells[1], w.device)
-    change = w[:, :1, :1] - mean_i @ w @ mean_j.T
-    pairs = len(w)
     d_i, d_j, p_i, p_j = E_i.occ_d > 0, E_j.occ_d > 0, E_i.n_ao >= 4, E_j.n_ao >= 4
-    never = torch.zeros_like(d_i)
-    rows = ((never, p_i & never, d_i), (never, never, d_i & p_j), (d_j, d_j & p_i, d_i & d_j))   # [shell of j][shell of i]
-    where = torch.stack([torch.stack(r[:len(unit_i)]) for r in rows[:len(unit_j)]]).permute(2, 1, 0)
-    change = torch.where(where.reshape(pairs, len(unit_i), len(unit_j)), change, 0.0)
+    none = torch.zeros_like(d_i)
+    where = ((none, none, d_j), (none, none, p_i & d_j), (d_i, d_i & p_j, d_i & d_j))   # [shell of i][shell of j]
+    where = torch.stack([torch.stack(row[:len(unit_j)], 1) for row in where[:len(unit_i)]], 1)
+    change = torch.where(where, w[:, :1, :1] - mean_i @ w @ mean_j.T, 0.0)
     return w + unit_i.T @ change @ unit_j
+
+
+def helium_without_d(w: Float[Tensor, "pair m_i m_j"], E_j) -> Float[Tensor, "pair m_i m_j"]:
+    """w of atoms i with d functions, where helium is an s-only atom in all integrals with a d function."""
+    i, j = (torch.arange(m, device=w.device) for m in w.shape[1:])
+    kept = (i[:, None] < 10) | (j == 0)
+    return torch.where(kept | (E_j.number != HELIUM)[:, None, None], w, 0.0)
 
 
 @cache
@@ -85,7 +92,7 @@ def diagonal(n: int, device) -> Float[Tensor, "m"]:
 @cache
 def shell_traces(n: int, device):
     """(shell, m): 1 for the distributions i = j of each shell; the same divided by their number."""
-    a, b, table = packed_pairs(n)
+    a, _, table = packed_pairs(n)
     unit = torch.zeros(len(orbital_starts(n)), len(a), dtype=torch.float64)
     for l, start in orbital_starts(n):
         for orbital in range(start, start + 2 * l + 1):

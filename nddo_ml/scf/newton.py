@@ -16,6 +16,8 @@ from nddo_ml.struct import record, tensor_map
 
 RADIUS, LARGEST_RADIUS = 1.0, 4.0    # radians, norm of a whole rotation
 SHORTENINGS = 8                      # by 4 each, before a step is given up
+NEAR = 1e-2                          # eV: below, a step is solved well enough to be the last one
+COARSE, FINEST, LAST_FRACTION = 0.01, 3e-5, 0.3    # relative tolerances of the inner solves (float32 reaches the finest)
 INNER = 40                           # iterations of one solve
 SMALLEST_PIVOT = 0.5                 # eV, in the preconditioner
 
@@ -102,7 +104,8 @@ def newton(layout, kernel, rough_kernel, h, start: Spaces, tolerance: float, max
             break
         small, within = tensor_map(lambda t: t.to(rough), (s, levels(F, s)))
         b = (-r * active[:, None, None, None])[:, None]
-        loose = residual.clamp(max=0.1, min=1e-4)[:, None]
+        last = (LAST_FRACTION * tolerance / residual.clamp(min=1e-30)).clamp(FINEST, COARSE)
+        loose = torch.where(residual > NEAR, torch.full_like(residual, COARSE), last)[:, None]
         X, left = conjugate_gradients(response(layout, rough_kernel, small, within), b.to(rough),
                                       within.gap.abs().clamp(min=SMALLEST_PIVOT)[:, None], loose.to(rough), INNER, radius[:, None].to(rough))
         X, left = X[:, 0].to(r.dtype), left[:, 0].to(r.dtype)

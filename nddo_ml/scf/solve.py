@@ -1,6 +1,7 @@
 """The self-consistent field: the fixed point D = density(fock(D)), by a ladder of methods that needs no settings.
 
-1. `diis`: extrapolation until the commutator is small (early iterations of large molecules in float32), then `newton`, quadratic.
+1. `diis`: extrapolation until the commutator is small (early iterations of large molecules in float32), then `newton`, quadratic. A small
+   molecule on its own goes all the way with DIIS, which costs it less.
 2. `ediis`: where that fails, energy-DIIS with damping and a level shift, then DIIS, then Newton.
 3. `smearing`: Fermi occupations annealed to zero temperature, then Newton, which goes downhill from wherever that ends.
 
@@ -26,6 +27,7 @@ from nddo_ml.struct import record, tensor_map
 SWITCH = 0.1            # eV: commutator below which Newton's method takes over
 FLOAT32_FROM = 60       # orbitals: from here on early iterations and inner solves run in float32
 HISTORY = 8
+DIIS_STEPS = 30
 NEWTON_STEPS = 30
 APART = 1.0e3           # eV by which levels of occupation 1 are lowered to be diagonalised apart from empty ones
 RUNGS = ("diis", "ediis", "smearing")
@@ -88,7 +90,8 @@ def _climb(problem, start, tolerance, max_steps, rung):
     exact = kernel(problem.layout, problem.integrals)
     whole = bool(((problem.occupations == 0) | (problem.occupations == 1)).all())
     rough = kernel(problem.layout, problem.integrals, torch.float32) if whole and problem.layout.size >= FLOAT32_FROM else exact
-    orbitals, used = _RUNG[rung](problem, exact, rough, start, max_steps, SWITCH if whole else tolerance)
+    alone = problem.layout.molecules == 1 and problem.layout.size < FLOAT32_FROM
+    orbitals, used = _RUNG[rung](problem, exact, rough, start, max_steps, tolerance if alone or not whole else SWITCH)
     found = newton(problem.layout, exact, rough, problem.h, spaces(orbitals, problem.layout.real), tolerance,
                    max(0, min(NEWTON_STEPS, max_steps - used)) if whole else 0)
     done = found.residual <= tolerance
@@ -122,7 +125,7 @@ def subset(problem: Problem, molecules: list[int]) -> Problem:
 
 
 def _diis_rung(problem, exact, rough, start, max_steps, goal):
-    return _iterate(problem, rough, start, min(40, max_steps), goal, diis)
+    return _iterate(problem, rough, start, min(DIIS_STEPS, max_steps), goal, diis)
 
 
 def _ediis_rung(problem, exact, rough, start, max_steps, goal):

@@ -44,7 +44,7 @@ def angle(a: Tensor, b: Tensor) -> Tensor:
     c, s = cosine_sine(a, b)
     collinear = s <= 0.0
     turned = torch.atan2(torch.where(collinear, 1.0, s), c)
-    return torch.where(collinear, torch.where(c.detach() > 0, 0.0, torch.pi), turned)
+    return torch.where(collinear, torch.pi * (c.detach() <= 0).to(turned.dtype), turned)
 
 
 def torsion(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:

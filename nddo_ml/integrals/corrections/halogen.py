@@ -2,6 +2,7 @@
 multipoles alone let come too close.
 """
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -30,12 +31,19 @@ class Halogen:
         pair, halogen, acceptor = composition.between(HALOGENS, ACCEPTORS)
         if pair.numel() == 0:
             return None
-        a, b = geometry.R.new_zeros(2, tables.SIZE, tables.SIZE)
-        for z, w, factor, exponent in self.pairs:
-            a[z, w], b[z, w] = factor, exponent
+        a, b = constants_of_pairs(self.pairs, geometry.R.device)
         z, w = composition.numbers[halogen], composition.numbers[acceptor]
         energy = a[z, w] * torch.exp(b[z, w] * geometry.R.index_select(0, pair))
         return composition.per_molecule(energy, halogen)
+
+
+@functools.cache
+def constants_of_pairs(pairs: tuple[tuple[int, int, float, float], ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """a and b by atomic numbers of halogen and acceptor; a = 0 where there is no term."""
+    a, b = torch.zeros(2, tables.SIZE, tables.SIZE, dtype=torch.float64, device=device)
+    for z, w, factor, exponent in pairs:
+        a[z, w], b[z, w] = factor, exponent
+    return a, b
 
 
 DH2X = Halogen((

@@ -59,7 +59,7 @@ class HydrogenBondDH:
         HX, HY, XY = (angles.length(v) for v in (to_X, to_Y, across))
         c0 = (-angles.dot(to_X, to_Y) / (HX * HY)).clamp(min=0.0)
         is_N = geometry.composition.is_element(torch.stack([x, y]), 7)
-        c = torch.where(is_N, self.c_N, self.c_O).to(c0.dtype).mean(0)
+        c = (self.c_O + (self.c_N - self.c_O) * is_N.to(c0.dtype)).mean(0)
         c = c * (constants.bohr**2 * constants.hartree * constants.kcal_mol)
         covalent = torch.sigmoid(-60.0 * (torch.minimum(HX, HY) / 1.2 - 1.0))
         if self.pm7:
@@ -106,7 +106,7 @@ def preferred(R1: Tensor, R2: Tensor, R3: Tensor, C: Tensor, pyramidal: Tensor) 
     height = angles.magnitude(sine)
     flat = height <= 0.0
     turned = torch.atan2(torch.where(flat, 1.0, height), -cosine)
-    tau = torch.where(flat, torch.where(cosine.detach() > 0, torch.pi, 0.0), turned)
+    tau = torch.where(flat, torch.pi * (cosine.detach() > 0).to(turned.dtype), turned)
     g = torch.where(pyramidal, (PYRAMIDAL - tau) / PYRAMIDAL, 0.0)
     cis = (height <= angles.KINK) & (cosine > 0)   # tau = pi; also where the torsion is not defined
     side = torch.where(height > angles.KINK, torch.sign(sine), cis.to(sine.dtype)).detach()

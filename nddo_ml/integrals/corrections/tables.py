@@ -68,6 +68,7 @@ def d3_reference(device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torc
     r0[a + 1, b + 1] = r0[b + 1, a + 1] = pairs_r0
     cn = np.full((SIZE, 5), -1.0)
     cn[1:] = np.where(rows >= 0, rows / 1e4, -1.0)
+    cn[0, 0] = 0.0   # species without data: one reference, with C6 = 0
     return tuple(torch.tensor(x, device=device) for x in (c6 / 1e4, cn, r0 / 1e4))
 
 

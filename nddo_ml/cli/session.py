@@ -1,0 +1,176 @@
+"""A run of the command: read, calculate frame by frame with a progress bar, print, write."""
+
+import json
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+import nddo_ml
+from nddo_ml.cli import structures, tables
+from nddo_ml.cli.calculate import UNITS, Calculation, Wanted, calculate, finite, record, written
+from nddo_ml.cli.main import INCOMPLETE, REFUSED, refuse
+from nddo_ml.elements import symbol
+from nddo_ml.errors import NDDOError
+from nddo_ml.interfaces.ase import check_device
+from nddo_ml.interfaces.molden import write_molden
+from nddo_ml.methods import method as find_method
+from nddo_ml.methods import methods
+from nddo_ml.model import Hamiltonian
+from nddo_ml.properties import spectra
+
+WIDTH = 120   # columns where the output is no terminal
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Files to write; None: not wanted."""
+
+    json: Path | None = None
+    structures: Path | None = None
+    trajectory: Path | None = None
+    molden: Path | None = None
+    ir: Path | None = None
+
+
+def run(name: str, method: str, wanted: Wanted, outputs: Outputs, device: str, threads: int, isolated: bool,
+        verbose: bool) -> int:
+    """The exit code: 0, REFUSED if a frame could not be calculated, INCOMPLETE if an optimisation did not converge."""
+    console = _console()
+    torch.set_num_threads(threads)
+    find_method(method)
+    check_device(device)
+    path = structures.find(name)
+    frames = structures.read(path, isolated)
+    model = Hamiltonian(method, device)
+    entries = []
+    with _progress(len(frames), wanted) as (advance, report):
+        for k, atoms in enumerate(frames):
+            label = path.stem if len(frames) == 1 else f"{path.stem}, frame {k + 1}"
+            try:
+                entries.append((label, calculate(atoms, model, wanted, report)))
+            except NDDOError as error:
+                entries.append((label, error))
+            advance()
+    show(console, entries, verbose)
+    for file in write(entries, outputs, model, method):
+        console.print(f"written: {file}", style="dim", highlight=False)
+    return exit_code(entries)
+
+
+def show(console: Console, entries: list[tuple[str, Calculation | NDDOError]], verbose: bool) -> None:
+    """The results on the terminal, errors on standard error."""
+    many = len(entries) > 1
+    if many:
+        console.print(tables.frames(entries))
+    for k, (label, found) in enumerate(entries, 1):
+        if isinstance(found, NDDOError):
+            refuse(found, f" in frame {k}" if many else "")
+            continue
+        if not many or verbose:
+            _report(console, label, found, verbose)
+        for warning in found.warnings:
+            console.print(f"Warning{f' in frame {k}' if many else ''}: {warning}", style="yellow", highlight=False)
+
+
+def _report(console, label, found, verbose):
+    """All tables of one structure."""
+    console.print(tables.heading(label, found), highlight=False)
+    parts = [tables.energies(found), tables.atoms(found, verbose)]
+    parts += [tables.bonds(found), tables.orbitals(found)] if verbose else []
+    if found.spectroscopy is not None:
+        parts += [tables.frequencies(found, verbose), tables.thermodynamics(found)]
+    console.print(*parts, sep="\n")
+    if found.optimised is not None:
+        first, last = found.trajectory[0][1], found.trajectory[-1][1]
+        console.print(f"optimised in {int(found.optimised.evaluations[0])} evaluations, energy lower by {first - last:.4f} eV",
+                      highlight=False)
+    console.print(f"{found.seconds:.2f} s", style="dim", highlight=False)
+
+
+def write(entries, outputs: Outputs, model, method: str) -> list[Path]:
+    """The files written."""
+    good = [(k, found) for k, (_, found) in enumerate(entries, 1) if isinstance(found, Calculation)]
+    many = len(entries) > 1
+    done = []
+    if outputs.json is not None:
+        outputs.json.parent.mkdir(parents=True, exist_ok=True)
+        outputs.json.write_text(json.dumps(document(entries, method), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        done.append(outputs.json)
+    if outputs.structures is not None and good:
+        final = [structures.with_results(found.atoms, *written(found)) for _, found in good]
+        structures.write(outputs.structures, final)
+        done.append(outputs.structures)
+    steps = [structures.with_results(atoms, {"energy": energy, "forces": forces}, {"frame": k})
+             for k, found in good for atoms, energy, forces in found.trajectory]
+    if outputs.trajectory is not None and steps:
+        structures.write(outputs.trajectory, steps)
+        done.append(outputs.trajectory)
+    for k, found in good:
+        if outputs.molden is not None:
+            done.append(write_molden(numbered(outputs.molden, k, many), model, found.result))
+        if outputs.ir is not None:
+            s = found.spectroscopy
+            title = f"{found.atoms.get_chemical_formula()}, {found.result.method}"
+            spectrum = spectra.ir_spectrum(s.vibrations.frequencies, s.intensities)
+            done.append(spectra.plot(spectrum, numbered(outputs.ir, k, many), title))
+    return done
+
+
+def document(entries, method: str) -> dict:
+    """Everything for machines: one entry per frame, with its results or its error."""
+    frames = [{"frame": k, "error": {"type": type(found).__name__, "message": str(found)}} if isinstance(found, NDDOError)
+              else {"frame": k, **record(found)} for k, (_, found) in enumerate(entries, 1)]
+    return finite({"program": "nddo_ml", "version": nddo_ml.__version__, "method": find_method(method).name,
+                   "citation": find_method(method).citation, "units": UNITS, "frames": frames})
+
+
+def numbered(path: Path, k: int, many: bool) -> Path:
+    """The path itself, or one of several."""
+    return path.with_name(f"{path.stem}-{k}{path.suffix}") if many else path
+
+
+def exit_code(entries) -> int:
+    """0, or the code of the worst that happened."""
+    if any(isinstance(found, NDDOError) for _, found in entries):
+        return REFUSED
+    return INCOMPLETE if any(f.optimised is not None and not bool(f.optimised.converged[0]) for _, f in entries) else 0
+
+
+def show_methods(name: str | None, as_json: bool) -> None:
+    """Methods and elements, as a table or as JSON."""
+    chosen = [find_method(n) for n in (methods() if name is None else [name])]
+    console = _console()
+    if as_json:
+        listed = [{"name": m.name, "elements": [symbol(n) for n in m.species if n <= 118], "corrections": list(m.corrections),
+                   "sparkles_and_pseudo_atoms": [symbol(n) for n in m.species if n > 118], "citation": m.citation}
+                  for m in chosen]
+        console.print_json(json.dumps(listed))
+        return
+    console.print(tables.methods(chosen))
+    if name is not None:
+        m = chosen[0]
+        extra = [symbol(n) for n in m.species if n > 118]
+        console.print(f"sparkles and pseudo-atoms, by name: {', '.join(extra) or 'none'}", highlight=False)
+
+
+def _console():
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDTH)
+
+
+@contextmanager
+def _progress(count, wanted):
+    """Functions that advance the bar by one structure and say what is going on; shown on terminals only, where it takes long.
+    """
+    console = Console(stderr=True)
+    long = count > 1 or wanted.optimisation or wanted.vibrations
+    bar = Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
+                   TimeElapsedColumn(), console=console, transient=True, disable=not (long and console.is_terminal))
+    with bar:
+        overall = bar.add_task(f"{count} structures", total=count, visible=count > 1)
+        inner = bar.add_task("SCF", total=1.0)
+        yield (lambda: bar.advance(overall)), (lambda what, fraction: bar.update(inner, description=what, completed=fraction))
