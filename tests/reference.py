@@ -29,7 +29,7 @@ TOLERANCE = {
 }
 UNPRINTED_GRADIENT = 3e-4          # MOPAC prints zeros below about 2e-4
 SAME_STATE = 1e-4                  # kcal/mol: heats of one SCF solution
-WALL = 0.7                         # angstrom; below, gradients of PM6 and PM7 reach 4e6: MOPAC's differences are good to 1e-6 of that
+WALL = 0.7                         # angstrom; below, gradients of PM6 and PM7 reach 4e6, good to 1e-6 of that in MOPAC
 
 
 @dataclass(frozen=True, eq=False)

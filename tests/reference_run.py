@@ -7,7 +7,7 @@ import torch
 from reference import DATA, KCAL, Computed
 
 from nddo_ml import Hamiltonian, Molecules
-from nddo_ml.elements import mass, number, symbol
+from nddo_ml.elements import masses, number, symbol
 from nddo_ml.integrals.corrections import Composition, corrections, terms
 
 OMITTED = ("nonplanar_nitrogen",)               # MOPAC adds the energy, not the gradient
@@ -75,14 +75,14 @@ def one(result, k, atoms, energy, heat, dipole, gradient, printed):
 
 
 def origin_shift(molecules):
-    """Centre of mass with the package's masses less that with MOPAC's (molecule, 3), angstrom; nothing where no mass differs."""
+    """Centre of mass with the masses of the package less that with those of MOPAC (molecule, 3), angstrom."""
     theirs = torch.tensor([MASSES.get(symbol(n), 0.0) for n in molecules.numbers.tolist()], dtype=torch.float64)
 
     def centre(m):
         x = torch.zeros(len(molecules), 4, dtype=torch.float64)
         x = x.index_add(0, molecules.molecule, torch.cat([m[:, None] * molecules.positions, m[:, None]], 1))
         return x[:, :3] / x[:, 3:].clamp(min=1e-3)
-    ours = mass(molecules.numbers)
+    ours = masses(molecules.numbers)
     return centre(ours) - centre(torch.where(theirs > 0, theirs, ours))
 
 

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperCommand
 
 import nddo_ml
-from nddo_ml.errors import IncompatibleFile, NDDOError, UnknownOption
+from nddo_ml.errors import IncompatibleFile, NDDOError
 
 # exit codes: the input was refused or the SCF failed; finished, but an optimisation did not converge
 REFUSED, INCOMPLETE = 2, 1
@@ -92,16 +92,17 @@ def run(
                                                     "--opt: <input>-opt-steps.extxyz]")] = None,
     molden: Annotated[str | None, typer.Option(metavar="[FILE.molden]", help="Orbitals for a viewer; without a name, "
                                                "<input>.molden.")] = None,
-    fmax: Annotated[float | None, typer.Option(help="Largest force at the end of --opt, eV/Å. [default: 0.01, with --freq "
-                                               "0.001]")] = None,
-    steps: Annotated[int, typer.Option(help="Most evaluations of an optimisation.")] = 500,
-    temperature: Annotated[float, typer.Option(help="Of the thermochemistry, K.")] = 298.15,
-    pressure: Annotated[float, typer.Option(help="Of the thermochemistry, Pa.")] = 101325.0,
-    symmetry_number: Annotated[int | None, typer.Option(help="Rotational symmetry number. [default: detected]")] = None,
+    fmax: Annotated[float | None, typer.Option(min=1e-6, help="Largest force at the end of --opt, eV/Å. [default: 0.01, with "
+                                               "--freq 0.001]")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Most evaluations of an optimisation.")] = 500,
+    temperature: Annotated[float, typer.Option(min=0.01, help="Of the thermochemistry, K.")] = 298.15,
+    pressure: Annotated[float, typer.Option(min=1e-9, help="Of the thermochemistry, Pa.")] = 101325.0,
+    symmetry_number: Annotated[int | None, typer.Option(min=1, help="Rotational symmetry number. "
+                                                         "[default: detected]")] = None,
     stability: Annotated[bool, typer.Option("--stability", help="Look for a lower SCF state and report it.")] = False,
-    max_steps: Annotated[int, typer.Option("--max-steps", help="Most SCF iterations.")] = 300,
+    max_steps: Annotated[int, typer.Option("--max-steps", min=1, help="Most SCF iterations.")] = 300,
     isolated: Annotated[bool, typer.Option("--isolated", help="Take periodic input as an isolated molecule.")] = False,
-    threads: Annotated[int | None, typer.Option(help="CPU threads. [default: up to 4]")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: up to 4]")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="All atoms and modes, orbitals, bond orders; every "
                                           "frame.")] = False,
@@ -111,8 +112,6 @@ def run(
     with refusals():
         if file is None and not example:
             raise IncompatibleFile("No structure given: nddo-ml run FILE, or nddo-ml run --example for the bundled aspirin.")
-        if threads is not None and threads < 1:
-            raise UnknownOption(f"{threads} threads asked for: give 1 or more.")
         threads = threads or int(os.environ.get("OMP_NUM_THREADS") or min(MOST_THREADS, os.cpu_count() or 1))
         from nddo_ml.cli import session
         from nddo_ml.cli.calculate import Wanted

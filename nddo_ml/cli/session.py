@@ -45,6 +45,7 @@ def run(name: str, method: str, wanted: Wanted, outputs: Outputs, device: str, t
     check_device(device)
     path = structures.find(name)
     frames = structures.read(path, isolated)
+    check_outputs(outputs)
     model = Hamiltonian(method, device)
     entries = []
     with _progress(len(frames), wanted) as (advance, report):
@@ -59,6 +60,16 @@ def run(name: str, method: str, wanted: Wanted, outputs: Outputs, device: str, t
     for file in write(entries, outputs, model, method):
         console.print(f"written: {file}", style="dim", highlight=False)
     return exit_code(entries)
+
+
+def check_outputs(outputs: Outputs) -> None:
+    """Refuse files that could not be written, before anything is calculated."""
+    for file in (outputs.json, outputs.structures, outputs.trajectory, outputs.molden, outputs.ir):
+        if file is not None:
+            structures.check_writable(file)
+    for file in (outputs.structures, outputs.trajectory):
+        if file is not None:
+            structures.check_format(file)
 
 
 def show(console: Console, entries: list[tuple[str, Calculation | NDDOError]], verbose: bool) -> None:
@@ -97,7 +108,6 @@ def write(entries, outputs: Outputs, model, method: str) -> list[Path]:
     many = len(entries) > 1
     done = []
     if outputs.json is not None:
-        outputs.json.parent.mkdir(parents=True, exist_ok=True)
         outputs.json.write_text(json.dumps(document(entries, method), indent=1, allow_nan=False) + "\n", encoding="utf-8")
         done.append(outputs.json)
     if outputs.structures is not None and good:

@@ -3,6 +3,7 @@ along.
 """
 
 import io
+import os
 from importlib import resources
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import chemical_symbols
 from ase.io import read as ase_read
 from ase.io import write as ase_write
-from ase.io.formats import UnknownFileTypeError, filetype
+from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 
 from nddo_ml.elements import SPARKLE, is_sparkle, number
 from nddo_ml.errors import IncompatibleFile, InvalidMolecule
@@ -64,9 +65,31 @@ def read(path: Path, isolated=False) -> list[Atoms]:
     return frames
 
 
+def check_writable(path: Path) -> None:
+    """Refuse a file that could not be written, before hours have gone into its contents. IncompatibleFile."""
+    if path.is_dir():
+        raise IncompatibleFile(f"{path} is a folder: give the name of a file to write.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise IncompatibleFile(f"{path} cannot be written: the folder {path.parent} cannot be made "
+                               f"({error.strerror}).") from error
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise IncompatibleFile(f"{path} cannot be written: there is no permission to. Choose another place.")
+
+
+def check_format(path: Path) -> None:
+    """Refuse a structure file whose suffix names no format that ASE writes. IncompatibleFile."""
+    try:
+        known = ioformats.get(filetype(path, read=False))
+    except UnknownFileTypeError:
+        known = None
+    if known is None or not known.can_write:
+        raise IncompatibleFile(f"{path} is of no format that ASE writes: end its name in .extxyz, .xyz or .pdb, for example.")
+
+
 def write(path: Path, frames: list[Atoms]) -> None:
     """Frames to a file in the format of its suffix. IncompatibleFile: that is not possible."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         ase_write(path, frames if len(frames) > 1 else frames[0])
     except Exception as error:   # ASE's writers raise whatever they stumble over
@@ -101,10 +124,10 @@ def _format(path):
 def _read_xyz(path):
     """XYZ and extended XYZ; the first column may hold atomic numbers or names of sparkles and pseudo-atoms."""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    named, start = {}, 0
-    frames = 0
+    named, comments, start, frames = {}, [], 0, 0
     while start < len(lines) and lines[start].strip():
         count = _count(path, lines, start)
+        comments.append(lines[start + 1])
         if "properties=" not in lines[start + 1].lower() or "properties=species:s:1" in lines[start + 1].lower():
             for k in range(start + 2, start + 2 + count):
                 _translate(path, lines, k, named, (frames, k - start - 2))
@@ -112,6 +135,8 @@ def _read_xyz(path):
         frames += 1
     found = ase_read(io.StringIO("\n".join(lines[:start]) + "\n"), index=":", format="extxyz") if frames else []
     for frame, atoms in enumerate(found):
+        if "=" not in comments[frame]:   # prose, which the reader took for flags
+            atoms.info = {"comment": comments[frame].strip()} if comments[frame].strip() else {}
         own = {atom: name for (f, atom), name in named.items() if f == frame}
         if own:
             atoms.arrays[SPECIES] = np.array([own.get(k, s) for k, s in enumerate(atoms.symbols)])

@@ -7,6 +7,7 @@ from rich.text import Text
 
 from nddo_ml.cli.calculate import Calculation
 from nddo_ml.elements import symbol
+from nddo_ml.integrals.corrections import GROUPS
 from nddo_ml.units import CODATA_2018
 
 RIGHT = {"justify": "right"}
@@ -147,11 +148,11 @@ def frames(entries: list) -> Table:
         if isinstance(found, Exception):
             table.add_row(str(k), Text(f"{type(found).__name__}", style="red"))
             continue
-        r = found.result
+        r, m = found.result, found.molecules
         homo, lumo = r.homo_lumo(0)
-        table.add_row(str(k), found.atoms.get_chemical_formula(), f"{int(found.molecules.charge[0]):+d}",
-                      str(int(found.molecules.unpaired[0]) + 1), f"{float(r.energy[0]):.6f}",
-                      f"{float(r.heat_of_formation[0]):.4f}", f"{float(r.dipole_debye[0].norm()):.4f}", _level(lumo - homo), str(int(r.iterations[0])),
+        table.add_row(str(k), found.atoms.get_chemical_formula(), f"{int(m.charge[0]):+d}", str(int(m.unpaired[0]) + 1),
+                      f"{float(r.energy[0]):.6f}", f"{float(r.heat_of_formation[0]):.4f}",
+                      f"{float(r.dipole_debye[0].norm()):.4f}", _level(lumo - homo), str(int(r.iterations[0])),
                       f"{found.largest_force:.4f}")
     return table
 
@@ -163,7 +164,7 @@ def methods(entries) -> Table:
     for m in entries:
         elements = [n for n in m.species if n <= 118]
         table.add_row(m.name, f"{len(elements)}: {ranges(elements)}",
-                      ", ".join(NAMES.get(c, c) for c in m.corrections) or "none", m.citation)
+                      ", ".join(NAMES[GROUPS[c]] for c in m.corrections) or "none", m.citation)
     return table
 
 

@@ -19,9 +19,10 @@ from nddo_ml.struct import record, tensor_map
 
 # model force constants (eV/angstrom^2, eV) at covalent distance: of the size in Lindh et al., Chem. Phys. Lett. 241, 423 (1995)
 STRETCH, BEND, OUT_OF_PLANE, TORSION = 32.0, 4.0, 6.0, 0.14
-BACKGROUND = 0.15           # eV/angstrom^2 on every coordinate: weak contacts, and rotations
+BACKGROUND = 0.2            # eV/angstrom^2 on every coordinate: weak contacts, and rotations
 DECAY = (1.0, 1.4, 3.6)     # angstrom^-2, pairs with no, one, two hydrogens
 BONDED, FELT = 0.15, 0.002  # decay factors from which a pair carries bends and torsions, from which it carries a stretch
+SHIFTED = 15                # atoms from which the level shift stops growing with the size of the molecule
 FIRST_RADIUS, LARGEST_RADIUS, SMALLEST_RADIUS = 0.3, 0.5, 1e-5   # angstrom, largest displacement of an atom in one step
 NOISE = 1e-7                # eV: a rise below this is no reason to refuse a step that lowers the forces
 
@@ -93,7 +94,7 @@ def optimise(energy_forces: Callable[[Molecules], tuple[Tensor, Tensor]], molecu
         states = [_chosen(state, ~state.done) for state in states if not bool(state.done.all())]
         if not states:
             break
-        trials = [state.positions + bounded_step(state.hessian, state.forces, state.radius) for state in states]
+        trials = [s.positions + bounded_step(s.hessian, s.forces, s.radius, s.real.sum(-1)) for s in states]
         flat = torch.cat([trial[state.real] for trial, state in zip(trials, states, strict=True)])
         moved = molecules.select(torch.cat([state.index for state in states]).tolist()).with_positions(flat)
         energy, forces = _evaluated(energy_forces, moved)
@@ -105,17 +106,18 @@ def optimise(energy_forces: Callable[[Molecules], tuple[Tensor, Tensor]], molecu
 
 
 def bounded_step(hessian: Float[Tensor, "molecule coordinate coordinate"], forces: Float[Tensor, "molecule place 3"],
-                 radius: Float[Tensor, "molecule"]) -> Float[Tensor, "molecule place 3"]:
+                 radius: Float[Tensor, "molecule"], atoms: Int[Tensor, "molecule"]) -> Float[Tensor, "molecule place 3"]:
     """The step (H + l)^-1 F, no atom moving beyond `radius`.
 
-    The shift l = F . step per degree of freedom (rational function optimisation; solved by repetition) is large far from a
-    minimum and vanishes with the square of the force.
+    The shift l = F . step / angstrom^2 (rational function optimisation; three repetitions) is large far from a minimum and
+    vanishes with the square of the force; above SHIFTED atoms it is taken per atom, lest distant parts slow each other.
     """
+    share = (SHIFTED / atoms).clamp(max=1)
     force, shift = forces.flatten(1), radius.new_zeros(radius.shape)
     for _ in range(3):
         shifted = hessian + torch.diag_embed(shift[:, None].expand(-1, hessian.shape[-1]))
         step = torch.cholesky_solve(force[..., None], torch.linalg.cholesky(shifted))[..., 0]
-        shift = (force * step).sum(-1)
+        shift = share * (force * step).sum(-1)
     step = step.reshape(forces.shape)
     return step * (radius / _largest(step).clamp(min=1e-300)).clamp(max=1)[:, None, None]
 

@@ -17,7 +17,8 @@ from nddo_ml.integrals.dipole import dipole_blocks
 from nddo_ml.integrals.multipole import AtomIntegrals
 from nddo_ml.integrals.nuclear import PairValues
 from nddo_ml.integrals.one_centre import one_centre
-from nddo_ml.integrals.two.two_centre import two_centre
+from nddo_ml.integrals.overlap import slater_classes
+from nddo_ml.integrals.two_centre import two_centre
 from nddo_ml.methods import Method
 from nddo_ml.methods.parameters import AtomParameters, Elements, gather
 from nddo_ml.molecules import COINCIDENT, Molecules, coinciding
@@ -31,8 +32,8 @@ HELIUM = 2
 @record
 class Topology:
     """What the species of a batch decide: rows of the method's table and element data of each atom, layout, atoms i and j of
-    all pairs in the order of the layout's groups, their molecule, core-core rules, for each group whether cores need integrals of their own, and
-    what the corrections look at.
+    all pairs in the order of the layout's groups, their molecule, core-core rules; for each group whether cores need integrals of their own, its
+    elements and classes of overlaps; what the corrections look at.
     """
 
     rows: Int[Tensor, "atom"]
@@ -44,6 +45,7 @@ class Topology:
     rules: object
     separate_core: tuple
     pair_elements: tuple
+    slater: tuple
     composition: Composition
 
 
@@ -57,10 +59,11 @@ def topology(method: Method, molecules: Molecules) -> Topology:
     i, j, owner = (torch.cat([getattr(g, name) for g in lay.pairs]) if lay.pairs else empty for name in ("i", "j", "molecule"))
     parameters = _on(method.parameters, device)
     own_core = ((parameters.rho_core > 0) | ((method.elements.main_group.to(device) == 0) & (method.elements.n_ao.to(device) == 9))
-                | (method.elements.number.to(device) == HELIUM)).index_select(0, rows)
+                | (method.elements.occ_d.to(device) > 0) | (method.elements.number.to(device) == HELIUM)).index_select(0, rows)
     separate = tuple(bool((own_core[g.i] | own_core[g.j]).any()) for g in lay.pairs)
     pair_elements = tuple((gather(elements, g.i), gather(elements, g.j)) for g in lay.pairs)
     return Topology(rows, elements, lay, i, j, owner, method.core_rules(rows[i], rows[j]), separate, pair_elements,
+                    tuple(slater_classes(g.shells, *E) for g, E in zip(lay.pairs, pair_elements, strict=True)),
                     Composition.of(molecules, i, j))
 
 
@@ -101,7 +104,8 @@ def assemble(method: Method, top: Topology, positions: Float[Tensor, "atom 3"], 
     h_pairs, two, gammas, start = [], [], [], 0
     for k, (group, (A_i, A_j), (E_i, E_j)) in enumerate(zip(lay.pairs, p.A_pairs, top.pair_elements, strict=True)):
         part = slice(start, start := start + len(group.i))
-        found = two_centre(group.shells, R[part], u[part], A_i, A_j, E_i, E_j, constants, method.joins_point_charge, top.separate_core[k])
+        found = two_centre(group.shells, R[part], u[part], A_i, A_j, E_i, E_j, constants, method.joins_point_charge, top.separate_core[k],
+                           top.slater[k])
         a, b = group.groups
         if group.shells[0]:
             h_atoms[a] = h_atoms[a].index_add(0, group.row_i, found.attraction_i)

@@ -25,7 +25,7 @@ from nddo_ml.integrals.frame import COMPONENTS, component_starts
 
 DISTANCE = (-1, "R")
 CORE = "core"    # a partner that is a bare unit charge with its own additive term
-MEMBERS = {0: (0,), 1: (1, 0, -1), 2: (2, 1, 0, -1, -2)}   # m of the components of angular momentum l, in their order (frame.py)
+MEMBERS = {0: (0,), 1: (1, -1, 0), 2: (2, 1, 0, -1, -2)}   # m of the components of angular momentum l, in their order (frame.py)
 
 
 class Point(NamedTuple):

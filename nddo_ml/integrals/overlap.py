@@ -30,9 +30,10 @@ from nddo_ml.struct import record
 REACH = 15.0       # angstrom: no overlap from here on, as in MOPAC
 EXCLUDED = -2000   # added to the logarithm of what does not exist
 ALWAYS_NEAR = 15.0   # bohr; below, looking for negligible pairs costs more than it saves
-# points of the quadrature: enough if |b| <= the second number, or if the ratio of two exponents <= the third (an overlap then
-# decays faster with R than the error grows). By comparison with 300 points, degree 14: error 1e-13 exp(|b| - p).
-POINTS = ((16, 9.0, 4.8), (20, 19.0, 7.9), (24, 31.0, 11.7), (32, 63.0, 21.0), (48, 160.0, 80.0), (96, inf, inf))
+# (points, b0, b1, c): that many points of the quadrature are enough if |b| <= b0 - b1 n, or if (zeta_max/zeta_min - 1) n <= c (the
+# overlap then decays faster with R than the error grows), n = n_a + n_b. Errors up to 15 angstrom stay below 3e-13.
+POINTS = ((16, 12.0, 0.55, 7.5), (20, 20.0, 0.75, 13.0), (24, 30.0, 0.93, 20.0), (32, 57.0, 1.4, 40.0), (48, 135.0, 2.8, 150.0),
+          (64, inf, 0.0, inf))
 # polynomials in cos of the s, p, d functions by (l, m), times sin^m: {power taken out as r: coefficient}
 ANGULAR = {(0, 0): {0: 1.0}, (1, 0): {0: 1.0}, (1, 1): {0: sqrt(1 / 2)},
            (2, 0): {0: 1.5, 2: -0.5}, (2, 1): {0: sqrt(3 / 2)}, (2, 2): {0: sqrt(3 / 8)}}
@@ -105,12 +106,12 @@ def reach(R: Float[Tensor, "pair"], zeta: Float[Tensor, "pair shell"], classes: 
         return None, POINTS[0][0]
     low, high = zeta.aminmax(dim=1)
     farthest, difference, ratio = torch.stack((R.max(), (high - low).max(), (high / low).max())).tolist()
-    near = None
+    near, n = None, 2 * max(map(max, classes.numbers))
     if farthest > ALWAYS_NEAR:
-        close = ((R < limit) & (R * low < negligible(2 * max(max(n) for n in classes.numbers)))).nonzero()[:, 0]
+        close = ((R < limit) & (R * low < negligible(n))).nonzero()[:, 0]
         near, farthest = (close if len(close) < len(R) else None), min(farthest, limit)
     b = farthest * difference / 2
-    return near, next(q for q, largest_b, largest_ratio in POINTS if b <= largest_b or ratio <= largest_ratio)
+    return near, next(q for q, b0, b1, c in POINTS if b <= b0 - b1 * n or (ratio - 1) * n <= c)
 
 
 @cache

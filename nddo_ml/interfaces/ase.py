@@ -137,7 +137,8 @@ def molecule(atoms, method: Method, charge=None, multiplicity=None) -> Molecules
     """
     if np.any(atoms.pbc):
         raise InvalidMolecule(f"The structure is periodic (pbc = {atoms.pbc.tolist()}): this is a method for molecules. To "
-                              "take one cell as an isolated molecule say so: atoms.pbc = False (the boundary must not cut it).")
+                              "take one cell as an isolated molecule (the boundary must not cut it) set atoms.pbc = False, or "
+                              "give --isolated on the command line.")
     if len(atoms) == 0:
         raise InvalidMolecule("The structure has no atoms: give at least one.")
     numbers = species(atoms)

@@ -62,7 +62,8 @@ def normal_modes(hessian, masses, positions, tolerance=TOLERANCE) -> Vibrations:
     hessian (3N, 3N) in eV/angstrom^2 (its symmetric part is used), masses (N) in amu, positions (N, 3) in angstrom; atoms
     within `tolerance` of one line make a linear molecule. InvalidMolecule: wrong shapes, or not finite.
     """
-    positions, masses, hessian = (torch.as_tensor(t, dtype=torch.float64) for t in (positions, masses, hessian))
+    hessian = torch.as_tensor(hessian, dtype=torch.float64)
+    positions, masses = (torch.as_tensor(t, dtype=torch.float64, device=hessian.device) for t in (positions, masses))
     count = len(positions)
     if hessian.shape != (3 * count, 3 * count) or masses.shape != (count,):
         raise InvalidMolecule(f"Hessian {tuple(hessian.shape)} and masses {tuple(masses.shape)} do not fit {count} atoms: "

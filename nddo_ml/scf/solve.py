@@ -1,7 +1,7 @@
 """The self-consistent field: the fixed point D = density(fock(D)), by a ladder of methods that needs no settings.
 
 1. `diis`: extrapolation until the commutator is small (early iterations of large molecules in float32), then `newton`, quadratic. A small
-   molecule on its own goes all the way with DIIS, which costs it less.
+   molecule without d functions, on its own, goes all the way with DIIS, which costs it less.
 2. `ediis`: where that fails, energy-DIIS with damping and a level shift, then DIIS, then Newton.
 3. `smearing`: Fermi occupations annealed to zero temperature, then Newton, which goes downhill from wherever that ends.
 
@@ -90,7 +90,7 @@ def _climb(problem, start, tolerance, max_steps, rung):
     exact = kernel(problem.layout, problem.integrals)
     whole = bool(((problem.occupations == 0) | (problem.occupations == 1)).all())
     rough = kernel(problem.layout, problem.integrals, torch.float32) if whole and problem.layout.size >= FLOAT32_FROM else exact
-    alone = problem.layout.molecules == 1 and problem.layout.size < FLOAT32_FROM
+    alone = problem.layout.molecules == 1 and problem.layout.size < FLOAT32_FROM and all(g.orbitals < 9 for g in problem.layout.atoms)
     orbitals, used = _RUNG[rung](problem, exact, rough, start, max_steps, tolerance if alone or not whole else SWITCH)
     found = newton(problem.layout, exact, rough, problem.h, spaces(orbitals, problem.layout.real), tolerance,
                    max(0, min(NEWTON_STEPS, max_steps - used)) if whole else 0)
