@@ -81,7 +81,7 @@ def _rows(gradient, positions, molecules, progress):
             for start, n in zip(starts, sizes, strict=True):
                 if k < 3 * n:
                     v[row, start + k // 3, k % 3] = 1.0
-        found, = torch.autograd.grad(gradient, positions, v, retain_graph=True, is_grads_batched=True)
+        found = torch.func.vmap(lambda d: torch.autograd.grad(gradient, positions, d, retain_graph=True)[0])(v)
         for row, k in enumerate(directions):
             for block, start, n in zip(blocks, starts, sizes, strict=True):
                 if k < 3 * n:
