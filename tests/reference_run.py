@@ -3,12 +3,14 @@
 import json
 
 import numpy as np
+import reference_series
 import torch
-from reference import DATA, KCAL, Computed
+from reference import DATA, KCAL, Computed, group
 
 from nddo_ml import Hamiltonian, Molecules
 from nddo_ml.elements import masses, number, symbol
 from nddo_ml.integrals.corrections import Composition, corrections, terms
+from nddo_ml.methods import method as find_method
 
 OMITTED = ("nonplanar_nitrogen",)               # MOPAC adds the energy, not the gradient
 SCALED = {"PM6-D3": ("dispersion_d3", "hydrogen_bond_d3"), "PM6-D3H4": ("dispersion_d3",)}   # gradient times 2 bohr/angstrom
@@ -34,13 +36,15 @@ def evaluate(records, chunk=256, **options):
     found = [None] * len(records)
     tasks = {}
     for k, record in enumerate(records):
-        tasks.setdefault((record["method"], record["scf"], "NOMM" in record["keywords"]), []).append(k)
-    for (method, scf, nomm), members in tasks.items():
+        stretched = group(record).startswith("05")          # bonds that break, charges that may hop: look for the lowest state
+        tasks.setdefault((record["method"], record["scf"], "NOMM" in record["keywords"], stretched), []).append(k)
+    for (method, scf, nomm, stretched), members in tasks.items():
         unrestricted = {"RHF": False, "UHF": True, "half-electron": False}[scf]
         members = sorted(members, key=lambda k: len(records[k]["numbers"]))
         for at in range(0, len(members), chunk):
             part = members[at:at + chunk]
-            for k, value in zip(part, run([records[k] for k in part], method, unrestricted, nomm, **options), strict=True):
+            values = run([records[k] for k in part], method, unrestricted, nomm, stability=stretched, **options)
+            for k, value in zip(part, values, strict=True):
                 found[k] = value
     return found
 
@@ -67,11 +71,20 @@ def one(result, k, atoms, energy, heat, dipole, gradient, printed):
     """Computed of molecule k of a batch."""
     def array(tensor):
         return tensor.detach().numpy()
+    x, method = array(result.molecules.positions[atoms]), find_method(result.method)
+    rows = method.rows(result.molecules.numbers[atoms]).tolist()
+
+    def series():
+        D = array(result.density(k))
+        return reference_series.energy_error(method, rows, x, D.sum(0) * (2 / len(D)))
+
+    def branch(i, j):
+        return reference_series.nearest_branch(method, rows[i], rows[j], np.linalg.norm(x[i] - x[j]))
     return Computed(
         energy[k].item(), {name: e[k].item() for name, e in result.energies.items()}, heat[k].item(),
         KCAL * array(gradient[atoms]), array(result.charges[atoms]), array(dipole[k]),
         list(array(result.orbital_energies(k))), array(result.spin_populations[atoms]), result.s2[k].item(),
-        KCAL * array(printed[atoms]))
+        KCAL * array(printed[atoms]), series, branch)
 
 
 def origin_shift(molecules):

@@ -253,6 +253,13 @@ def test_hessian(water):
     np.testing.assert_allclose((column[0] - column[1]) / (2 * h), H[:, 4], atol=1e-3)
 
 
+def test_a_single_atom():
+    """numpy takes a torch tensor of one element for an index."""
+    atoms = Atoms("He", calculator=NDDO("PM6"))
+    np.testing.assert_allclose(atoms.get_forces(), np.zeros((1, 3)), atol=1e-12)
+    np.testing.assert_allclose(atoms.get_charges(), [0], atol=1e-12)
+
+
 def test_names_of_species():
     atoms = Atoms("NaX", [[0, 0, 0], [0, 0, 3.0]])
     atoms.arrays["species"] = np.array(["Na", "-"])

@@ -124,6 +124,13 @@ def test_optimisation_and_frequencies(folder):
 WATER_PM6 = [1334.58, 2526.39, 2613.29]
 
 
+def test_an_atom(folder):
+    (folder / "he.xyz").write_text("1\n\nHe 0 0 0\n")
+    code, printed = nddo("run", "he.xyz", "--opt", "--raman", "--ir-png", "-o", "out.extxyz")
+    assert code == 0, printed
+    assert "30.12" in printed   # cal/mol/K: Sackur-Tetrode entropy of helium, 126.15 J/mol/K at 1 bar, 126.04 at 1 atm
+
+
 def test_warnings(folder):
     code, printed = nddo("run", "water.xyz", "--opt", "--steps", 2, "--fmax", 1e-5)
     assert code == 1 and "stopped after" in printed

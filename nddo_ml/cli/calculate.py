@@ -148,7 +148,9 @@ def _spectroscopy(found, model, wanted, progress):
     options = {"unrestricted": len(result.density(0)) == 2, "max_steps": wanted.max_steps, "guess": result}
     weights = torch.from_numpy(found.atoms.get_masses()) if found.atoms.has("masses") else masses(molecules.numbers.cpu())
     progress("Hessian", 0.0)
-    H = response.hessian(model, molecules, progress=lambda fraction: progress("Hessian", fraction), **options)[0]
+    H = torch.zeros(3, 3, dtype=torch.float64)   # of an atom: nothing depends on where it is
+    if len(found.atoms) > 1:
+        H = response.hessian(model, molecules, progress=lambda fraction: progress("Hessian", fraction), **options)[0]
     vibrations = normal_modes(H.cpu(), weights, molecules.positions.cpu())
     progress("infrared intensities", 0.0)
     intensities = ir_intensities(response.dipole_derivatives(model, molecules, **options)[0].cpu(), vibrations.modes)

@@ -93,7 +93,8 @@ def _report(console, label, found, verbose):
     parts = [tables.energies(found), tables.atoms(found, verbose)]
     parts += [tables.bonds(found), tables.orbitals(found)] if verbose else []
     if found.spectroscopy is not None:
-        parts += [tables.frequencies(found, verbose), tables.thermodynamics(found)]
+        parts += [tables.frequencies(found, verbose)] if len(found.atoms) > 1 else []
+        parts += [tables.thermodynamics(found)]
     console.print(*parts, sep="\n")
     if found.optimised is not None:
         first, last = found.trajectory[0][1], found.trajectory[-1][1]

@@ -68,22 +68,37 @@ def topology(method: Method, molecules: Molecules) -> Topology:
 
 
 @record
+class CoreParameters:
+    """The parameters of core-core terms: alpha (1/angstrom) and Gaussians K, L, M, per atom or per pair."""
+
+    alpha: Float[Tensor, "row"]
+    K: Float[Tensor, "row 4"]
+    L: Float[Tensor, "row 4"]
+    M: Float[Tensor, "row 4"]
+
+
+@record
 class Parameters:
-    """Every parameter of a batch where it is used: A and P per atom, A of each pair group, P of each pair, core-core parameters per pair."""
+    """Every parameter of a batch where it is used, none of it dependent on the positions: A per atom, A of both atoms of each pair group, core
+    parameters of both atoms of each pair and of the pair itself; one-electron and two-electron blocks of the free atoms by group.
+    """
 
     A: AtomIntegrals
     A_pairs: list
-    P_i: AtomParameters
-    P_j: AtomParameters
+    P_i: CoreParameters
+    P_j: CoreParameters
     pairs: PairValues
+    U: list
     one: list
 
 
 def spread(top: Topology, A: AtomIntegrals, P: AtomParameters, pairs: PairValues) -> Parameters:
-    """Parameters per atom gathered to the pairs and one-centre integrals; independent of the positions."""
-    core = AtomParameters(**{f.name: getattr(P, f.name) for f in fields(P)})
+    """Parameters per atom carried to the pairs and into the blocks of the free atoms."""
+    core = CoreParameters(P.alpha, P.K, P.L, P.M)
+    of_groups = [gather(A, g.atoms) for g in top.layout.atoms]
     return Parameters(A, [(gather(A, g.i), gather(A, g.j)) for g in top.layout.pairs], gather(core, top.i), gather(core, top.j), pairs,
-                      [one_centre(gather(A, g.atoms), g.orbitals) for g in top.layout.atoms])
+                      [_one_electron(g.orbitals, found) for g, found in zip(top.layout.atoms, of_groups, strict=True)],
+                      [one_centre(found, g.orbitals) for g, found in zip(top.layout.atoms, of_groups, strict=True)])
 
 
 def distances(top: Topology, positions: Float[Tensor, "atom 3"]) -> tuple[Tensor, Tensor]:
@@ -100,7 +115,7 @@ def assemble(method: Method, top: Topology, positions: Float[Tensor, "atom 3"], 
              p: Parameters, field: Float[Tensor, "molecule 3"] | None = None) -> Integrals:
     """The integrals of a batch (eV) from positions and the `distances` of its pairs; field: uniform electric field of each molecule, V/angstrom."""
     lay, constants = top.layout, method.constants
-    h_atoms = [_one_electron(g.orbitals, gather(p.A, g.atoms)) for g in lay.atoms]
+    h_atoms = list(p.U)
     h_pairs, two, gammas, start = [], [], [], 0
     for k, (group, (A_i, A_j), (E_i, E_j)) in enumerate(zip(lay.pairs, p.A_pairs, top.pair_elements, strict=True)):
         part = slice(start, start := start + len(group.i))

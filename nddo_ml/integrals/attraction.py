@@ -16,8 +16,8 @@ from nddo_ml.integrals.repulsion import HELIUM, diagonal, local_integrals, shell
 def attraction(n: int, R: Float[Tensor, "pair"], along, A, other, E, hartree: float) -> Float[Tensor, "pair m"]:
     """(ij|core) over the packed distributions of atoms with n orbitals, eV; R in bohr.
 
-    along: harmonics of the unit vector from the electrons to the core; A, E: of the electrons' atom, other: AtomIntegrals of the core.
-    The p functions of helium feel no other core.
+    along: harmonics of the unit vector from the electrons to the core; A, E: of the electrons' atom; other: AtomIntegrals of
+    the core's. The p functions of helium feel no other core.
     """
     if n == 0:
         return R.new_zeros(len(R), 0)

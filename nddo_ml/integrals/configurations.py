@@ -1,13 +1,13 @@
 """Charge distributions as point charges.
 
-Each component of a product of two orbitals (frame.py) is modelled by charges on the atom's axes; their coordinates are multiples of a
+Each component of a product of two orbitals (frame.py) is modelled by a few charges; their coordinates are multiples of a
 separation of that atom, and they carry an additive term rho. Two components interact as
 
     [X, Y] = EV sum_ab q_a q_b / sqrt(|r_a - r_b|^2 + (rho_a + rho_b)^2)
 
-Every configuration is written down once, below. From there `kernel` derives, for a class of pairs, constant matrices: the coordinates of all
-distinct pairs of charges are linear in (R, separations, additive terms), and all integrals are linear in their inverse distances.
-Two s and p products meet with the linear quadrupoles of Dewar and Thiel, anything with d functions with those of Thiel and Voityuk.
+Every configuration is written down once, below. From there `kernel` derives constant matrices for a class of pairs: coordinate
+differences of charges are linear in (R, separations, additive terms), the integrals are linear in the inverse distances.
+Products of s and p among themselves use the linear quadrupoles of Dewar and Thiel, anything with d those of Thiel and Voityuk.
 
 Dewar, Thiel, Theor. Chim. Acta 46, 89 (1977); Thiel, Voityuk, ibid. 81, 391 (1992); 93, 315 (1996).
 """
@@ -25,7 +25,7 @@ from nddo_ml.integrals.frame import COMPONENTS, component_starts
 
 DISTANCE = (-1, "R")
 CORE = "core"    # a partner that is a bare unit charge with its own additive term
-MEMBERS = {0: (0,), 1: (1, -1, 0), 2: (2, 1, 0, -1, -2)}   # m of the components of angular momentum l, in their order (frame.py)
+MEMBERS = {0: (0,), 1: (1, -1, 0), 2: (2, 1, 0, -1, -2)}   # m of x, y, z and of the d functions, in their order
 
 
 class Point(NamedTuple):
@@ -90,8 +90,10 @@ def _only(points):
 
 # one function of m per kind of component, in the order of frame.COMPONENTS
 SS = _only(charge("rho0"))
-SP_LINEAR = (SS, _only(linear_pp_charge("rho2")), partial(dipole, D="D1", rho="rho1"), partial(linear_pp_quadrupole, rho="rho2"))
-SP_TO_CORE = (SS, _only(linear_pp_charge("rho2c")), partial(dipole, D="D1", rho="rho1c"), partial(linear_pp_quadrupole, rho="rho2c"))
+SP_LINEAR = (SS, _only(linear_pp_charge("rho2")), partial(dipole, D="D1", rho="rho1"),
+             partial(linear_pp_quadrupole, rho="rho2"))
+SP_TO_CORE = (SS, _only(linear_pp_charge("rho2c")), partial(dipole, D="D1", rho="rho1c"),
+              partial(linear_pp_quadrupole, rho="rho2c"))
 SP_IN_D = (SS, SS, partial(dipole, D="D1", rho="rho1c"), partial(quadrupole, D="D_pp", rho="rho2c"))
 D_KINDS = (_only(charge("rho_dd0")), partial(dipole, D="D_pd", rho="rho_pd"),
            partial(quadrupole, D="D_sd", rho="rho_sd"), partial(quadrupole, D="D_dd", rho="rho_dd"))
@@ -115,8 +117,8 @@ class Kernel(NamedTuple):
 def kernel(n_i: int, n_j: int | str, hartree: float, device: torch.device) -> Kernel:
     """The kernel of pairs of atoms with n_i and n_j orbitals (n_j may be CORE).
 
-    Its integrals (eV) are those of all components of i with all of j, in row order; where j is a charge (one orbital or CORE), only the
-    component m = 0 of i is not zero: it stands in the columns of all m, to be multiplied by the harmonics of the axis.
+    Its integrals (eV) are those of all components of i with all of j, in row order. Where j is a charge (one orbital or CORE),
+    only the components m = 0 of i are not zero: they stand in the columns of all m, to be multiplied by the harmonics of u.
     """
     features, coordinates, distances, weights = _constants(n_i, n_j)
     matrices = (coordinates, distances, hartree * weights)

@@ -16,7 +16,8 @@ from torch import Tensor
 from nddo_ml.orbitals import packed_pairs
 
 _S3 = 3**0.5 / 2
-D_TENSORS = np.zeros((5, 3, 3))   # d functions in AO order (x2-y2, xz, z2, yz, xy): d_m(u) = u.T_m.u, Tr(T_a T_b) = 3/2 delta_ab
+# d functions in AO order (x2-y2, xz, z2, yz, xy): d_m(u) = u.T_m.u, Tr(T_a T_b) = 3/2 delta_ab
+D_TENSORS = np.zeros((5, 3, 3))
 D_TENSORS[0] = np.diag([_S3, -_S3, 0])
 D_TENSORS[1, [0, 2], [2, 0]] = _S3
 D_TENSORS[2] = np.diag([-0.5, -0.5, 1])
@@ -32,8 +33,8 @@ SHELLS = {0: (), 1: (0,), 4: (0, 1), 9: (0, 1, 2)}   # angular momenta of the or
 def frame(u: Float[Tensor, "pair 3"]) -> Float[Tensor, "pair 3 3"]:
     """Orthonormal axes with the third along u: rows (and, the matrix being symmetric, columns) e_x, e_y, e_z = u.
 
-    E = v v^T/v_z - s, v = u + s z, s = sign(u_z): minus s times the reflection that takes z to -s u. Its determinant is s; integrals
-    of a pair do not see that. The sign is constant within an evaluation and |v_z| >= 1, so every derivative is finite.
+    E = v v^T/v_z - s, v = u + s z, s = sign(u_z): minus s times the reflection that takes z to -s u. Its determinant is s;
+    integrals of a pair do not see that. s is constant within an evaluation and |v_z| >= 1, so every derivative is finite.
     """
     z = u.detach()[:, 2:]
     s = torch.copysign(torch.ones_like(z), z)

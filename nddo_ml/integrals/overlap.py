@@ -2,12 +2,12 @@
 
 In elliptic coordinates mu = (r_a + r_b)/R, nu = (r_a - r_b)/R an overlap is a polynomial in mu and nu times
 exp[-p mu - b nu], p and b = R (zeta_a +- zeta_b)/2. The integral over mu is done by hand (powers of mu - 1), that over nu by
-Gauss-Legendre quadrature with enough points for machine precision:
+Gauss-Legendre quadrature with enough points for 12 digits:
 
     S = sum_jq  exp(y_j) X_q W_jq,   X_q = exp{-R/2 [zeta_a (1 + nu_q) + zeta_b (1 - nu_q)]}
     y_j = (n_a + 1/2) ln(zeta_a/z) + (n_b + 1/2) ln(zeta_b/z) + j ln(R z),   z = zeta_a + zeta_b
 
-All terms are of order one, nothing cancels, and R -> 0 needs no series. Principal quantum numbers enter only the constants W and the
+Nothing cancels, and neither R -> 0 nor b -> 0 needs a series. Principal quantum numbers enter only the constants W and the
 coefficients of the logarithms, so all pairs of a class are evaluated together.
 Mulliken, Rieke, Orloff, Orloff, J. Chem. Phys. 17, 1248 (1949)
 """
@@ -30,8 +30,8 @@ from nddo_ml.struct import record
 REACH = 15.0       # angstrom: no overlap from here on, as in MOPAC
 EXCLUDED = -2000   # added to the logarithm of what does not exist
 ALWAYS_NEAR = 15.0   # bohr; below, looking for negligible pairs costs more than it saves
-# (points, b0, b1, c): that many points of the quadrature are enough if |b| <= b0 - b1 n, or if (zeta_max/zeta_min - 1) n <= c (the
-# overlap then decays faster with R than the error grows), n = n_a + n_b. Errors up to 15 angstrom stay below 3e-13.
+# (points, b0, b1, c): that many points of the quadrature are enough if |b| <= b0 - b1 n, or if (zeta_max/zeta_min - 1) n <= c
+# (the overlap then decays faster with R than the error grows), n = n_a + n_b. Errors up to 15 angstrom stay below 3e-13.
 POINTS = ((16, 12.0, 0.55, 7.5), (20, 20.0, 0.75, 13.0), (24, 30.0, 0.93, 20.0), (32, 57.0, 1.4, 40.0), (48, 135.0, 2.8, 150.0),
           (64, inf, 0.0, inf))
 # polynomials in cos of the s, p, d functions by (l, m), times sin^m: {power taken out as r: coefficient}
@@ -41,9 +41,9 @@ ANGULAR = {(0, 0): {0: 1.0}, (1, 0): {0: 1.0}, (1, 1): {0: sqrt(1 / 2)},
 
 @record
 class SlaterClasses:
-    """Which quantum numbers the pairs of a group have: `numbers`, the distinct (n_s, n_p, n_d of i, then of j) of the shells treated;
-    `excluded` (pair, class + 2): 1 for each class a pair is not of, and where i or j has no p functions (None: all zero); `pairs`,
-    0, 1, 2, ... It depends on elements only: make it once per group of pairs.
+    """Which quantum numbers the pairs of a group have: `numbers`, the distinct (n_s, n_p, n_d of i, then of j) of the shells
+    treated; `excluded` (pair, class + 2): 1 for each class a pair is not of, and where i or j has no p functions (None: all zero);
+    `pairs`, 0, 1, 2, ... It depends on elements only: make it once per group of pairs.
     """
 
     numbers: tuple
@@ -62,17 +62,18 @@ def slater_classes(shells, E_i, E_j) -> SlaterClasses:
         # where there are no p functions n_p is free: n_s makes fewer classes
         columns += [E.n_s, torch.where(without_p, E.n_s, E.n_p), E.n_d][:len(SHELLS[n])]
         absent.append(without_p)
-    numbers, index = torch.unique(torch.stack(columns, 1), dim=0, return_inverse=True)
+    keys, index = torch.unique(sum(n * 8**k for k, n in enumerate(columns)), return_inverse=True)   # no quantum number exceeds 7
+    numbers = [tuple(key // 8**k % 8 for k in range(len(columns))) for key in keys.tolist()]
     other = index[:, None] != torch.arange(len(numbers), device=index.device)
     excluded = torch.cat((other, torch.stack(absent, 1)), 1)
-    return SlaterClasses(tuple(map(tuple, numbers.tolist())), excluded.to(torch.float64) if bool(excluded.any()) else None, pairs)
+    return SlaterClasses(tuple(numbers), excluded.to(torch.float64) if bool(excluded.any()) else None, pairs)
 
 
 def resonance(shells, R: Float[Tensor, "pair"], O_i, O_j, along, A_i, A_j, classes: SlaterClasses, bohr: float):
     """The pairs that overlap (near) and their 1/2 (beta_i + beta_j) S_ij (near, n_i, n_j), laboratory frame, eV; R in bohr.
 
-    O_i, O_j: rotations of the orbitals (frame.rotations) where both atoms have p functions; along: harmonics of u on i elsewhere.
-    Exactly zero for pairs that are not near: beyond 15 angstrom, or where the exponentials leave less than rounding errors.
+    O_i, O_j: rotations of the orbitals (frame.rotations) where both atoms have p functions; along: harmonics of u on i
+    elsewhere. Pairs are left out beyond 15 angstrom, and before that where S is below 1e-13 (`reach`).
     """
     n_i, n_j = shells
     if n_j == 0:

@@ -32,8 +32,8 @@ def local_integrals(n_i, n_j, R: Float[Tensor, "pair"], A_i, A_j, hartree: float
 def repulsion(shells, R: Float[Tensor, "pair"], T_i, T_j, along, A_i, A_j, hartree: float) -> Float[Tensor, "pair m_i m_j"]:
     """(ij|kl) in the laboratory frame, eV; R in bohr.
 
-    T_i, T_j: rotations of the components (frame.rotations), needed where both atoms have p functions; along: harmonics of u on i,
-    needed where only i has.
+    T_i, T_j: rotations of the components (frame.rotations), needed where both atoms have p functions; along: harmonics of u
+    on i, needed where only i has.
     """
     n_i, n_j = shells
     if n_j == 0:
@@ -47,9 +47,9 @@ def repulsion(shells, R: Float[Tensor, "pair"], T_i, T_j, along, A_i, A_j, hartr
 
 
 def point_charge(R: Float[Tensor, "pair"], constants):
-    """PM7's weight w = 1 - exp[-0.22 (R - 7)^2] of the multipole integrals, 0 from 7 angstrom on, and (1 - w) e^2/R; R in angstrom.
+    """PM7's weight of the multipole integrals, w = 1 - exp[-0.22 (R - 7)^2], 0 from 7 on, and (1 - w) e^2/R; R in angstrom.
 
-    Continuous with the first derivative; the second of w jumps by 0.44.                 Stewart, J. Mol. Model. 19, 1 (2013)
+    Continuous with the first derivative; the second of w jumps by 0.44.         Stewart, J. Mol. Model. 19, 1 (2013)
     """
     weight = -torch.expm1(-JOIN_EXPONENT * (JOIN_RANGE - R).clamp_min(0).square())
     return weight, (1 - weight) * constants.coulomb / R
@@ -80,6 +80,17 @@ def helium_without_d(w: Float[Tensor, "pair m_i m_j"], E_j) -> Float[Tensor, "pa
     i, j = (torch.arange(m, device=w.device) for m in w.shape[1:])
     kept = (i[:, None] < 10) | (j == 0)
     return torch.where(kept | (E_j.number != HELIUM)[:, None, None], w, 0.0)
+
+
+def with_charges(w: Float[Tensor, "pair m_i m_j"]):
+    """(ij|ss) (pair, m_i) and (ss|kl) (pair, m_j): the first column and the first row of each block, read at once."""
+    pairs, m_i, m_j = w.shape
+    return w.view(pairs, -1).index_select(1, _border(m_i, m_j, w.device)).split((m_i, m_j), 1)
+
+
+@cache
+def _border(m_i, m_j, device):
+    return torch.cat((torch.arange(m_i) * m_j, torch.arange(m_j))).to(device)
 
 
 @cache

@@ -7,16 +7,16 @@ from torch import Tensor
 from nddo_ml.integrals.attraction import attraction, equalised_attraction, joined_attraction
 from nddo_ml.integrals.frame import frame, harmonics, rotations
 from nddo_ml.integrals.overlap import SlaterClasses, resonance, slater_classes
-from nddo_ml.integrals.repulsion import equalised, helium_without_d, joined, point_charge, repulsion
+from nddo_ml.integrals.repulsion import equalised, helium_without_d, joined, point_charge, repulsion, with_charges
 from nddo_ml.struct import record
 from nddo_ml.units import Constants
 
 
 @record
 class PairIntegrals:
-    """Two-centre integrals of a group of pairs (eV, laboratory frame): w (pair, m_i, m_j) the repulsion of packed distributions,
-    near (index of the pairs that overlap) and their resonance (near, n_i, n_j), attraction of the electrons at i by the core
-    of j (pair, m_i) and the reverse, gamma (pair) the interaction of two unit cores.
+    """Two-centre integrals of a group of pairs (eV, laboratory frame): w (pair, m_i, m_j) the repulsion of packed
+    distributions; near, the pairs that overlap, and their resonance (near, n_i, n_j); attraction_i (pair, m_i) of the electrons at i
+    by the core of j, attraction_j the reverse; gamma (pair) the interaction of two unit cores.
     """
 
     w: Float[Tensor, "pair m_i m_j"]
@@ -31,10 +31,10 @@ def two_centre(shells, R: Float[Tensor, "pair"], u: Float[Tensor, "pair 3"], A_i
                join: bool, separate_core: bool, classes: SlaterClasses | None = None) -> PairIntegrals:
     """The integrals of pairs whose atoms are treated with shells = (n_i, n_j) orbitals, n_i >= n_j, each 0, 1, 4 or 9.
 
-    R in angstrom, u from i to j; A, E: AtomIntegrals and Elements of the two atoms of each pair. An atom treated with p functions
-    it does not have (zeta_p = beta_p = 0) gets zero resonance there; its other p entries are finite and mean nothing.
-    join: PM7's point-charge limit beyond 7 angstrom. separate_core: needed if an atom has rho_core != rho0, rho1c != rho1 or
-    rho2c != rho2, is helium, or has d electrons; otherwise the cores take the integrals of the s distributions.
+    R in angstrom, u from i to j; A, E: AtomIntegrals and Elements of the two atoms of each pair. An atom treated with p
+    functions it does not have (zeta_p = beta_p = 0) gets zero resonance there; its other p entries are finite and meaningless.
+    join: PM7's point-charge limit beyond 7 angstrom. separate_core: needed if any atom has rho_core != rho0, rho1c != rho1 or
+    rho2c != rho2, is helium, or has d electrons (occ_d > 0); otherwise the cores take the integrals of the s distributions.
     classes: slater_classes(shells, E_i, E_j), to be kept for a given set of atoms.
     """
     n_i, n_j = shells
@@ -60,8 +60,9 @@ def two_centre(shells, R: Float[Tensor, "pair"], u: Float[Tensor, "pair 3"], A_i
             V_i, V_j = joined_attraction(V_i, n_i, weight, limit), joined_attraction(V_j, n_j, weight, limit)
             gamma = gamma * weight + limit
     if not own_core:
-        V_i, V_j, gamma = w[:, :, 0], w[:, 0], w[:, 0, 0]
-    if join and n_i == 9:
+        V_i, V_j = with_charges(w)
+        gamma = V_i[:, 0]
+    if join and separate_core and n_i == 9:
         w = equalised(w, shells, E_i, E_j)
         V_i, V_j = equalised_attraction(V_i, n_i, E_i, E_j), equalised_attraction(V_j, n_j, E_j, E_i)
     classes = slater_classes(shells, E_i, E_j) if classes is None else classes

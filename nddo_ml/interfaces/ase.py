@@ -20,7 +20,6 @@ from nddo_ml.errors import InvalidMolecule, UnknownOption
 from nddo_ml.methods import Method
 from nddo_ml.methods import method as find_method
 from nddo_ml.molecules import Molecules
-from nddo_ml.struct import tensor_map
 
 ROUNDING = 0.1   # e or Bohr magnetons by which a sum of partial charges or moments may miss the whole number it stands for
 # arrays with names of species; the second survives extended XYZ, whose own column is called species
@@ -214,12 +213,16 @@ def check_device(name) -> torch.device:
 
 def off_tape(result):
     """The result with every tensor detached, so that it can be copied, pickled and kept."""
-    return replace(result, **{f.name: tensor_map(torch.Tensor.detach, getattr(result, f.name)) for f in fields(result)})
+    values = {f.name: getattr(result, f.name) for f in fields(result)}
+    detached = {name: value.detach() for name, value in values.items() if isinstance(value, torch.Tensor)}
+    energies = {name: value.detach() for name, value in result.energies.items()}
+    molecules = result.molecules.with_positions(result.molecules.positions.detach())
+    return replace(result, **detached, energies=energies, molecules=molecules)
 
 
 def ase_results(result, k: int = 0) -> dict:
     """Properties of molecule k under ASE's names and in its units (eV, angstrom, e)."""
-    owned = (result.molecules.molecule == k).cpu()
+    owned = _array(result.molecules.molecule == k)
     energy = float(result.energy[k])
     found = {"energy": energy, "free_energy": energy, "dipole": _array(result.dipole[k]),
              "charges": _array(result.charges)[owned], "magmom": float(result.molecules.unpaired[k]),

@@ -13,7 +13,7 @@ import torch
 import nddo_ml
 from nddo_ml.elements import number
 from nddo_ml.errors import InvalidMolecule, NDDOError, SCFNotConverged, UnknownOption
-from nddo_ml.interfaces.ase import check_device, threads
+from nddo_ml.interfaces.ase import check_device, off_tape, threads
 from nddo_ml.model import Hamiltonian
 from nddo_ml.molecules import Molecules
 from nddo_ml.properties.response import hessian
@@ -64,7 +64,7 @@ def _result(atomic_input):
         device = keywords.pop("device")
         model = Hamiltonian(_given(_given(atomic_input, "model", "the input"), "method", "the model"),
                             None if device is None else check_device(device))
-        result = model(molecule, forces=driver in ("gradient", "properties"), raise_unconverged=True, **keywords)
+        result = off_tape(model(molecule, forces=driver in ("gradient", "properties"), raise_unconverged=True, **keywords))
         found = properties(result)
         if driver == "hessian":
             keywords.pop("stability")

@@ -10,7 +10,6 @@ from dataclasses import fields
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from nddo_ml.struct import record
 
@@ -82,14 +81,13 @@ class PairParameters:
 
 def gather(records, rows: Int[Tensor, "atom"]):
     """A record of one entry per row -> the record of one entry per atom; columns of one kind are read together."""
-    leaves, tree = pytree.tree_flatten(records)
-    gathered = [None] * len(leaves)
-    for key in dict.fromkeys((t.dtype, t.shape) for t in leaves):
-        same = [k for k, t in enumerate(leaves) if (t.dtype, t.shape) == key]
-        columns = torch.stack([leaves[k] for k in same]).index_select(1, rows).unbind(0)
-        for k, column in zip(same, columns, strict=True):
-            gathered[k] = column
-    return pytree.tree_unflatten(gathered, tree)
+    columns, kinds = vars(records), {}
+    for name, column in columns.items():
+        kinds.setdefault((column.dtype, column.shape), []).append(name)
+    found = {}
+    for names in kinds.values():
+        found.update(zip(names, torch.stack([columns[name] for name in names]).index_select(1, rows).unbind(0), strict=True))
+    return type(records)(**found)
 
 
 PARAMETER_NAMES = tuple(f.name for f in fields(AtomParameters))

@@ -102,12 +102,14 @@ def newton(layout, kernel, rough_kernel, h, start: Spaces, tolerance: float, max
         active = (residual > tolerance) & ~stuck
         if taken == max_steps or not bool(active.any()):
             break
-        small, within = tensor_map(lambda t: t.to(rough), (s, levels(F, s)))
+        small = tensor_map(lambda t: t.to(rough), s)
+        within = levels(F.to(rough), small)
+        operator = response(layout, rough_kernel, small, within)
         b = (-r * active[:, None, None, None])[:, None]
         last = (LAST_FRACTION * tolerance / residual.clamp(min=1e-30)).clamp(FINEST, COARSE)
         loose = torch.where(residual > NEAR, torch.full_like(residual, COARSE), last)[:, None]
-        X, left = conjugate_gradients(response(layout, rough_kernel, small, within), b.to(rough),
-                                      within.gap.abs().clamp(min=SMALLEST_PIVOT)[:, None], loose.to(rough), INNER, radius[:, None].to(rough))
+        X, left = conjugate_gradients(operator, b.to(rough), within.gap.abs().clamp(min=SMALLEST_PIVOT)[:, None], loose.to(rough), INNER,
+                                      radius[:, None].to(rough))
         X, left = X[:, 0].to(r.dtype), left[:, 0].to(r.dtype)
         model = c * (0.5 * (X * (b[:, 0] - left)) - X * b[:, 0]).sum((1, 2, 3))      # predicted change of the energy, < 0
         trial = moved(s, X)

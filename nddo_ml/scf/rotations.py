@@ -50,8 +50,7 @@ def spaces(orbitals: Orbitals, real) -> Spaces:
 
 def occupied_virtual(F, s: Spaces) -> Float[Tensor, "molecule spin virtual occupied"]:
     """The gradient block C_v^T F C_o, zero where no rotation exists."""
-    block = s.C_v.mT @ F @ s.C_o
-    return block * (s.weight > 0)
+    return (s.C_v.mT @ (F @ s.C_o)) * (s.weight > 0)
 
 
 @record
@@ -65,14 +64,14 @@ class Levels:
 
 def levels(F, s: Spaces) -> Levels:
     """F in the orbitals of the two spaces."""
-    F_oo, F_vv = s.C_o.mT @ F @ s.C_o, s.C_v.mT @ F @ s.C_v
+    F_oo, F_vv = s.C_o.mT @ (F @ s.C_o), s.C_v.mT @ (F @ s.C_v)
     gap = F_vv.diagonal(dim1=-2, dim2=-1)[..., :, None] - F_oo.diagonal(dim1=-2, dim2=-1)[..., None, :]
     return Levels(F_oo, F_vv, torch.where(s.weight > 0, gap, torch.ones_like(gap)))
 
 
 def density_change(X: Float[Tensor, "molecule vector spin virtual occupied"], s: Spaces):
     """dD of rotations X, one per vector: C_v (weight X) C_o^T + transpose."""
-    half = s.C_v[:, None] @ (X * s.weight[:, None].to(X.dtype)) @ s.C_o[:, None].mT
+    half = s.C_v[:, None] @ ((X * s.weight[:, None]) @ s.C_o[:, None].mT)
     return half + half.mT
 
 
@@ -83,7 +82,7 @@ def response(layout: Layout, kernel: Kernel, s: Spaces, levels: Levels):
 
     def apply(X):
         induced = two_electron(layout, kernel, density_change(X, s))
-        return (F_vv @ X - X @ F_oo + s.C_v.mT[:, None] @ induced @ s.C_o[:, None]) * allowed
+        return (F_vv @ X - X @ F_oo + s.C_v.mT[:, None] @ (induced @ s.C_o[:, None])) * allowed
 
     return apply
 

@@ -1,7 +1,6 @@
 """The self-consistent field: the fixed point D = density(fock(D)), by a ladder of methods that needs no settings.
 
-1. `diis`: extrapolation until the commutator is small (early iterations of large molecules in float32), then `newton`, quadratic. A small
-   molecule without d functions, on its own, goes all the way with DIIS, which costs it less.
+1. `diis`: extrapolation until the commutator is small (early iterations of large molecules in float32), then `newton`, quadratic.
 2. `ediis`: where that fails, energy-DIIS with damping and a level shift, then DIIS, then Newton.
 3. `smearing`: Fermi occupations annealed to zero temperature, then Newton, which goes downhill from wherever that ends.
 
@@ -25,6 +24,7 @@ from nddo_ml.scf.rotations import spaces
 from nddo_ml.struct import record, tensor_map
 
 SWITCH = 0.1            # eV: commutator below which Newton's method takes over
+SWITCH_ALONE = 1e-3     # eV: the same for a small molecule on its own, where a diagonalisation costs less than a Newton step
 FLOAT32_FROM = 60       # orbitals: from here on early iterations and inner solves run in float32
 HISTORY = 8
 DIIS_STEPS = 30
@@ -90,8 +90,8 @@ def _climb(problem, start, tolerance, max_steps, rung):
     exact = kernel(problem.layout, problem.integrals)
     whole = bool(((problem.occupations == 0) | (problem.occupations == 1)).all())
     rough = kernel(problem.layout, problem.integrals, torch.float32) if whole and problem.layout.size >= FLOAT32_FROM else exact
-    alone = problem.layout.molecules == 1 and problem.layout.size < FLOAT32_FROM and all(g.orbitals < 9 for g in problem.layout.atoms)
-    orbitals, used = _RUNG[rung](problem, exact, rough, start, max_steps, tolerance if alone or not whole else SWITCH)
+    goal = tolerance if not whole else SWITCH_ALONE if exact is rough and problem.layout.molecules == 1 else SWITCH
+    orbitals, used = _RUNG[rung](problem, exact, rough, start, max_steps, goal)
     found = newton(problem.layout, exact, rough, problem.h, spaces(orbitals, problem.layout.real), tolerance,
                    max(0, min(NEWTON_STEPS, max_steps - used)) if whole else 0)
     done = found.residual <= tolerance
@@ -153,6 +153,7 @@ def _iterate(problem, kernel: Kernel, start, iterations, goal, coefficients, shi
     """
     dtype = kernel.coulomb_atoms[0].dtype
     lay, real, occupations = problem.layout, problem.layout.real, problem.occupations.to(dtype)
+    top = None if temperature is not None else _highest(occupations)
     h, D = problem.h.to(dtype), start.to(dtype)
     spin_factor = 2.0 / occupations.shape[1]
     history, orbitals = History(HISTORY), None
@@ -168,8 +169,14 @@ def _iterate(problem, kernel: Kernel, start, iterations, goal, coefficients, shi
         orbitals = diagonalise(F - shift * D if shift else F, real, occupations)
         if temperature is not None:
             orbitals = replace(orbitals, f=fermi(orbitals.eps, occupations.sum(-1), temperature, real))
-        D = density(orbitals) if not damping or k == 0 else (1 - damping) * density(orbitals) + damping * D
+        new = density(orbitals, top)
+        D = new if not damping or k == 0 else (1 - damping) * new + damping * D
     return _double(orbitals), k + 1
+
+
+def _highest(occupations):
+    """Levels that can be occupied: all beyond are empty in every molecule."""
+    return int((occupations > 0).flatten(0, 1).any(0).sum())
 
 
 def _double(orbitals):
