@@ -36,7 +36,7 @@ def evaluate(records, chunk=256, **options):
     found = [None] * len(records)
     tasks = {}
     for k, record in enumerate(records):
-        stretched = group(record).startswith("05")          # bonds that break, charges that may hop: look for the lowest state
+        stretched = group(record)[:2] in ("05", "th")       # broken bonds, bare metals: look for the lowest state
         tasks.setdefault((record["method"], record["scf"], "NOMM" in record["keywords"], stretched), []).append(k)
     for (method, scf, nomm, stretched), members in tasks.items():
         unrestricted = {"RHF": False, "UHF": True, "half-electron": False}[scf]

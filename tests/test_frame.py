@@ -15,8 +15,8 @@ S3 = math.sqrt(3)
 def directions():
     """Unit vectors in general position, on every half axis, and 1e-9 and 1e-3 off the poles."""
     g = np.random.default_rng(3)
-    special = np.concatenate([np.eye(3), -np.eye(3), [[1e-9, 0, 1], [0, -1e-9, -1], [1e-3, 1e-3, 1], [1e-3, 0, -1], [1, 0, 1e-12], [1, 0, -1e-12]]])
-    u = np.concatenate([g.normal(size=(12, 3)), special])
+    tilted = [[1e-9, 0, 1], [0, -1e-9, -1], [1e-3, 1e-3, 1], [1e-3, 0, -1], [1, 0, 1e-12], [1, 0, -1e-12]]
+    u = np.concatenate([g.normal(size=(12, 3)), np.eye(3), -np.eye(3), tilted])
     return torch.from_numpy(u / np.linalg.norm(u, axis=1, keepdims=True))
 
 
@@ -87,7 +87,8 @@ def table_of_the_theory_sheet():
               "z2 z2": {"dd0": 1, "dd:z2": 4 / 3 * M20}, "z2 xz": {"dd:xz": c2}, "z2 yz": {"dd:yz": c2},
               "z2 x2y2": {"dd:x2y2": -c1}, "z2 xy": {"dd:xy": -c1},
               "xz xz": {"dd0": 1, "dd:z2": 2 / 3 * M20, "dd:x2y2": 1}, "yz yz": {"dd0": 1, "dd:z2": 2 / 3 * M20, "dd:x2y2": -1},
-              "yz x2y2": {"dd:yz": -1}, "x2y2 x2y2": {"dd0": 1, "dd:z2": -4 / 3 * M20}, "xy xy": {"dd0": 1, "dd:z2": -4 / 3 * M20}}
+              "yz x2y2": {"dd:yz": -1}, "x2y2 x2y2": {"dd0": 1, "dd:z2": -4 / 3 * M20},
+              "xy xy": {"dd0": 1, "dd:z2": -4 / 3 * M20}}
     return table
 
 

@@ -10,7 +10,7 @@ import torch
 from test_frame import directions
 
 from nddo_ml.integrals.frame import frame, harmonics, rotations
-from nddo_ml.integrals.overlap import ANGULAR, REACH, reach, resonance, slater_classes
+from nddo_ml.integrals.overlap import ANGULAR, REACH, SlaterClasses, constants, reach, resonance, slater_classes
 from nddo_ml.units import CODATA_2018
 
 BOHR = CODATA_2018.bohr
@@ -19,11 +19,15 @@ ORBITALS = {0: 1, 1: 4, 2: 9}
 
 def atoms(n, zeta, numbers):
     """AtomIntegrals and Elements, as far as overlaps read them, of one atom: beta = 1, so that the resonance is the overlap."""
-    t = lambda x: torch.tensor([x], dtype=torch.float64)
+    def t(x):
+        return torch.tensor([x], dtype=torch.float64)
+
+    def i(x):
+        return torch.tensor([x])
+
     z = list(zeta) + [0.0] * (3 - len(zeta))
     A = SimpleNamespace(**{f"zeta_{k}": t(v) for k, v in zip("spd", z, strict=True)}, **{f"beta_{k}": t(1.0) for k in "spd"})
     q = list(numbers) + [0] * (3 - len(numbers))
-    i = lambda x: torch.tensor([x])
     return A, SimpleNamespace(n_s=i(q[0]), n_p=i(q[1]), n_d=i(q[2]), n_ao=i(n), number=i(n))
 
 
@@ -50,8 +54,10 @@ def exact(n_a, l_a, z_a, n_b, l_b, z_b, m, R):
     for k in range(1, n_a + n_b + 1):
         A.append((k * A[-1] + mpmath.exp(-p)) / p)
     for l in range(n_a + n_b + 1):
-        B.append(mpmath.quad(lambda x, l=l: x**l * mpmath.exp(-b * x), [-1, 0, 1]) if abs(b) < 1e-3 else
-                 ((mpmath.exp(b) - mpmath.exp(-b)) / b if l == 0 else (l * B[-1] + (-1)**l * mpmath.exp(b) - mpmath.exp(-b)) / b))
+        if abs(b) < 1e-3:
+            B.append(mpmath.quad(lambda x, l=l: x**l * mpmath.exp(-b * x), [-1, 0, 1]))
+        else:
+            B.append(((l * B[-1] if l else 0) + (-1)**l * mpmath.exp(b) - mpmath.exp(-b)) / b)
 
     def power(polynomial, exponent):
         result = {(0, 0): 1}
@@ -102,7 +108,7 @@ def test_local_overlaps_are_exact(case):
     """To 1e-12 for every l and m up to d, quantum numbers up to 7, b from 0 to 123."""
     zeta_i, zeta_j, numbers_i, numbers_j, r = case
     S = overlap(9, 9, zeta_i, zeta_j, numbers_i, numbers_j, r / BOHR)
-    place = {(0, 0): [0], (1, 0): [3], (1, 1): [1, 2], (2, 0): [6], (2, 1): [5, 7], (2, 2): [4, 8]}   # rows of (l, m) for z along u
+    place = {(0, 0): [0], (1, 0): [3], (1, 1): [1, 2], (2, 0): [6], (2, 1): [5, 7], (2, 2): [4, 8]}   # rows of (l, m)
     expected = np.zeros((9, 9))
     for a in range(3):
         for b in range(3):
@@ -118,11 +124,31 @@ def test_local_overlaps_are_exact(case):
     assert np.allclose(overlap(1, 1, zeta_i, zeta_j, numbers_i, numbers_j, r / BOHR), expected[:1, :1], atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_quadrature_has_enough_points(seed):
+    """Random exponents, quantum numbers and distances up to 15 angstrom: the points chosen against 160."""
+    g = np.random.default_rng(seed)
+    for _ in range(40):
+        numbers = [int(x) for x in np.repeat(g.integers(1, 8, 2), 3)]
+        numbers = [max(n, l + 1) for n, l in zip(numbers, (0, 1, 2) * 2, strict=True)]
+        zeta = torch.from_numpy(np.repeat(np.exp(g.uniform(np.log(0.3), np.log(10), 2)), 3)).expand(30, 6)
+        R = torch.from_numpy(g.uniform(0.1, REACH / BOHR, 30))
+        classes = SlaterClasses((tuple(numbers),), None, torch.arange(30))
+        _, points = reach(R, zeta, classes, REACH / BOHR)
+        local = []
+        for q in (points, 160):
+            c = constants(9, 9, classes.numbers, q, torch.device("cpu"))
+            y = torch.log(torch.cat((zeta @ c.sums, R[:, None]), 1)) @ c.powers
+            local.append(((torch.exp((zeta @ c.exponents) * R[:, None]) @ c.quadrature) * torch.exp(y)) @ c.orbitals)
+        assert (local[0] - local[1]).abs().max() < 1e-12, (numbers, zeta[0], points)
+
+
 def functions(r, zeta, numbers):
     """The nine orbitals at points r (point, 3) relative to the atom."""
     x, y, z = r.T
     d = np.linalg.norm(r, axis=1)
-    radial = [(2 * k)**(n + 0.5) / math.sqrt(math.factorial(2 * n)) * d**(n - 1) * np.exp(-k * d) for k, n in zip(zeta, numbers, strict=True)]
+    radial = [(2 * k)**(n + 0.5) / math.sqrt(math.factorial(2 * n)) * d**(n - 1) * np.exp(-k * d)
+              for k, n in zip(zeta, numbers, strict=True)]
     s3 = math.sqrt(3)
     angular = np.stack([s3 / 2 * (x * x - y * y), s3 * x * z, z * z - (x * x + y * y) / 2, s3 * y * z, s3 * x * y]) / d**2
     s = radial[0] / math.sqrt(4 * math.pi)
@@ -166,7 +192,7 @@ def test_exchange_of_the_atoms():
 
 
 def test_atoms_without_p_functions_have_no_p_overlap():
-    """Treated as an sp atom, hydrogen keeps its s row and has exact zeros elsewhere, with finite derivatives to second order."""
+    """Treated as an sp atom, hydrogen keeps its s column; zeros elsewhere; derivatives to second order are finite."""
     (A_i, E_i), (A_j, E_j) = atoms(4, (2.0, 1.8), (2, 2)), atoms(4, (1.2, 0.0), (1, 0))
     E_j.n_ao[:] = 1
     parameters = [A_i.zeta_s, A_i.zeta_p, A_j.zeta_s, A_j.zeta_p, torch.tensor([2.0], dtype=torch.float64)]
@@ -191,7 +217,10 @@ def test_classes_do_not_mix():
     pairs = [(a, b) for a in numbers for b in numbers]
     data = [(g.uniform(0.6, 3, 2), g.uniform(0.6, 3, 2), a, b, g.uniform(1, 9)) for a, b in pairs]
     records = [(atoms(4, za, a), atoms(4, zb, b)) for za, zb, a, b, _ in data]
-    join = lambda items: SimpleNamespace(**{k: torch.cat([getattr(x, k) for x in items]) for k in vars(items[0])})
+
+    def join(items):
+        return SimpleNamespace(**{k: torch.cat([getattr(x, k) for x in items]) for k in vars(items[0])})
+
     A_i, E_i, A_j, E_j = (join([r[side][part] for r in records]) for side in (0, 1) for part in (0, 1))
     R = torch.tensor([d[-1] for d in data], dtype=torch.float64)
     u = directions()[:1].expand(len(data), 3)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reference import DATA, KCAL, compare, compare_theory, from_record, group, judged, load, load_group, theory
+from reference import DATA, KCAL, compare, from_record, group, judged, load, load_group
+from reference_theory import compare_theory, theory
 
 GROUPS = sorted({group(r) for r in load()})
 KINDS = ("parity", "half_electron", "bond_orders", "thermochemistry", "sparkle", "pseudo")

@@ -42,8 +42,8 @@ ANGULAR = {(0, 0): {0: 1.0}, (1, 0): {0: 1.0}, (1, 1): {0: sqrt(1 / 2)},
 @record
 class SlaterClasses:
     """Which quantum numbers the pairs of a group have: `numbers`, the distinct (n_s, n_p, n_d of i, then of j) of the shells
-    treated; `excluded` (pair, class + 2): 1 for each class a pair is not of, and where i or j has no p functions (None: all zero);
-    `pairs`, 0, 1, 2, ... It depends on elements only: make it once per group of pairs.
+    treated; `excluded` (pair, class + 2): 1 for each class a pair is not of, and where i or j has no p functions (None: all
+    zero); `pairs`, 0, 1, 2, ... It depends on elements only: make it once per group of pairs.
     """
 
     numbers: tuple
@@ -62,7 +62,8 @@ def slater_classes(shells, E_i, E_j) -> SlaterClasses:
         # where there are no p functions n_p is free: n_s makes fewer classes
         columns += [E.n_s, torch.where(without_p, E.n_s, E.n_p), E.n_d][:len(SHELLS[n])]
         absent.append(without_p)
-    keys, index = torch.unique(sum(n * 8**k for k, n in enumerate(columns)), return_inverse=True)   # no quantum number exceeds 7
+    # no quantum number exceeds 7
+    keys, index = torch.unique(sum(n * 8**k for k, n in enumerate(columns)), return_inverse=True)
     numbers = [tuple(key // 8**k % 8 for k in range(len(columns))) for key in keys.tolist()]
     other = index[:, None] != torch.arange(len(numbers), device=index.device)
     excluded = torch.cat((other, torch.stack(absent, 1)), 1)

@@ -15,8 +15,8 @@ from nddo_ml.units import Constants
 @record
 class PairIntegrals:
     """Two-centre integrals of a group of pairs (eV, laboratory frame): w (pair, m_i, m_j) the repulsion of packed
-    distributions; near, the pairs that overlap, and their resonance (near, n_i, n_j); attraction_i (pair, m_i) of the electrons at i
-    by the core of j, attraction_j the reverse; gamma (pair) the interaction of two unit cores.
+    distributions; near, the pairs that overlap, and their resonance (near, n_i, n_j); attraction_i (pair, m_i) of the electrons
+    at i by the core of j, attraction_j the reverse; gamma (pair) the interaction of two unit cores.
     """
 
     w: Float[Tensor, "pair m_i m_j"]

@@ -45,6 +45,7 @@ def conjugate_gradients(apply, b, precondition, tolerance, iterations: int, radi
     def dot(p, q):
         return (p * q).flatten(2).sum(-1)
 
+    tiny = torch.finfo(b.dtype).tiny
     x, r = torch.zeros_like(b), b
     z = b / precondition
     p, rz = z, dot(b, z)
@@ -59,7 +60,7 @@ def conjugate_gradients(apply, b, precondition, tolerance, iterations: int, radi
             alpha = torch.where(bent, torch.zeros_like(alpha), alpha)
             outside = bent
         else:
-            xp, pp = dot(x, p), dot(p, p).clamp(min=1e-30)
+            xp, pp = dot(x, p), dot(p, p).clamp(min=tiny)
             border = (-xp + (xp.square() + pp * (radius.square() - dot(x, x)).clamp(min=0)).sqrt()) / pp
             outside = bent | (alpha > border)
             alpha = torch.where(outside, border, alpha)
@@ -71,7 +72,7 @@ def conjugate_gradients(apply, b, precondition, tolerance, iterations: int, radi
             break
         z = r / precondition
         new = dot(r, z)
-        p = z + (new / rz.clamp(min=1e-300)).view(shape) * p
+        p = z + (new / rz.clamp(min=tiny)).view(shape) * p
         rz = new
     return x, r
 
