@@ -1,4 +1,4 @@
-"""Derivatives with respect to anything: a batch, its forces, and how the heat of formation answers to the parameters of the method."""
+"""Derivatives by anything: a batch, its forces, and how heats of formation answer to the parameters of the method."""
 
 import torch
 from ase.build import molecule
@@ -10,7 +10,8 @@ molecules = Molecules.batch([a.numbers for a in frames], [a.positions for a in f
 
 model = Hamiltonian("PM6")
 result = model(molecules, forces=True)
-for atoms, heat, dipole in zip(frames, result.heat_of_formation.tolist(), result.dipole_debye.norm(dim=1).tolist(), strict=True):
+dipoles = result.dipole_debye.norm(dim=1).tolist()
+for atoms, heat, dipole in zip(frames, result.heat_of_formation.tolist(), dipoles, strict=True):
     print(f"{atoms.get_chemical_formula():8} {heat:9.3f} kcal/mol {dipole:7.3f} D")
 print("largest force", float(result.forces.norm(dim=1).max().detach()), "eV/A")
 

@@ -61,14 +61,15 @@ class Hamiltonian(nn.Module):
 
     def forward(self, molecules: Molecules, *, forces: bool = False, unrestricted: bool | None = None, guess: Result | None = None,
                 field: Float[Tensor, "molecule 3"] | None = None, order: int = 1, tolerance: float = 1e-7, max_steps: int = 300,
-                stability: bool = False, raise_unconverged: bool | None = None) -> Result:
+                stability: bool | None = None, raise_unconverged: bool | None = None) -> Result:
         """Energies and properties of molecules.
 
         forces: also -dE/dR. unrestricted: None: open shells only; True: alpha and beta orbitals apart (a singlet starts with broken symmetry);
         False: never, open shells then are half-electron states. guess: an earlier result of the same molecules to start from. field: uniform electric field, V/angstrom.
         order: the results stay differentiable this many times (positions, field and parameters with requires_grad): 1 energies only, 2 and 3
         through the response of the density. tolerance: largest commutator element, eV; max_steps: SCF iterations.
-        stability: look for a lower state and return it. raise_unconverged: by default a single molecule raises SCFNotConverged, a member of a batch has energy NaN.
+        stability: True: look for a lower state, a broken spin symmetry included, and return it; None: only with transition metals, whose SCF has many
+        solutions, and among states of the same kind; False: never. raise_unconverged: by default a single molecule raises SCFNotConverged, a member of a batch has energy NaN.
 
         Raises InvalidMolecule, MissingParameter, SCFNotConverged.
         """
@@ -147,8 +148,8 @@ class Hamiltonian(nn.Module):
         start = _start(top, alpha, beta, spins, molecules, earlier, index)
         solution = solve(task, start, tolerance, max_steps)
         lowered = torch.zeros_like(solution.energy)
-        if stability:
-            task, solution, lowered = _most_stable(task, solution, tolerance, unrestricted, molecules)
+        if stability or (stability is None and earlier is None and _has_metals(top) and _whole(occupations)):
+            task, solution, lowered = _most_stable(task, solution, tolerance, bool(stability) and unrestricted is not False)
             spins = task.occupations.shape[1]
         state = State(index, task, solution, lowered)
         with torch.set_grad_enabled(torch.is_grad_enabled() or forces):
@@ -190,13 +191,22 @@ def _electronic(lay, integrals, state, order, molecules):
     return energy, solution.D
 
 
-def _most_stable(task, solution, tolerance, unrestricted, molecules):
-    """Problem and solution after looking for lower states, and by how much each energy fell; restricted states may break their spin symmetry
-    unless unrestricted=False.
+def _whole(occupations):
+    return bool(((occupations == 0) | (occupations == 1)).all())
+
+
+def _has_metals(top):
+    """Whether there is a transition metal."""
+    return bool(((top.elements.occ_d > 0) & (top.elements.n_ao == 9)).any())
+
+
+def _most_stable(task, solution, tolerance, break_spin):
+    """Problem and solution after looking for lower states, and by how much each energy fell; `break_spin`: restricted states may break their
+    spin symmetry.
     """
-    if bool(((task.occupations > 0) & (task.occupations < 1)).any()):
+    if not _whole(task.occupations):
         raise InvalidMolecule("The stability of half-electron states is not defined: use unrestricted=True.")
-    if task.occupations.shape[1] == 2 or unrestricted is False:
+    if task.occupations.shape[1] == 2 or not break_spin:
         return task, *lower(task, solution, tolerance)
     wide, doubled = two_channels(task, solution)
     found, lowered = lower(wide, doubled, tolerance)

@@ -19,7 +19,6 @@ from nddo_ml.errors import IncompatibleFile, NDDOError
 REFUSED, INCOMPLETE = 2, 1
 OPTIONAL_FILES = {"--molden": ".molden", "--ir-png": ".png"}   # options whose file may be left out
 DERIVED = "(derived)"
-MOST_THREADS = 4             # more do not help with molecules of the usual size
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -102,7 +101,7 @@ def run(
     stability: Annotated[bool, typer.Option("--stability", help="Look for a lower SCF state and report it.")] = False,
     max_steps: Annotated[int, typer.Option("--max-steps", min=1, help="Most SCF iterations.")] = 300,
     isolated: Annotated[bool, typer.Option("--isolated", help="Take periodic input as an isolated molecule.")] = False,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: up to 4]")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: 1, more for large molecules]")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="All atoms and modes, orbitals, bond orders; every "
                                           "frame.")] = False,
@@ -112,7 +111,6 @@ def run(
     with refusals():
         if file is None and not example:
             raise IncompatibleFile("No structure given: nddo-ml run FILE, or nddo-ml run --example for the bundled aspirin.")
-        threads = threads or int(os.environ.get("OMP_NUM_THREADS") or min(MOST_THREADS, os.cpu_count() or 1))
         from nddo_ml.cli import session
         from nddo_ml.cli.calculate import Wanted
 

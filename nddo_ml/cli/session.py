@@ -1,6 +1,7 @@
 """A run of the command: read, calculate frame by frame with a progress bar, print, write."""
 
 import json
+import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,9 @@ from nddo_ml.methods import methods
 from nddo_ml.model import Hamiltonian
 from nddo_ml.properties import spectra
 
-WIDTH = 120   # columns where the output is no terminal
+WIDTH = 120            # columns where the output is no terminal
+LARGE = 100            # atoms from which more than one thread pays
+MOST_THREADS = 4       # more wait for each other
 
 
 @dataclass(frozen=True)
@@ -36,16 +39,16 @@ class Outputs:
     ir: Path | None = None
 
 
-def run(name: str, method: str, wanted: Wanted, outputs: Outputs, device: str, threads: int, isolated: bool,
+def run(name: str, method: str, wanted: Wanted, outputs: Outputs, device: str, threads: int | None, isolated: bool,
         verbose: bool) -> int:
     """The exit code: 0, REFUSED if a frame could not be calculated, INCOMPLETE if an optimisation did not converge."""
     console = _console()
-    torch.set_num_threads(threads)
     find_method(method)
     check_device(device)
     path = structures.find(name)
     frames = structures.read(path, isolated)
     check_outputs(outputs)
+    torch.set_num_threads(threads or useful_threads(max(len(atoms) for atoms in frames)))
     model = Hamiltonian(method, device)
     entries = []
     with _progress(len(frames), wanted) as (advance, report):
@@ -60,6 +63,12 @@ def run(name: str, method: str, wanted: Wanted, outputs: Outputs, device: str, t
     for file in write(entries, outputs, model, method):
         console.print(f"written: {file}", style="dim", highlight=False)
     return exit_code(entries)
+
+
+def useful_threads(atoms: int) -> int:
+    """CPU threads for molecules of so many atoms: small matrices are fastest on one, and leave the others to other work."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 1 if atoms < LARGE else min(MOST_THREADS, cores)
 
 
 def check_outputs(outputs: Outputs) -> None:
