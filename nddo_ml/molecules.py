@@ -87,21 +87,28 @@ class Molecules:
 
 
 def check(molecules: Molecules) -> None:
-    """Refuse structures that cannot be calculated: non-finite coordinates or coinciding atoms (InvalidMolecule)."""
+    """Refuse structures that cannot be calculated: non-finite coordinates or impossible multiplicities (InvalidMolecule)."""
     x = molecules.positions.detach()
     if not bool(torch.isfinite(x).all()):
         atom = int((~torch.isfinite(x)).any(-1).nonzero()[0, 0])
-        raise InvalidMolecule(f"Atom {atom} of the batch (molecule {int(molecules.molecule[atom])}) has coordinates "
-                              f"{x[atom].tolist()}: all coordinates must be finite, in angstrom.")
+        raise InvalidMolecule(f"Atom {named(molecules.molecule, len(molecules), atom)} has coordinates {x[atom].tolist()}: all coordinates must be "
+                              "finite, in angstrom.")
     if bool((molecules.unpaired < 0).any()):
         k = int((molecules.unpaired < 0).nonzero()[0, 0])
         raise InvalidMolecule(f"Molecule {k} has multiplicity {int(molecules.unpaired[k]) + 1}: it must be 1 or more.")
 
 
-def coinciding(i: int, j: int, molecule: int, distance: float) -> InvalidMolecule:
+def coinciding(owner: Int[Tensor, "atom"], count: int, i: int, j: int, distance: float) -> InvalidMolecule:
     """The error for two atoms on top of each other."""
-    return InvalidMolecule(f"Atoms {i} and {j} of the batch (molecule {molecule}) are {distance:.4f} angstrom apart: distances "
+    return InvalidMolecule(f"Atoms {named(owner, count, min(i, j))} and {named(owner, count, max(i, j))} are {distance:.4f} angstrom apart: distances "
                            f"below {COINCIDENT} are taken as a mistake in the coordinates (units must be angstrom).")
+
+
+def named(owner: Int[Tensor, "atom"], count: int, atom: int) -> str:
+    """An atom as its user counts: from 0 within its molecule, the molecule named where there are several."""
+    k = int(owner[atom])
+    local = atom - int((owner < k).sum())
+    return f"{local} (counting from 0)" if count == 1 else f"{local} of molecule {k} (counting from 0)"
 
 
 def _whole(name, value, count):

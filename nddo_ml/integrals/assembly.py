@@ -107,7 +107,7 @@ def distances(top: Topology, positions: Float[Tensor, "atom 3"]) -> tuple[Tensor
     R = d.square().sum(1).sqrt()
     if len(R) and not float(R.detach().min()) >= COINCIDENT:
         k = int(R.detach().argmin())
-        raise coinciding(int(top.i[k]), int(top.j[k]), int(top.molecule[k]), float(R[k]))
+        raise coinciding(top.layout.molecule, top.layout.molecules, int(top.i[k]), int(top.j[k]), float(R.detach()[k]))
     return R, d / R[:, None]
 
 

@@ -22,7 +22,8 @@ def hessian(model, molecules: Molecules, progress: Callable | None = None, **opt
     """
     positions = molecules.positions.detach().clone().requires_grad_()
     result = model(molecules.with_positions(positions), forces=False, order=2, raise_unconverged=True, **options)
-    gradient, = torch.autograd.grad(result.energy.sum(), positions, create_graph=True)
+    total = result.energy.sum() + 0.0 * positions.sum()          # a free atom's energy does not know its position
+    gradient, = torch.autograd.grad(total, positions, create_graph=True)
     rows = _rows(gradient, positions, molecules, progress)
     return [0.5 * (H + H.T) for H in rows]
 

@@ -40,41 +40,38 @@ def conjugate_gradients(apply, b, precondition, tolerance, iterations: int, radi
     b is (molecule, vector, ...); every vector is its own problem. radius (molecule, vector): x stops at that norm, and goes there along a direction of
     non-positive curvature; without it x stays where it was when such a direction appeared.
     """
-    shape = (*b.shape[:2], *[1] * (b.dim() - 2))
-
-    def dot(p, q):
-        return (p * q).flatten(2).sum(-1)
-
-    tiny = torch.finfo(b.dtype).tiny
-    x, r = torch.zeros_like(b), b
-    z = b / precondition
-    p, rz = z, dot(b, z)
-    goal = (tolerance * dot(b, b).sqrt()).square()
+    shape, tiny = b.shape, torch.finfo(b.dtype).tiny
+    b = b.flatten(2)
+    M = precondition.expand(shape).flatten(2)
+    x, r, z = torch.zeros_like(b), b, b / M
+    p, rz = z, (b * z).sum(-1)
+    goal = tolerance * b.norm(dim=-1)
     running = rz > 0
     for _ in range(iterations):
-        Ap = apply(p)
-        curvature = dot(p, Ap)
-        bent = curvature <= 0
-        alpha = rz / torch.where(bent, torch.ones_like(curvature), curvature)
-        if radius is None:
-            alpha = torch.where(bent, torch.zeros_like(alpha), alpha)
-            outside = bent
-        else:
-            xp, pp = dot(x, p), dot(p, p).clamp(min=tiny)
-            border = (-xp + (xp.square() + pp * (radius.square() - dot(x, x)).clamp(min=0)).sqrt()) / pp
-            outside = bent | (alpha > border)
-            alpha = torch.where(outside, border, alpha)
-        alpha = torch.where(running, alpha, torch.zeros_like(alpha)).view(shape)
-        x = x + alpha * p
-        r = r - alpha * Ap
-        running = running & ~outside & (dot(r, r) > goal)
+        Ap = apply(p.view(shape)).flatten(2)
+        curvature = (p * Ap).sum(-1)
+        ended = curvature <= 0
+        alpha = torch.where(running & ~ended, rz / curvature, 0.0)
+        new = torch.addcmul(x, alpha[..., None], p)
+        if radius is not None:
+            ended = ended | (new.norm(dim=-1) > radius)
+            if bool((ended & running).any()):
+                alpha = torch.where(ended & running, _to_border(x, p, radius, tiny), alpha)
+                new = torch.addcmul(x, alpha[..., None], p)
+        x, r = new, torch.addcmul(r, alpha[..., None], Ap, value=-1)
+        running = running & ~ended & (r.norm(dim=-1) > goal)
         if not bool(running.any()):
             break
-        z = r / precondition
-        new = dot(r, z)
-        p = z + (new / rz.clamp(min=tiny)).view(shape) * p
-        rz = new
-    return x, r
+        z = r / M
+        before, rz = rz, (r * z).sum(-1)
+        p = torch.addcmul(z, (rz / before.clamp(min=tiny))[..., None], p)
+    return x.view(shape), r.view(shape)
+
+
+def _to_border(x, p, radius, tiny):
+    """The step along p from x that ends at the norm `radius`."""
+    xp, pp = (x * p).sum(-1), p.square().sum(-1).clamp(min=tiny)
+    return (-xp + (xp.square() + pp * (radius.square() - x.square().sum(-1)).clamp(min=0)).sqrt()) / pp
 
 
 def newton(layout, kernel, rough_kernel, h, start: Spaces, tolerance: float, max_steps: int) -> Converged:
