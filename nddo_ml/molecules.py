@@ -44,7 +44,8 @@ class Molecules:
 
     @staticmethod
     def batch(numbers: Sequence, positions: Sequence, charge=0, multiplicity=1) -> "Molecules":
-        """Several molecules, one entry of `numbers` and of `positions` each; charge and multiplicity one for all or one each."""
+        """Several molecules, one entry of `numbers` and of `positions` each; charge and multiplicity one for all or one
+        each."""
         count = len(numbers)
         owner = [len(n) for n in numbers]
         for k, (n, x) in enumerate(zip(numbers, positions, strict=True)):

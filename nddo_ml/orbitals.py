@@ -63,8 +63,10 @@ class PairGroup:
 
 @record
 class Layout:
-    """Indices of a batch of `molecules` molecules padded to `size` orbitals: orbitals of each atom, as they are (n_ao) and as they are
-    `treated` by the pair classes, owner of each atom; of each orbital its atom (-1: padding, `real` 0) and its place `shell` there; `source` (molecule * size * size) finds each matrix
+    """Indices of a batch of `molecules` molecules padded to `size` orbitals: orbitals of each atom, as they are (n_ao) and as
+    they are
+    `treated` by the pair classes, owner of each atom; of each orbital its atom (-1: padding, `real` 0) and its place `shell`
+    there; `source` (molecule * size * size) finds each matrix
     element in the concatenated packed blocks of the atom groups, blocks of the pair groups and a final zero.
     """
 

@@ -1,6 +1,7 @@
 """What a calculation returns: one typed record for a whole batch.
 
-Per-molecule and per-atom quantities are tensors in the order of the input. Matrices (density, orbitals, bond orders) differ in size
+Per-molecule and per-atom quantities are tensors in the order of the input. Matrices (density, orbitals, bond orders) differ in
+size
 from molecule to molecule and are made on request, for one molecule at a time.
 """
 
@@ -11,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from nddo_ml.errors import SCFNotConverged
 from nddo_ml.molecules import Molecules
 from nddo_ml.scf.density import Orbitals
 from nddo_ml.scf.solve import RUNGS, Problem, Solution, canonical
@@ -19,7 +21,8 @@ from nddo_ml.units import Constants
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """The self-consistent states of some molecules of a batch that were solved together; `index` says which, `lowered` by how much (eV)
+    """The self-consistent states of some molecules of a batch that were solved together; `index` says which, `lowered` by how
+    much (eV)
     leaving an instability lowered the energy of each.
     """
 
@@ -41,7 +44,8 @@ class Result:
     energy `molecule`: total energy with every correction, what `forces` (atom 3; None unless asked for) are the derivative of.
     energies: its parts by name: electronic, core_core and the corrections of the method. heat_of_formation: kcal/mol at 298 K.
     dipole `molecule 3`: e angstrom, of an ion about its centre of mass. charges, spin_populations `atom`. s2: <S^2>.
-    converged, residual (largest commutator element), iterations `molecule`; the energy of a member that did not converge is NaN.
+    converged, residual (largest commutator element), iterations `molecule`; the energy of a member that did not converge is
+    NaN.
     """
 
     molecules: Molecules
@@ -67,7 +71,8 @@ class Result:
         return self.dipole * self.constants.debye
 
     def density(self, k: int = 0) -> Float[Tensor, "spin orbital orbital"]:
-        """Density matrix of molecule k per spin channel: alpha and beta, or one that holds both alike (half the total density)."""
+        """Density matrix of molecule k per spin channel: alpha and beta, or one that holds both alike (half the total
+        density)."""
         state, place, n = self._find(k)
         return state.solution.D[place, :, :n, :n]
 
@@ -100,7 +105,8 @@ class Result:
 
     def bond_orders(self, k: int = 0) -> Float[Tensor, "atom atom"]:
         """Mayer bond orders of molecule k, 2 sum_spin D_ij^2 summed over the orbitals of two atoms (the overlap is the unit
-        matrix, so a closed shell gives Wiberg's). Diagonal: the valence of each atom.  Wiberg, Tetrahedron 24, 1083 (1968); Mayer, CPL 97, 270 (1983)
+        matrix, so a closed shell gives Wiberg's). Diagonal: the valence of each atom.  Wiberg, Tetrahedron 24, 1083 (1968);
+        Mayer, CPL 97, 270 (1983)
         """
         state, place, n = self._find(k)
         D = self.density(k)
@@ -134,3 +140,36 @@ def routes(state: State) -> list[str]:
              "smearing": "DIIS, Newton; energy-DIIS with level shift and damping, Newton; annealed smearing, Newton"}
     return [names[RUNGS[r]] + (f"; left an instability, {fall:.4f} eV lower" if fall > 0 else "")
             for r, fall in zip(state.solution.rung.tolist(), state.lowered.tolist(), strict=True)]
+
+
+PER_ATOM = ("forces", "charges", "spin_populations")
+
+
+def merged(method: str, constants: Constants, molecules: Molecules, parts: list[tuple[list, State, dict]]) -> Result:
+    """The result of all molecules, in the order of the input, from those of groups: (their indices, state, quantities by name)."""
+    order = torch.tensor([k for index, _, _ in parts for k in index]).argsort()
+    start = torch.tensor([0, *molecules.sizes]).cumsum(0).tolist()
+    atoms = torch.cat([torch.arange(start[k], start[k + 1]) for index, _, _ in parts for k in index]).argsort()
+
+    def join(values, index):
+        return values[0] if len(values) == 1 or values[0] is None else torch.cat(values).index_select(0, index.to(values[0].device))
+
+    first = parts[0][2]
+    found = {name: join([q[name] for _, _, q in parts], atoms if name in PER_ATOM else order) for name in first if name != "energies"}
+    energies = {name: join([q["energies"][name] for _, _, q in parts], order) for name in first["energies"]}
+    scf = {name: join([getattr(state.solution, name) for _, state, _ in parts], order) for name in ("converged", "residual", "iterations")}
+    route = [r for _, state, _ in parts for r in routes(state)]
+    return Result(molecules=molecules, method=method, constants=constants, energies=energies, **found, **scf,
+                  route=[route[k] for k in order.tolist()], states=[state for _, state, _ in parts])
+
+
+def refuse_unconverged(result: Result, tolerance: float, max_steps: int) -> None:
+    """Raise SCFNotConverged if any molecule did not converge."""
+    bad = (~result.converged).nonzero()[:, 0].tolist()
+    if bad:
+        k, count = bad[0], len(result.molecules)
+        which = "The SCF" if count == 1 else f"The SCF of {len(bad)} of {count} molecules"
+        raise SCFNotConverged(f"{which} did not converge: {'it' if count == 1 else f'molecule {k}'} stopped after "
+                              f"{int(result.iterations[k])} iterations (limit {max_steps}) at a commutator of "
+                              f"{float(result.residual[k]):.1e} eV (tolerance {tolerance:.0e}). Check geometry, charge and "
+                              "multiplicity, raise max_steps, or try unrestricted=True.")

@@ -28,8 +28,9 @@ def theory():
 def theory_record(row, name, symbols, coordinates, charge):
     """The fields `evaluate` needs, and the heat and the dipole's norm."""
     return {
-        "id": f"theory:{row['method']}:{name}", "name": name, "method": row["method"], "scf": "RHF", "keywords": "", "kind": "theory",
-        "symbols": symbols, "numbers": symbols, "coordinates_angstrom": coordinates, "charge": charge, "multiplicity": 1,
+        "id": f"theory:{row['method']}:{name}", "name": name, "method": row["method"], "scf": "RHF", "keywords": "",
+        "kind": "theory", "symbols": symbols, "numbers": symbols, "coordinates_angstrom": coordinates, "charge": charge,
+        "multiplicity": 1,
         "heat_of_formation_kcal_mol": float(row["HOF_kcal_mol"]), "dipole_norm_D": float(row["dipole_D"]),
         "dE_scf_eV": float(row.get("dE_scf_eV", 0.0)),
     }

@@ -130,27 +130,30 @@ def test_close_names_are_suggested():
     refused(UnknownOption, ["Did you mean PM6-D3H4?"], lambda: Hamiltonian("PM6-D3H"))
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:99", "cpux", 1.5])
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "cpux", "cuda:x"])
 def test_device_that_is_not_there(device):
     refused(UnknownOption, [repr(device), "use cpu"], lambda: Hamiltonian("AM1", device=device))
 
 
 @pytest.mark.parametrize("options, words", [
     ({"order": 0}, ["order=0", "1, 2 or 3"]), ({"order": 4}, ["order=4"]), ({"tolerance": 0.0}, ["tolerance=0.0", "positive"]),
-    ({"tolerance": NAN}, ["nan", "positive"]), ({"max_steps": 0}, ["max_steps=0", "positive"]), ({"max_steps": -1}, ["max_steps=-1"]),
+    ({"tolerance": NAN}, ["nan", "positive"]), ({"max_steps": 0}, ["max_steps=0", "positive"]),
+    ({"max_steps": -1}, ["max_steps=-1"]),
 ])
 def test_options_that_mean_nothing(AM1, options, words):
     refused(UnknownOption, words, lambda: AM1(water(), **options))
 
 
 def test_fields_of_the_wrong_shape(AM1):
-    refused(InvalidMolecule, ["(3,)", "(1, 3)"], lambda: AM1(water(), field=torch.zeros(3, dtype=torch.float64)))
-    refused(InvalidMolecule, ["finite"], lambda: AM1(water(), field=torch.full((1, 3), NAN, dtype=torch.float64)))
+    flat, undefined = torch.zeros(3, dtype=torch.float64), torch.full((1, 3), NAN, dtype=torch.float64)
+    refused(InvalidMolecule, ["(3,)", "(1, 3)"], lambda: AM1(water(), field=flat))
+    refused(InvalidMolecule, ["finite"], lambda: AM1(water(), field=undefined))
 
 
 def test_half_electron_limits(AM1):
     quintet = Molecules.single([6], [[0, 0, 0]], 0, 5)
-    refused(InvalidMolecule, ["two open orbitals", "multiplicity 5", "unrestricted=True"], lambda: AM1(quintet, unrestricted=False))
+    words = ["two open orbitals", "multiplicity 5", "unrestricted=True"]
+    refused(InvalidMolecule, words, lambda: AM1(quintet, unrestricted=False))
     hydrogen = Molecules.single([1], [[0, 0, 0]], 0, 2)
     refused(InvalidMolecule, ["unrestricted=True"], lambda: AM1(hydrogen, unrestricted=False, stability=True))
     refused(InvalidMolecule, ["unrestricted=True"], lambda: AM1(hydrogen, unrestricted=False, order=2))

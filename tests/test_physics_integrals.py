@@ -112,8 +112,7 @@ def test_L1_resonance_decays(name):
     for pair in pairs(name):
         found, _, _ = integrals(name, pair, along(12.0))
         value = found.resonance.abs().max() if len(found.near) else 0.0
-        metal = "metals" if pair in METALS.get(name, ()) or pair[::-1] in METALS.get(name, ()) else "organic"
-        holds(f"L1 {metal}", name, value, 1e-8, str(pair))
+        holds("L1", name, value, 1e-8, str(pair))
 
 
 @electronic
@@ -151,23 +150,21 @@ def test_L3_multipoles(name):
 
 @electronic
 def test_L4_neutral_atoms_do_not_interact(name):
-    """Two neutral spherical atoms of any element at 15 angstrom: electrons, cores and their attraction cancel."""
+    """Two neutral spherical atoms of an element at 15 angstrom, kcal/mol: electrons, cores and their attraction cancel.
+
+    Exactly where all additive terms of charges are one; the traces of the linear quadrupoles of p shells leave R^-7, different terms of
+    core, s and d charges -(sum q rho)^2/R^3.
+    """
     m = model(name).method
-    _, _, E = data(name, [int(n) for n in m.elements.number])
-    numbers = [int(z) for z, n in zip(E.number, E.n_ao, strict=True) if n > 0 and int(z) <= 83]
-    worst = []
-    for z in numbers:
-        found, A, own = integrals(name, (z, z), along(15.0))
-        n = int(own.n_ao[0])
-        q = population(own, n)
-        charge = float(own.core[0])
-        ee = q @ found.w[0] @ q
-        ec = found.attraction_i[0] @ q + found.attraction_j[0] @ q
-        worst.append((abs(float(ee + ec + charge**2 * found.gamma[0])) * m.constants.kcal_mol, z))
-    listed = NEUTRAL_BREAKS.get(name, {})
-    bad = {z: round(v, 9) for v, z in worst if v > 1e-6}
-    assert set(bad) == set(listed), f"L4 {name}: {bad}, listed {listed}"
-    assert all(v <= listed[z] for z, v in bad.items()), f"L4 {name}: {bad}, listed {listed}"
+    for z, n in zip(m.elements.number.tolist(), m.elements.n_ao.tolist(), strict=True):
+        if n == 0 or z > 83:
+            continue
+        found, _, E = integrals(name, (z, z), along(15.0))
+        q = population(E, n)
+        electrons = q @ found.w[0] @ q + found.attraction_i[0] @ q + found.attraction_j[0] @ q
+        energy = float(electrons + E.core[0]**2 * found.gamma[0]) * m.constants.kcal_mol
+        kind = "H C N O" if z in (1, 6, 7, 8) else "d electrons" if float(E.occ_d[0]) > 0 else "others"
+        holds(f"L4 {kind}", name, energy, 1e-6, str(z))
 
 
 def population(E, n):
@@ -180,9 +177,6 @@ def population(E, n):
     for k in range(n):
         q[t[k, k]] = occupied[k]
     return q
-
-
-NEUTRAL_BREAKS: dict[str, dict[int, float]] = {}    # method: {element: kcal/mol}
 
 
 @electronic
@@ -261,4 +255,17 @@ def test_Q1_positivity(name):
     assert rounded == listed, f"Q1 {name}: {rounded}"
 
 
-POSITIVITY_BREAKS: dict[str, dict[str, float]] = {}     # method: {what and element: eV}
+# published tables, method: {what and element: eV}. The g and h of one atom were fitted apart and are not those of any charge distribution.
+_C_O_F = {"eigenvalue 6": -0.426, "eigenvalue 8": -0.086, "eigenvalue 9": -1.62}
+POSITIVITY_BREAKS: dict[str, dict[str, float]] = {
+    "MNDO": _C_O_F | {"eigenvalue 15": -0.754, "eigenvalue 16": -0.618, "eigenvalue 17": -1.057, "eigenvalue 35": -0.933,
+                      "eigenvalue 53": -0.969},
+    "AM1": _C_O_F | {"eigenvalue 17": -1.057, "eigenvalue 35": -0.933, "eigenvalue 53": -0.969},
+    "PM3": {"eigenvalue 9": -5.327, "eigenvalue 35": -8.174, "eigenvalue 53": -9.688},
+    "RM1": {"eigenvalue 7": -0.621, "eigenvalue 8": -2.106, "eigenvalue 9": -1.443, "eigenvalue 17": -0.859, "eigenvalue 35": -4.863},
+    "MNDO/d": _C_O_F,
+    "PM6": {"g_pp > g_p2 9": -3.762, "eigenvalue 6": -0.045, "eigenvalue 8": -6.899, "eigenvalue 9": -10.998, "eigenvalue 15": -0.138,
+            "eigenvalue 53": -1.819},
+    "PM7": {"g_pp > g_p2 9": -3.134, "eigenvalue 6": -1.539, "eigenvalue 8": -5.174, "eigenvalue 9": -8.951, "eigenvalue 15": -5.542,
+            "eigenvalue 53": -2.687},
+}

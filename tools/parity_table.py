@@ -16,10 +16,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from reference import compare, group, judged, load, load_group
+sys.path[:0] = [str(Path(__file__).parents[1] / "tests"), str(Path(__file__).parents[1])]
+from reference import KCAL, compare, gradient_excuse, group, judged, load, load_group
 from reference_run import evaluate
 from reference_theory import compare_theory, theory
+
+from nddo_ml import Hamiltonian, Molecules
 
 QUANTITIES = {
     "energy": "energy, eV", "heat": "heat, kcal/mol", "gradient": "gradient, kcal/mol/A", "dipole": "dipole, D",
@@ -59,15 +61,30 @@ def summary(title, reports):
 
 
 def exceptional(reports):
-    """Lines of the list of records with anything that is not a plain pass."""
+    """Lines of the list of records with anything that is not a plain pass: each quantity's deviation, then the reasons."""
     lines = []
     for report in reports:
-        r = report.record
-        for c in report.checks:
-            if c.verdict != "pass":
-                lines.append(f"| {r['id']} | {r['name']} | {r['method']} | {r['scf']} | {c.quantity} | {c.deviation:+.2e} | "
-                             f"{c.verdict}: {c.reason} |")
+        r, apart = report.record, [c for c in report.checks if c.verdict != "pass"]
+        if apart:
+            numbers = ", ".join(f"{c.quantity} {c.deviation:+.1e}" for c in apart)
+            reasons = "; ".join(dict.fromkeys(f"{c.verdict}: {c.reason}" for c in apart))
+            if any(c.quantity == "gradient" and c.reason and c.reason == gradient_excuse(r) for c in apart):
+                reasons += f"; own force against differences of own energy: {own_difference(r):.0e} kcal/mol/A"
+            lines.append(f"| {r['id']} | {r['name']} | {r['method']} | {r['scf']} | {numbers} | {reasons} |")
     return lines
+
+
+def own_difference(record, step=1e-3):
+    """Force along a random direction less the five-point difference of the package's own energy, kcal/mol/angstrom."""
+    direction = np.random.default_rng(0).normal(size=(len(record["numbers"]), 3))
+    direction /= np.linalg.norm(direction)
+    x = np.array(record["coordinates_angstrom"])
+    moved = [x + k * step * direction for k in (-2, -1, 0, 1, 2)]
+    molecules = Molecules.batch([record["numbers"]] * 5, moved, record["charge"], record["multiplicity"])
+    result = Hamiltonian(record["method"])(molecules, forces=True, unrestricted=record["scf"] == "UHF", tolerance=1e-9)
+    E = result.energy.detach().numpy()
+    force = result.forces.reshape(5, -1, 3)[2].numpy()
+    return KCAL * abs((E[0] - 8 * E[1] + 8 * E[3] - E[4]) / (12 * step) + (force * direction).sum())
 
 
 def main():
@@ -98,7 +115,7 @@ def main():
     head = (Path(__file__).parent / "parity_head.md").read_text()
     columns = "| group | method | records | " + " | ".join(QUANTITIES.values()) + " | set apart |"
     table = [columns, "|" + "---|" * (4 + len(QUANTITIES)), *rows]
-    listing = ["| record | molecule | method | SCF | quantity | deviation | why |", "|---|---|---|---|---|---|---|", *lines]
+    listing = ["| record | molecule | method | SCF | deviations | why |", "|---|---|---|---|---|---|", *lines]
     options.output.parent.mkdir(parents=True, exist_ok=True)
     text = [head.replace("COUNT", str(count)), *table, "", "## Records set apart", "", *listing, ""]
     options.output.write_text("\n".join(text))

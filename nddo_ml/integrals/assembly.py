@@ -1,6 +1,7 @@
 """From coordinates and parameters to the integrals of a batch.
 
-`Topology` is what the species decide: layout, element data, the core-core rule of every pair. It is made once per molecule. `assemble` is
+`Topology` is what the species decide: layout, element data, the core-core rule of every pair. It is made once per molecule.
+`assemble` is
 the differentiable part: positions and parameters in, every block of the Hamiltonian out. Parameters come as one record per
 atom and per pair and may have been shifted by a network; the integrals do not know.
 """
@@ -32,7 +33,8 @@ HELIUM = 2
 @record
 class Topology:
     """What the species of a batch decide: rows of the method's table and element data of each atom, layout, atoms i and j of
-    all pairs in the order of the layout's groups, their molecule, core-core rules; for each group whether cores need integrals of their own, its
+    all pairs in the order of the layout's groups, their molecule, core-core rules; for each group whether cores need integrals
+    of their own, its
     elements and classes of overlaps; what the corrections look at.
     """
 
@@ -79,8 +81,10 @@ class CoreParameters:
 
 @record
 class Parameters:
-    """Every parameter of a batch where it is used, none of it dependent on the positions: A per atom, A of both atoms of each pair group, core
-    parameters of both atoms of each pair and of the pair itself; one-electron and two-electron blocks of the free atoms by group.
+    """Every parameter of a batch where it is used, none of it dependent on the positions: A per atom, A of both atoms of each
+    pair group, core
+    parameters of both atoms of each pair and of the pair itself; one-electron and two-electron blocks of the free atoms by
+    group.
     """
 
     A: AtomIntegrals
@@ -113,7 +117,8 @@ def distances(top: Topology, positions: Float[Tensor, "atom 3"]) -> tuple[Tensor
 
 def assemble(method: Method, top: Topology, positions: Float[Tensor, "atom 3"], R: Float[Tensor, "pair"], u: Float[Tensor, "pair 3"],
              p: Parameters, field: Float[Tensor, "molecule 3"] | None = None) -> Integrals:
-    """The integrals of a batch (eV) from positions and the `distances` of its pairs; field: uniform electric field of each molecule, V/angstrom."""
+    """The integrals of a batch (eV) from positions and the `distances` of its pairs; field: uniform electric field of each
+    molecule, V/angstrom."""
     lay, constants = top.layout, method.constants
     h_atoms = list(p.U)
     h_pairs, two, gammas, start = [], [], [], 0

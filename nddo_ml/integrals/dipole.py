@@ -2,7 +2,8 @@
 
     mu = sum_A Z_A r_A - sum_A sum_(ij on A) P_ij D_ij,      D_ij = r_A delta_ij + a0 <i|x|j>
 
-with <s|x|px> = D1 and <p|x|d> = D_pd times a fixed pattern. The same operator couples the molecule to a uniform field, h -> h + F.D, so that
+with <s|x|px> = D1 and <p|x|d> = D_pd times a fixed pattern. The same operator couples the molecule to a uniform field, h -> h
++ F.D, so that
 mu = -dE/dF exactly (MOPAC leaves the p-d part out of its field, not out of its dipole).
 """
 

@@ -1,6 +1,7 @@
 """Second and third derivatives of the energy: Hessian, dipole derivatives, polarizability, Raman tensors.
 
-All are derivatives of one differentiable energy E(positions, field) (scf.response), taken for every molecule of a batch at once: the k-th
+All are derivatives of one differentiable energy E(positions, field) (scf.response), taken for every molecule of a batch at
+once: the k-th
 coordinates of all molecules form one direction, because no molecule knows of another. Lists hold one tensor per molecule.
 """
 

@@ -1,7 +1,8 @@
 """From a Fock matrix to a density: the other half of the fixed point D = density(fock(D)).
 
 Levels are filled in order of energy (aufbau). Occupations per spin channel are fixed in advance (1, or a fraction in
-the open shell of a half-electron state), or smeared by Fermi's function while a difficult case is being annealed. Padded orbitals
+the open shell of a half-electron state), or smeared by Fermi's function while a difficult case is being annealed. Padded
+orbitals
 lie above every real level and are never occupied.
 """
 
@@ -16,7 +17,8 @@ PADDING = 1.0e3   # eV above zero: the levels of padded orbitals during diagonal
 
 @record
 class Orbitals:
-    """Orbitals of a batch: coefficients C (molecule, spin, orbital, level), energies eps and occupations f (molecule, spin, level)."""
+    """Orbitals of a batch: coefficients C (molecule, spin, orbital, level), energies eps and occupations f (molecule, spin,
+    level)."""
 
     C: Float[Tensor, "molecule spin orbital level"]
     eps: Float[Tensor, "molecule spin level"]
@@ -26,7 +28,8 @@ class Orbitals:
 def aufbau(alpha, beta, spins: int, size: int, half_electron=None) -> Float[Tensor, "molecule spin level"]:
     """Occupations of the levels in ascending order: `alpha`, `beta` electrons per molecule (integer tensors).
 
-    One channel: the closed shells hold 1 and the alpha - beta open orbitals hold 1/2 each (half-electron). Two: 1 up to each count.
+    One channel: the closed shells hold 1 and the alpha - beta open orbitals hold 1/2 each (half-electron). Two: 1 up to each
+    count.
     """
     level = torch.arange(size, device=alpha.device)
     up, down = ((level[None] < n[:, None]).to(torch.float64) for n in (alpha, beta))
@@ -34,7 +37,8 @@ def aufbau(alpha, beta, spins: int, size: int, half_electron=None) -> Float[Tens
 
 
 def fermi(eps, electrons: Float[Tensor, "molecule spin"], temperature: float, real) -> Float[Tensor, "molecule spin level"]:
-    """Fermi occupations at `temperature` (eV) that add up to `electrons` in each channel; bisection for the chemical potential."""
+    """Fermi occupations at `temperature` (eV) that add up to `electrons` in each channel; bisection for the chemical
+    potential."""
     top = torch.where(real[:, None] > 0, eps, eps.amin(-1, keepdim=True))
     low, high = eps.amin(-1) - 50 * temperature - 1, top.amax(-1) + 50 * temperature + 1
     for _ in range(60):

@@ -1,6 +1,7 @@
 """The first density: neutral spherical atoms, the molecular charge spread evenly.
 
-Diagonal, as in MOPAC: hydrogen holds its electron, main-group atoms spread theirs over s and p, transition metals fill s, then d, then p. It
+Diagonal, as in MOPAC: hydrogen holds its electron, main-group atoms spread theirs over s and p, transition metals fill s, then
+d, then p. It
 decides nothing but the number of iterations (docs/performance.md), except that equal spins must be told apart somewhere: an
 unrestricted singlet starts with alternating excess of alpha and beta, so that its symmetry can break.
 """
@@ -13,7 +14,8 @@ BROKEN = 1.1   # factor by which an unrestricted singlet's populations are tilte
 
 
 def atomic_populations(core, n_ao, transition) -> Float[Tensor, "atom 9"]:
-    """Electrons in each of the nine possible orbitals of neutral atoms: core charge, number of orbitals, transition metal or not."""
+    """Electrons in each of the nine possible orbitals of neutral atoms: core charge, number of orbitals, transition metal or
+    not."""
     zero = core.new_zeros(len(core), 9)
     s, p, d = zero.clone(), zero.clone(), zero.clone()
     s[:, 0], p[:, 1:4], d[:, 4:] = 1.0, 1.0, 1.0
@@ -25,7 +27,8 @@ def atomic_populations(core, n_ao, transition) -> Float[Tensor, "atom 9"]:
 
 
 def guess(populations: Float[Tensor, "molecule orbital"], real, alpha, beta, spins: int, broken) -> Float[Tensor, "molecule spin orbital orbital"]:
-    """Diagonal start density from populations of neutral atoms, shifted to the electron count; `broken` marks the molecules whose
+    """Diagonal start density from populations of neutral atoms, shifted to the electron count; `broken` marks the molecules
+    whose
     equal alpha and beta populations are tilted.
     """
     total = (alpha + beta).to(populations.dtype)

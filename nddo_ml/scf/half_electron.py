@@ -1,7 +1,8 @@
 """Half-electron states: open shells with one set of orbitals for both spins.
 
 The self-consistent field is that of a closed shell whose open orbitals hold half an electron of each spin; its energy counts a
-repulsion of each half electron with itself that must be taken out afterwards (Dewar, Hashmall, Venier, J. Am. Chem. Soc. 90, 1953 (1968)):
+repulsion of each half electron with itself that must be taken out afterwards (Dewar, Hashmall, Venier, J. Am. Chem. Soc. 90,
+1953 (1968)):
 
     one open orbital m, doublet:      -1/4 (mm|mm)
     two open orbitals m, n, triplet:  -1/4 (mm|mm) - 1/4 (nn|nn) - 1/2 (mn|mn)

@@ -1,9 +1,13 @@
 """Second-order convergence: trust-region Newton steps in the space of orbital rotations.
 
-Each step minimises the quadratic model c (<r, X> + 1/2 <X, J X>) by conjugate gradients preconditioned with orbital-energy gaps, loosely while
-far from the solution, and no further than a radius in which the model has proved right; along a direction of negative curvature it goes to that radius (Steihaug, SIAM J.
-Numer. Anal. 20, 626 (1983)). The energy falls in every step, so the method goes downhill from any start, passes saddle points, and converges quadratically
-at the end. The solves may run in float32: the residual of the outer step is always float64, so that only the number of steps can change, not the result.
+Each step minimises the quadratic model c (<r, X> + 1/2 <X, J X>) by conjugate gradients preconditioned with orbital-energy
+gaps, loosely while
+far from the solution, and no further than a radius in which the model has proved right; along a direction of negative
+curvature it goes to that radius (Steihaug, SIAM J.
+Numer. Anal. 20, 626 (1983)). The energy falls in every step, so the method goes downhill from any start, passes saddle points,
+and converges quadratically
+at the end. The solves may run in float32: the residual of the outer step is always float64, so that only the number of steps
+can change, not the result.
 """
 
 import torch
@@ -24,7 +28,8 @@ SMALLEST_PIVOT = 0.5                 # eV, in the preconditioner
 
 @record
 class Converged:
-    """Where Newton's method ended: spaces, density D, Fock matrix F, electronic energy, largest |r| and steps of each molecule."""
+    """Where Newton's method ended: spaces, density D, Fock matrix F, electronic energy, largest |r| and steps of each
+    molecule."""
 
     spaces: Spaces
     D: Float[Tensor, "molecule spin orbital orbital"]
@@ -37,7 +42,8 @@ class Converged:
 def conjugate_gradients(apply, b, precondition, tolerance, iterations: int, radius=None):
     """x with apply(x) = b to the relative `tolerance` (molecule, vector), and the residual b - apply(x).
 
-    b is (molecule, vector, ...); every vector is its own problem. radius (molecule, vector): x stops at that norm, and goes there along a direction of
+    b is (molecule, vector, ...); every vector is its own problem. radius (molecule, vector): x stops at that norm, and goes
+    there along a direction of
     non-positive curvature; without it x stays where it was when such a direction appeared.
     """
     shape, tiny = b.shape, torch.finfo(b.dtype).tiny

@@ -1,6 +1,7 @@
 """Derivatives through the self-consistent field, to any order, from one constant linear solve inside the energy.
 
-At convergence the orbitals C, the density D0 and the response operator J0 are constants; everything else, phi (positions, parameters, fields), may be
+At convergence the orbitals C, the density D0 and the response operator J0 are constants; everything else, phi (positions,
+parameters, fields), may be
 on a tape. The rotation that keeps the state self-consistent is, to first order,
 
     X1 = -J0^-1 (r - r0),     r(phi) = C_v^T F(D0, phi) C_o,  r0 its value
@@ -8,10 +9,12 @@ on a tape. The rotation that keeps the state self-consistent is, to first order,
 zero in value, so the forward pass solves nothing; its derivatives are those of the orbitals. With it
 
     order 1:  E(D0, phi)                                  exact first derivatives (forces), no solve
-    order 2:  E(D0, phi) + c/2 <r - r0, X1>               exact second derivatives: Hessian, dipole derivatives, gradients of force losses
+    order 2:  E(D0, phi) + c/2 <r - r0, X1>               exact second derivatives: Hessian, dipole derivatives, gradients of
+    force losses
     order 3:  E(D(X1), phi)                               exact third derivatives (2n+1 rule)
 
-c = 4 restricted, 2 per spin channel. Nothing is divided by a difference inside the occupied or the virtual space, so degenerate levels do no
+c = 4 restricted, 2 per spin channel. Nothing is divided by a difference inside the occupied or the virtual space, so
+degenerate levels do no
 harm, and the eigenvectors themselves are never differentiated. Derivation: docs/derivatives.md.
 """
 
@@ -45,7 +48,8 @@ class Reference:
 
 
 def reference(layout: Layout, integrals: Integrals, orbitals: Orbitals, D, F) -> Reference:
-    """The constant part of every derivative, from canonical orbitals. A vanishing gap raises SCFNotConverged: such a state has no response."""
+    """The constant part of every derivative, from canonical orbitals. A vanishing gap raises SCFNotConverged: such a state has
+    no response."""
     with torch.no_grad():
         s = spaces(orbitals, layout.real)
         within = levels(F, s)
@@ -74,7 +78,8 @@ def perturbed_density(ref: Reference, X: Float[Tensor, "molecule spin virtual oc
 
 
 def energy(ref: Reference, integrals: Integrals, order: int) -> tuple[Tensor, Tensor]:
-    """Electronic energy of each molecule (eV), exact in its derivatives up to `order`, and the density that carries its first derivative."""
+    """Electronic energy of each molecule (eV), exact in its derivatives up to `order`, and the density that carries its first
+    derivative."""
     if order == 1:
         return electronic_energy(ref.layout, integrals, ref.D), ref.D
     r, X = rotation(ref, integrals)
@@ -95,7 +100,8 @@ def linear_change(ref: Reference, X):
 def solve(ref: Reference, b: Float[Tensor, "molecule vector spin virtual occupied"], tolerance: float = TOLERANCE):
     """J0^-1 b for several right-hand sides per molecule, to the relative `tolerance` of each residual.
 
-    Conjugate gradients; where J0 is not positive definite (a state that is not a minimum) the dense matrix instead. Raises SCFNotConverged if
+    Conjugate gradients; where J0 is not positive definite (a state that is not a minimum) the dense matrix instead. Raises
+    SCFNotConverged if
     neither reaches the tolerance.
     """
     with torch.no_grad():
@@ -126,7 +132,8 @@ def _dense(operator, b, allowed):
 
 
 class _Inverse(torch.autograd.Function):
-    """J0^-1 as a linear function: its transpose is W J0^-1 W^-1, W the differences of occupations, so its backward is the same solve."""
+    """J0^-1 as a linear function: its transpose is W J0^-1 W^-1, W the differences of occupations, so its backward is the same
+    solve."""
 
     @staticmethod
     def forward(b, ref):

@@ -1,11 +1,13 @@
 """Rotations between occupied and virtual orbitals, and how the Fock matrix answers to them.
 
-With the orthonormal orbitals C a rotation is a block X (molecule, spin, virtual, occupied): the occupied orbitals become C_o + C_v X. The
+With the orthonormal orbitals C a rotation is a block X (molecule, spin, virtual, occupied): the occupied orbitals become C_o +
+C_v X. The
 first-order change of the density and the response operator are
 
     dD = C_v X C_o^T + transpose,      J X = F_vv X - X F_oo + C_v^T [J(dP) - K(dD)] C_o
 
-symmetric, and positive definite at a minimum. With canonical orbitals the first two terms are (eps_v - eps_o) o X. In a batch the blocks of all molecules have the largest size that occurs; columns of
+symmetric, and positive definite at a minimum. With canonical orbitals the first two terms are (eps_v - eps_o) o X. In a batch
+the blocks of all molecules have the largest size that occurs; columns of
 orbitals that do not belong are zero, so nothing outside a molecule's own block ever differs from zero. Orbitals with fractional
 occupation (half-electron states) appear on both sides; dD then carries the difference of the two occupations, and pairs of
 equal occupation do not mix.
@@ -23,7 +25,8 @@ from nddo_ml.struct import record
 
 @record
 class Spaces:
-    """Occupied and virtual orbitals C_o, C_v (zero columns where a molecule has fewer), `weight` (molecule, spin, virtual, occupied): the
+    """Occupied and virtual orbitals C_o, C_v (zero columns where a molecule has fewer), `weight` (molecule, spin, virtual,
+    occupied): the
     difference of their occupations, 0 where there is no rotation.
     """
 

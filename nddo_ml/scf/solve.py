@@ -1,10 +1,12 @@
 """The self-consistent field: the fixed point D = density(fock(D)), by a ladder of methods that needs no settings.
 
-1. `diis`: extrapolation until the commutator is small (early iterations of large molecules in float32), then `newton`, quadratic.
+1. `diis`: extrapolation until the commutator is small (early iterations of large molecules in float32), then `newton`,
+quadratic.
 2. `ediis`: where that fails, energy-DIIS with damping and a level shift, then DIIS, then Newton.
 3. `smearing`: Fermi occupations annealed to zero temperature, then Newton, which goes downhill from wherever that ends.
 
-Every molecule of a batch climbs only as far as it must: those that a rung leaves behind are taken out and tried on the next, and the report says
+Every molecule of a batch climbs only as far as it must: those that a rung leaves behind are taken out and tried on the next,
+and the report says
 which rung each one needed. Nothing here is on a tape; derivatives come from response.py.
 """
 
@@ -36,7 +38,8 @@ TEMPERATURES = (1.0, 0.5, 0.25, 0.1, 0.03)      # eV, annealing
 
 @record
 class Problem:
-    """What the solver needs: layout, integrals off the tape, core Hamiltonian h, occupations in ascending order (molecule, spin, level)."""
+    """What the solver needs: layout, integrals off the tape, core Hamiltonian h, occupations in ascending order (molecule,
+    spin, level)."""
 
     layout: Layout
     integrals: Integrals
@@ -46,7 +49,8 @@ class Problem:
 
 @record
 class Solution:
-    """Densities D, Fock matrices F, electronic energy (eV) and convergence of each molecule: largest commutator element `residual`
+    """Densities D, Fock matrices F, electronic energy (eV) and convergence of each molecule: largest commutator element
+    `residual`
     (eV), iterations in all, rung of the ladder (index into RUNGS).
     """
 
@@ -66,7 +70,8 @@ def problem(layout_: Layout, integrals: Integrals, occupations) -> Problem:
 
 
 def solve(problem: Problem, start: Float[Tensor, "molecule spin orbital orbital"], tolerance: float = 1e-7, max_steps: int = 300) -> Solution:
-    """The self-consistent field from the density `start`, each molecule to a commutator below `tolerance` (eV), or reported as not
+    """The self-consistent field from the density `start`, each molecule to a commutator below `tolerance` (eV), or reported as
+    not
     converged after `max_steps` iterations.
     """
     with torch.no_grad():

@@ -1,6 +1,7 @@
 """Is a self-consistent state a minimum, and if not, what lies below?
 
-The lowest eigenvalue of the response operator J tells: negative means that rotating the orbitals along its eigenvector lowers the energy. Seen with two
+The lowest eigenvalue of the response operator J tells: negative means that rotating the orbitals along its eigenvector lowers
+the energy. Seen with two
 spin channels, a restricted state is tested against breaking its spin symmetry too (stretched bonds, biradicals).
 Seeger, Pople, J. Chem. Phys. 66, 3045 (1977).
 """

@@ -1,0 +1,153 @@
+"""The house keeps its order: imports run downwards, optional packages stay where they are needed, nothing prints, nothing points at one
+machine.
+"""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "nddo_ml"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# From the ground up; a module may import what lies below, and its own group. Siblings of one line never import each other.
+LAYERS = (
+    ("struct",), ("units",), ("errors",), ("devices",), ("elements",),
+    ("molecules",), ("orbitals",),
+    ("integrals", "methods"),          # a method names its core-core form; the integrals read the tables' records
+    ("networks",),
+    ("scf",),
+    ("results",), ("model",), ("properties",),
+    ("dynamics",), ("training",), ("embedding",), ("functional",), ("wavefunction",),
+    ("interfaces",), ("stream",),
+    ("cli",),
+)
+SIBLINGS = ("dynamics", "training", "embedding", "functional", "wavefunction")
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+STANDARD = set(sys.stdlib_module_names)
+REQUIRED = {"torch", "numpy", "scipy", "ase", "jaxtyping", "safetensors"}
+CONFINED = {"typer": "cli", "rich": "cli", "click": "cli", "matplotlib": "properties/spectra.py", "ase": ("elements.py", "interfaces", "cli",
+            "dynamics", "properties", "stream.py", "training")}
+LAZY = {"matplotlib"}                  # imported inside a function, behind a MissingExtra
+
+
+def group(path):
+    """The layer a file belongs to: its subpackage, or its own name."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts[0]
+
+
+def imports(path):
+    """(module, whether at the top level) of every import of a file; relative ones made absolute."""
+    tree = ast.parse(path.read_text())
+    top = {id(node) for node in tree.body}
+    package = ("nddo_ml", *path.relative_to(PACKAGE).parts[:-1])
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, id(node) in top) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[:len(package) - node.level + 1]) if node.level else ""
+            module = ".".join(x for x in (base, node.module) if x)
+            yield module, id(node) in top
+            if module == "nddo_ml":
+                yield from ((f"nddo_ml.{alias.name}", id(node) in top) for alias in node.names)
+
+
+def test_every_part_has_its_layer():
+    """A new file or subpackage must be given a place."""
+    unknown = {group(f) for f in FILES} - set(LEVEL) - {"__init__", "__main__"}
+    assert not unknown, f"no layer for: {', '.join(sorted(unknown))}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_run_downwards(path):
+    own = group(path)
+    if own in ("__init__", "__main__"):
+        return
+    for module, _ in imports(path):
+        if not module.startswith("nddo_ml."):
+            continue
+        other = module.split(".")[1]
+        if other not in LEVEL:
+            continue                    # a public name of the package itself
+        if own in SIBLINGS and other in SIBLINGS:
+            assert own == other, f"{own} imports its sibling {module}"
+        assert LEVEL[other] <= LEVEL[own], f"{path.relative_to(PACKAGE)} ({own}) imports {module}, which lies above it"
+
+
+def test_nothing_imports_the_package_itself():
+    """`from nddo_ml import ...` inside the package would go through the lazy top level."""
+    for path in FILES:
+        for module, _ in imports(path):
+            assert module != "nddo_ml" or path.name == "__init__.py" or group(path) == "cli", path
+
+
+def test_integrals_know_no_network():
+    assert not [m for f in FILES if group(f) == "integrals" for m, _ in imports(f) if "networks" in m or "training" in m]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_third_parties_stay_where_they_are_needed(path):
+    inside = path.relative_to(PACKAGE).as_posix()
+    for module, at_top in imports(path):
+        name = module.split(".")[0]
+        if name in STANDARD or name == "nddo_ml":
+            continue
+        places = CONFINED.get(name)
+        assert places or name in REQUIRED, f"{inside} imports {module}: neither required nor an extra"
+        if places:
+            places = (places,) if isinstance(places, str) else places
+            assert inside.startswith(places), f"{inside} imports {module}, which belongs to {', '.join(places)}"
+        assert not (name in LAZY and at_top), f"{inside} imports {module} at its top: an optional package may be missing"
+
+
+def test_no_print_and_no_exit():
+    """Only the command speaks to the terminal, and only it ends the process."""
+    for path in FILES:
+        if group(path) == "cli":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                name = ast.unparse(node.func)
+                assert name not in ("print", "exit", "quit", "sys.exit", "os._exit"), f"{path}:{node.lineno} calls {name}"
+
+
+def test_postponed_annotations_are_not_used():
+    """They would switch off the checks of shapes."""
+    assert not [f for f in FILES if ("__future__", True) in set(imports(f))]
+
+
+def test_no_paths_of_a_machine():
+    for path in [*FILES, *sorted((PACKAGE.parent / "examples").glob("*.py"))]:
+        text = path.read_text()
+        found = re.findall(r"(?<![\w.])/(?:work|root|home|tmp|usr|opt|mnt|Users)/[\w./-]*", text) + re.findall(r"[A-Z]:\\\\\w+", text)
+        found += re.findall(r"\bshared/(?:reference|theory|parameters|design)\b", text)
+        assert not found, f"{path}: {found}"
+
+
+def run(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent, check=True).stdout.split()
+
+
+def test_the_top_level_is_light():
+    """`import nddo_ml` loads neither torch nor ase nor numpy; its public names are there when asked for."""
+    heavy = run("import sys, nddo_ml; print(*[m for m in ('torch', 'numpy', 'ase', 'scipy', 'rich', 'matplotlib') if m in sys.modules])")
+    assert heavy == []
+
+
+def test_the_model_needs_no_command_line_and_no_plots():
+    heavy = run("import sys, nddo_ml; nddo_ml.Hamiltonian; print(*[m for m in ('typer', 'rich', 'matplotlib') if m in sys.modules])")
+    assert heavy == []
+
+
+def test_public_names_exist():
+    import nddo_ml
+
+    for name in nddo_ml.__all__:
+        assert getattr(nddo_ml, name) is not None and name in dir(nddo_ml)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = nddo_ml.nothing
