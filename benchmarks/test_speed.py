@@ -2,7 +2,8 @@
 
     OMP_NUM_THREADS=1 pytest benchmarks --benchmark-enable --benchmark-columns=min,median,rounds --benchmark-sort=name
 
-Ratios within one run are what counts; machines differ. A cold calculation starts from atomic densities and makes its indices anew.
+Ratios within one run are what counts; machines differ. A cold calculation starts from atomic densities and makes its indices
+anew.
 """
 
 import os
@@ -24,15 +25,26 @@ from nddo_ml import Hamiltonian, Molecules
 
 torch.set_num_threads(1)
 HERE = Path(__file__).parent / "molecules"
-SINGLE = {"ethanol": lambda: molecule("CH3CH2OH"), "aspirin": lambda: read(HERE.parents[1] / "nddo_ml/data/molecules/aspirin.xyz"), "ala_10": lambda: read(HERE / "ala_10.xyz"),
-          "ala_20": lambda: read(HERE / "ala_20.xyz"), "h2o_64": lambda: read(HERE / "h2o_64.xyz")}
+SINGLE = {
+    "ethanol": lambda: molecule("CH3CH2OH"),
+    "aspirin": lambda: read(HERE.parents[1] / "nddo_ml/data/molecules/aspirin.xyz"),
+    "ala_10": lambda: read(HERE / "ala_10.xyz"),
+    "ala_20": lambda: read(HERE / "ala_20.xyz"),
+    "h2o_64": lambda: read(HERE / "h2o_64.xyz"),
+}
 
 
 def small_molecules(count=256):
     """Molecules of 3 to 14 atoms of H, C, N, O (the G2 set), each copy slightly displaced."""
     generator = np.random.default_rng(0)
-    chosen = [a for a in (molecule(name) for name in g2.names)
-              if 3 <= len(a) <= 14 and set(a.numbers) <= {1, 6, 7, 8} and a.numbers.sum() % 2 == 0 and not a.get_initial_magnetic_moments().any()]
+    chosen = [
+        a
+        for a in (molecule(name) for name in g2.names)
+        if 3 <= len(a) <= 14
+        and set(a.numbers) <= {1, 6, 7, 8}
+        and a.numbers.sum() % 2 == 0
+        and not a.get_initial_magnetic_moments().any()
+    ]
     found = []
     for k in range(count):
         atoms = chosen[k % len(chosen)].copy()
@@ -104,7 +116,8 @@ def test_mopac_library(benchmark, name, method, tmp_path):
     np.save(tmp_path / "in.npy", data, allow_pickle=True)
 
     def run():
-        done = subprocess.run([sys.executable, "-c", MOPAC, str(tmp_path / "in.npy"), "5"], capture_output=True, text=True, check=False)
+        command = [sys.executable, "-c", MOPAC, str(tmp_path / "in.npy"), "5"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         line = [x for x in done.stdout.splitlines() if x.startswith("TIMES")]
         assert line, done.stderr[-2000:]
         return min(float(x) for x in line[0].split()[1:])

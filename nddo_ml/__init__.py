@@ -5,9 +5,17 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "Hamiltonian": "nddo_ml.model", "Molecules": "nddo_ml.molecules", "Result": "nddo_ml.results", "NDDO": "nddo_ml.interfaces.ase",
-    "method": "nddo_ml.methods", "methods": "nddo_ml.methods", "NDDOError": "nddo_ml.errors", "InvalidMolecule": "nddo_ml.errors",
-    "MissingParameter": "nddo_ml.errors", "SCFNotConverged": "nddo_ml.errors", "UnknownOption": "nddo_ml.errors",
+    "Hamiltonian": "nddo_ml.model",
+    "Molecules": "nddo_ml.molecules",
+    "Result": "nddo_ml.results",
+    "NDDO": "nddo_ml.interfaces.ase",
+    "method": "nddo_ml.methods",
+    "methods": "nddo_ml.methods",
+    "NDDOError": "nddo_ml.errors",
+    "InvalidMolecule": "nddo_ml.errors",
+    "MissingParameter": "nddo_ml.errors",
+    "SCFNotConverged": "nddo_ml.errors",
+    "UnknownOption": "nddo_ml.errors",
 }
 __all__ = ["__version__", *sorted(_PUBLIC)]
 

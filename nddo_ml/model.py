@@ -50,8 +50,8 @@ class Options:
 class Hamiltonian(nn.Module):
     """An NDDO Hamiltonian: `Hamiltonian("PM6")(molecules)` returns a Result.
 
-    method: a name from `nddo_ml.methods()`; UnknownOption for any other. Parameters: one tensor per column of the method's table
-    (a value per species), and alpha_AB, x_AB of its pairs.
+    method: a name from `nddo_ml.methods()`; UnknownOption for any other. Parameters: one tensor per column of the method's
+    table (a value per species), and alpha_AB, x_AB of its pairs.
     """
 
     def __init__(self, method: str = "PM6", device=None):
@@ -95,7 +95,8 @@ class Hamiltonian(nn.Module):
         parts = []
         for index in buckets(self.method, molecules, spins):
             part = molecules if len(index) == len(molecules) else molecules.select(index)
-            parts.append((index, *self._solve(part, index, spins[index[0]], guess, None if field is None else field[index], options)))
+            here = None if field is None else field[index]
+            parts.append((index, *self._solve(part, index, spins[index[0]], guess, here, options)))
         result = merged(self.method.name, self.method.constants, molecules, parts)
         if raise_unconverged or (raise_unconverged is None and len(molecules) == 1):
             refuse_unconverged(result, tolerance, max_steps)
@@ -148,7 +149,8 @@ class Hamiltonian(nn.Module):
     def _solve(self, molecules, index, spins, earlier, field, options):
         """One bucket, the molecules `index` of the batch: its state, and all quantities by name."""
         positions, constants = molecules.positions, self.method.constants
-        taped = torch.is_grad_enabled() and (positions.requires_grad or self._taped() or (field is not None and field.requires_grad))
+        wanted = positions.requires_grad or (field is not None and field.requires_grad)
+        taped = self._taped() or (wanted and torch.is_grad_enabled())
         if options.forces and not positions.requires_grad:
             positions = positions.detach().requires_grad_()
         top, p = self._topology(molecules)
@@ -164,7 +166,9 @@ class Hamiltonian(nn.Module):
                      **corrections(terms(self.method.name), top.composition, positions, R, constants)}
             converged = state.solution.converged
             energy = sum(parts.values())
-            forces = _forces(torch.where(converged, energy, 0.0), positions, taped and options.order > 1, taped) if options.forces else None
+            forces = None
+            if options.forces:
+                forces = _forces(torch.where(converged, energy, 0.0), positions, taped and options.order > 1, taped)
         energy = torch.where(converged, energy, torch.nan)
         with torch.set_grad_enabled(taped and options.order > 1):      # at fixed density their derivatives would be wrong
             found = populations(top, D, molecules.with_positions(positions), p.A.D1, p.A.D_pd, constants.bohr)

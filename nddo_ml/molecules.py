@@ -92,8 +92,8 @@ def check(molecules: Molecules) -> None:
     x = molecules.positions.detach()
     if not bool(torch.isfinite(x).all()):
         atom = int((~torch.isfinite(x)).any(-1).nonzero()[0, 0])
-        raise InvalidMolecule(f"Atom {named(molecules.molecule, len(molecules), atom)} has coordinates {x[atom].tolist()}: all coordinates must be "
-                              "finite, in angstrom.")
+        raise InvalidMolecule(f"Atom {named(molecules.molecule, len(molecules), atom)} has coordinates {x[atom].tolist()}: all "
+                              "coordinates must be finite, in angstrom.")
     if bool((molecules.unpaired < 0).any()):
         k = int((molecules.unpaired < 0).nonzero()[0, 0])
         raise InvalidMolecule(f"Molecule {k} has multiplicity {int(molecules.unpaired[k]) + 1}: it must be 1 or more.")
@@ -101,8 +101,9 @@ def check(molecules: Molecules) -> None:
 
 def coinciding(owner: Int[Tensor, "atom"], count: int, i: int, j: int, distance: float) -> InvalidMolecule:
     """The error for two atoms on top of each other."""
-    return InvalidMolecule(f"Atoms {named(owner, count, min(i, j))} and {named(owner, count, max(i, j))} are {distance:.4f} angstrom apart: distances "
-                           f"below {COINCIDENT} are taken as a mistake in the coordinates (units must be angstrom).")
+    first, second = (named(owner, count, k) for k in sorted((i, j)))
+    return InvalidMolecule(f"Atoms {first} and {second} are {distance:.4f} angstrom apart: distances below {COINCIDENT} are taken "
+                           "as a mistake in the coordinates (units must be angstrom).")
 
 
 def named(owner: Int[Tensor, "atom"], count: int, atom: int) -> str:

@@ -64,10 +64,9 @@ class PairGroup:
 @record
 class Layout:
     """Indices of a batch of `molecules` molecules padded to `size` orbitals: orbitals of each atom, as they are (n_ao) and as
-    they are
-    `treated` by the pair classes, owner of each atom; of each orbital its atom (-1: padding, `real` 0) and its place `shell`
-    there; `source` (molecule * size * size) finds each matrix
-    element in the concatenated packed blocks of the atom groups, blocks of the pair groups and a final zero.
+    they are `treated` by the pair classes, owner of each atom; of each orbital its atom (-1: padding, `real` 0) and its place
+    `shell` there; `source` (molecule * size * size) finds each matrix element in the concatenated packed blocks of the atom
+    groups, blocks of the pair groups and a final zero.
     """
 
     molecules: int
@@ -137,7 +136,8 @@ def layout(n_ao: np.ndarray, molecule: np.ndarray, count: int, device=None, trea
     owner, shell = np.full((2, count, size), -1, dtype=np.int64)
     owner[real] = np.repeat(np.arange(len(n_ao)), n_ao)
     shell[real] = np.arange(n_ao.sum()) - np.repeat(before, n_ao)
-    return Layout(count, size, *(_t(x, device) for x in (n_ao, treated, molecule)), _t(orbitals, device), _t(real.astype(float), device), _t(owner, device), _t(shell, device),
+    arrays = (n_ao, treated, molecule, orbitals, real.astype(float), owner, shell)
+    return Layout(count, size, *(_t(x, device) for x in arrays),
                   tuple(atom_groups), tuple(pair_groups), _t(builder.finish(), device))
 
 

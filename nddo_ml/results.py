@@ -1,8 +1,7 @@
 """What a calculation returns: one typed record for a whole batch.
 
-Per-molecule and per-atom quantities are tensors in the order of the input. Matrices (density, orbitals, bond orders) differ in
-size
-from molecule to molecule and are made on request, for one molecule at a time.
+Per-molecule and per-atom quantities are tensors in the order of the input. Matrices (density, orbitals, bond orders) differ
+in size from molecule to molecule and are made on request, for one molecule at a time.
 """
 
 from dataclasses import dataclass, field
@@ -22,8 +21,7 @@ from nddo_ml.units import Constants
 @dataclass(frozen=True, eq=False)
 class State:
     """The self-consistent states of some molecules of a batch that were solved together; `index` says which, `lowered` by how
-    much (eV)
-    leaving an instability lowered the energy of each.
+    much (eV) leaving an instability lowered the energy of each.
     """
 
     index: list
@@ -146,18 +144,22 @@ PER_ATOM = ("forces", "charges", "spin_populations")
 
 
 def merged(method: str, constants: Constants, molecules: Molecules, parts: list[tuple[list, State, dict]]) -> Result:
-    """The result of all molecules, in the order of the input, from those of groups: (their indices, state, quantities by name)."""
+    """The result of all molecules, in the order of the input, from groups: (their indices, state, quantities by name)."""
     order = torch.tensor([k for index, _, _ in parts for k in index]).argsort()
     start = torch.tensor([0, *molecules.sizes]).cumsum(0).tolist()
     atoms = torch.cat([torch.arange(start[k], start[k + 1]) for index, _, _ in parts for k in index]).argsort()
 
     def join(values, index):
-        return values[0] if len(values) == 1 or values[0] is None else torch.cat(values).index_select(0, index.to(values[0].device))
+        if len(values) == 1 or values[0] is None:
+            return values[0]
+        return torch.cat(values).index_select(0, index.to(values[0].device))
 
     first = parts[0][2]
-    found = {name: join([q[name] for _, _, q in parts], atoms if name in PER_ATOM else order) for name in first if name != "energies"}
+    found = {name: join([q[name] for _, _, q in parts], atoms if name in PER_ATOM else order)
+             for name in first if name != "energies"}
     energies = {name: join([q["energies"][name] for _, _, q in parts], order) for name in first["energies"]}
-    scf = {name: join([getattr(state.solution, name) for _, state, _ in parts], order) for name in ("converged", "residual", "iterations")}
+    scf = {name: join([getattr(state.solution, name) for _, state, _ in parts], order)
+           for name in ("converged", "residual", "iterations")}
     route = [r for _, state, _ in parts for r in routes(state)]
     return Result(molecules=molecules, method=method, constants=constants, energies=energies, **found, **scf,
                   route=[route[k] for k in order.tolist()], states=[state for _, state, _ in parts])

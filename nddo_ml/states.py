@@ -27,7 +27,7 @@ def buckets(method, molecules: Molecules, spins: list[int]) -> list[list[int]]:
     if len(molecules) == 1:
         return [[0]]
     n_ao = method.elements.n_ao.to(molecules.numbers.device)[method.rows(molecules.numbers)]
-    sizes = torch.zeros(len(molecules), dtype=torch.long, device=n_ao.device).index_add(0, molecules.molecule, n_ao.long()).tolist()
+    sizes = torch.bincount(molecules.molecule, n_ao.to(torch.float64), len(molecules)).long().tolist()
     found = []
     for k in sorted(range(len(sizes)), key=lambda k: (spins[k], sizes[k], k)):
         last = found[-1] if found else None
@@ -47,11 +47,11 @@ def electrons(molecules: Molecules, top: Topology):
         if abs(core - round(core)) > 1e-6:
             raise InvalidMolecule(f"Molecule {k} has core charges that add up to {core:g}: half charges must come in pairs.")
         if not 0 <= n <= 2 * orbitals:
-            raise InvalidMolecule(f"Molecule {k} with charge {charge} has {n} valence electrons in {orbitals} orbitals: the charge "
-                                  f"must lie between {round(core) - 2 * orbitals} and {round(core)}.")
+            raise InvalidMolecule(f"Molecule {k} with charge {charge} has {n} valence electrons in {orbitals} orbitals: the "
+                                  f"charge must lie between {round(core) - 2 * orbitals} and {round(core)}.")
         if (n - unpaired) % 2 or unpaired > n or (n + unpaired) // 2 > orbitals:
-            raise InvalidMolecule(f"Molecule {k} with charge {charge} has {n} valence electrons, which cannot have multiplicity "
-                                  f"{unpaired + 1}: it must be {'odd' if n % 2 == 0 else 'even'} and at most "
+            raise InvalidMolecule(f"Molecule {k} with charge {charge} has {n} valence electrons, which cannot have "
+                                  f"multiplicity {unpaired + 1}: it must be {'odd' if n % 2 == 0 else 'even'} and at most "
                                   f"{min(n, 2 * orbitals - n) + 1}.")
     return (total + molecules.unpaired) // 2, (total - molecules.unpaired) // 2
 

@@ -42,8 +42,40 @@ class Breaks:
 
 _JOIN = "integrals are joined to a bare 1/R at 7 A, where the joining function is only C1: its second derivative jumps by 0.44"
 _CUT = "D3 ends at 15 A, as in MOPAC"
+_DIFFUSE = "Slater exponents below 1 / bohr and overlaps up to 15 A"
+_SOFT = "pair exponents alpha_AB or the alpha of Al, Si, I below 2 / A"
+_TRACE = "the linear quadrupoles of a full p shell have a trace: R^-7"
+_DCHARGE = "rho_dd0 of the d electrons, rho0 and rho_core differ: -(sum q rho)^2/R^3"
 EXCEPTIONS: dict[tuple[str, str], Breaks] = {
+    ("L1", "PM3"): Breaks("zeta_s(H) 0.97: H-H", 3.1e-7),
+    ("L1", "RM1"): Breaks("zeta_s(H) 1.08: H-H", 2.9e-8),
+    ("L1", "MNDO/d"): Breaks(_DIFFUSE + ": Al-Zn; S-Cl 1.7e-6", 2.7e-4),
+    ("L1", "PM6"): Breaks(_DIFFUSE + ": Fe-Ni; S-Cl 4.3e-8", 7.4e-6),
+    ("L1", "PM7"): Breaks(_DIFFUSE + ": S-Cl", 6.6e-6),
+    ("L2 leading", "PM6"): Breaks("Fe-Ni at 20 A: the next power, 3/8 (rho_A + rho_B)^4/R^4", 0.0132),
+    ("L2 leading", "PM7"): Breaks(_JOIN, 1.0 + 1e-9),
+    ("L3 dipoles", "PM3"): Breaks("R^-5 of the additive terms at 20 A, for O-C", 0.0056),
+    ("L3 quadrupole", "PM3"): Breaks("R^-5 of the additive terms at 20 A, for O-C", 0.0056),
+    **{(f"L3 {kind}", "PM7"): Breaks(_JOIN, 1.0 + 1e-9) for kind in ("dipole", "dipoles", "quadrupole")},
+    ("L4 others", "MNDO"): Breaks(_TRACE + ", Bi", 2.3e-3),
+    ("L4 others", "AM1"): Breaks(_TRACE + ", Bi", 1.8e-3),
+    ("L4 others", "PM3"): Breaks(_TRACE + ", Te; F 1.1e-6", 5.6e-4),
+    ("L4 others", "RM1"): Breaks(_TRACE + ", I", 8.7e-5),
+    ("L4 others", "MNDO/d"): Breaks("rho_core differs from rho0, Na and Mg; others 6e-5", 0.0503),
+    ("L4 others", "PM6"): Breaks(_TRACE + ", Xe; S 1.3e-5", 4.6e-4),
+    ("L4 d electrons", "AM1"): Breaks(_DCHARGE + ", Mo", 6.8e-3),
+    ("L4 d electrons", "RM1"): Breaks(_DCHARGE + ", Sm", 1.757),
+    ("L4 d electrons", "PM6"): Breaks(_DCHARGE + ", Ag", 0.5081),
+    ("L5", "MNDO"): Breaks(_SOFT, 3.7e-8),
+    ("L5", "AM1"): Breaks(_SOFT, 1.5e-8),
+    ("L5", "PM3"): Breaks(_SOFT, 3.2e-7),
+    ("L5", "RM1"): Breaks(_SOFT, 3.7e-7),
+    ("L5", "MNDO/d"): Breaks(_SOFT, 7.4e-7),
+    ("L5", "PM7"): Breaks(_SOFT, 8.5e-8),
     ("L6 dipoles", "PM7"): Breaks("the hybrid moments of atoms do not interact beyond 7 A: " + _JOIN, 50.0),
+    **{(f"L8 {kind}", "PM7"): Breaks("the bare 1/R keeps a weight of exp(-10.78) at R = 0, 300 eV at the 1e-6 A of the test", number)
+       for kind, number in (("g_ss", 300.0), ("h_sp", 2e-4), ("h_pp", 3e-5), ("hetero", 300.0))},
+    **{("L9", name): Breaks("the repulsion of the cores is capped at 1e5 eV, as in MOPAC: O-H is flat below 0.24 A", 1) for name in ("PM6", "PM7")},
     ("Q5 curvature join", "PM7"): Breaks(_JOIN, 2e-3),
     **{("L7", name): Breaks(_CUT, float("inf")) for name in CORRECTED if "D3" in name},
     **{("Q5 energy overlap", name): Breaks(_CUT, 3e-6) for name in CORRECTED if "D3" in name},

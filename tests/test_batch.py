@@ -109,7 +109,7 @@ def test_copies_are_equal(computed):
 
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_no_gradient_crosses_molecules(order):
-    """dE_k/dx is exactly zero, not just small, for the atoms of every other molecule; so are derivatives of dipole and forces."""
+    """dE_k/dx is exactly zero, not just small, for the atoms of every other molecule; so is that of a dipole, or of forces."""
     model, members = Hamiltonian("AM1"), [(WATER, 0, 1), (METHANE, 0, 1), (HYDROGEN, 0, 1), (SO2, 0, 1), (METHYL, 0, 2)]
     molecules = batch(members)
     x = molecules.positions.clone().requires_grad_()

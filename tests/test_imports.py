@@ -1,5 +1,5 @@
-"""The house keeps its order: imports run downwards, optional packages stay where they are needed, nothing prints, nothing points at one
-machine.
+"""The house keeps its order: imports run downwards, optional packages stay where they are needed, nothing prints, nothing
+points at one machine.
 """
 
 import ast
@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+import nddo_ml
 
 PACKAGE = Path(__file__).parents[1] / "nddo_ml"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -30,8 +32,8 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 STANDARD = set(sys.stdlib_module_names)
 REQUIRED = {"torch", "numpy", "scipy", "ase", "jaxtyping", "safetensors"}
-CONFINED = {"typer": "cli", "rich": "cli", "click": "cli", "matplotlib": "properties/spectra.py", "ase": ("elements.py", "interfaces", "cli",
-            "dynamics", "properties", "stream.py", "training")}
+CONFINED = {"typer": "cli", "rich": "cli", "click": "cli", "matplotlib": "properties/spectra.py",
+            "ase": ("elements.py", "interfaces", "cli", "dynamics", "properties", "training")}
 LAZY = {"matplotlib"}                  # imported inside a function, behind a MissingExtra
 
 
@@ -79,11 +81,11 @@ def test_imports_run_downwards(path):
         assert LEVEL[other] <= LEVEL[own], f"{path.relative_to(PACKAGE)} ({own}) imports {module}, which lies above it"
 
 
-def test_nothing_imports_the_package_itself():
-    """`from nddo_ml import ...` inside the package would go through the lazy top level."""
+def test_nothing_imports_through_the_top_level():
+    """`from nddo_ml import Hamiltonian` inside the package would hide which layer it reaches into; the version is no layer's."""
     for path in FILES:
         for module, _ in imports(path):
-            assert module != "nddo_ml" or path.name == "__init__.py" or group(path) == "cli", path
+            assert module.removeprefix("nddo_ml.") not in set(nddo_ml.__all__) - {"__version__", "methods"}, f"{path}: {module}"
 
 
 def test_integrals_know_no_network():
@@ -113,7 +115,7 @@ def test_no_print_and_no_exit():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call):
                 name = ast.unparse(node.func)
-                assert name not in ("print", "exit", "quit", "sys.exit", "os._exit"), f"{path}:{node.lineno} calls {name}"
+                assert name not in ("print", "exit", "quit", "sys.exit", "os._exit"), f"{path}:{node.lineno}: {name}"
 
 
 def test_postponed_annotations_are_not_used():
@@ -124,29 +126,28 @@ def test_postponed_annotations_are_not_used():
 def test_no_paths_of_a_machine():
     for path in [*FILES, *sorted((PACKAGE.parent / "examples").glob("*.py"))]:
         text = path.read_text()
-        found = re.findall(r"(?<![\w.])/(?:work|root|home|tmp|usr|opt|mnt|Users)/[\w./-]*", text) + re.findall(r"[A-Z]:\\\\\w+", text)
-        found += re.findall(r"\bshared/(?:reference|theory|parameters|design)\b", text)
+        found = re.findall(r"(?<![\w.])/(?:work|root|home|tmp|usr|opt|mnt|Users)/[\w./-]*", text)
+        found += re.findall(r"[A-Z]:\\\\\w+|\bshared/(?:reference|theory|parameters|design)\b", text)
         assert not found, f"{path}: {found}"
 
 
-def run(code):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent, check=True).stdout.split()
+def loaded(statement, modules):
+    """Which of the modules a fresh interpreter has loaded after a statement."""
+    code = f"import sys; {statement}; print(*[m for m in {modules!r} if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent, check=True)
+    return found.stdout.split()
 
 
 def test_the_top_level_is_light():
     """`import nddo_ml` loads neither torch nor ase nor numpy; its public names are there when asked for."""
-    heavy = run("import sys, nddo_ml; print(*[m for m in ('torch', 'numpy', 'ase', 'scipy', 'rich', 'matplotlib') if m in sys.modules])")
-    assert heavy == []
+    assert loaded("import nddo_ml", ("torch", "numpy", "ase", "scipy", "rich", "matplotlib")) == []
 
 
 def test_the_model_needs_no_command_line_and_no_plots():
-    heavy = run("import sys, nddo_ml; nddo_ml.Hamiltonian; print(*[m for m in ('typer', 'rich', 'matplotlib') if m in sys.modules])")
-    assert heavy == []
+    assert loaded("import nddo_ml; nddo_ml.Hamiltonian", ("typer", "rich", "matplotlib")) == []
 
 
 def test_public_names_exist():
-    import nddo_ml
-
     for name in nddo_ml.__all__:
         assert getattr(nddo_ml, name) is not None and name in dir(nddo_ml)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):

@@ -1,9 +1,8 @@
 """From coordinates and parameters to the integrals of a batch.
 
 `Topology` is what the species decide: layout, element data, the core-core rule of every pair. It is made once per molecule.
-`assemble` is
-the differentiable part: positions and parameters in, every block of the Hamiltonian out. Parameters come as one record per
-atom and per pair and may have been shifted by a network; the integrals do not know.
+`assemble` is the differentiable part: positions and parameters in, every block of the Hamiltonian out. Parameters come as one
+record per atom and per pair and may have been shifted by a network; the integrals do not know.
 """
 
 from dataclasses import fields
@@ -33,9 +32,8 @@ HELIUM = 2
 @record
 class Topology:
     """What the species of a batch decide: rows of the method's table and element data of each atom, layout, atoms i and j of
-    all pairs in the order of the layout's groups, their molecule, core-core rules; for each group whether cores need integrals
-    of their own, its
-    elements and classes of overlaps; what the corrections look at.
+    all pairs in the order of the layout's groups, their molecule, core-core rules; for each group whether cores need
+    integrals of their own, its elements and classes of overlaps; what the corrections look at.
     """
 
     rows: Int[Tensor, "atom"]
@@ -58,10 +56,13 @@ def topology(method: Method, molecules: Molecules) -> Topology:
     elements = gather(method.elements, rows.cpu()) if device.type == "cpu" else gather(_on(method.elements, device), rows)
     lay = layout(elements.n_ao.cpu(), molecules.molecule.cpu(), len(molecules), device)
     empty = rows.new_zeros(0)
-    i, j, owner = (torch.cat([getattr(g, name) for g in lay.pairs]) if lay.pairs else empty for name in ("i", "j", "molecule"))
+    i, j, owner = (
+        torch.cat([getattr(g, name) for g in lay.pairs]) if lay.pairs else empty for name in ("i", "j", "molecule")
+    )
     parameters = _on(method.parameters, device)
-    own_core = ((parameters.rho_core > 0) | ((method.elements.main_group.to(device) == 0) & (method.elements.n_ao.to(device) == 9))
-                | (method.elements.occ_d.to(device) > 0) | (method.elements.number.to(device) == HELIUM)).index_select(0, rows)
+    table = _on(method.elements, device)
+    own_core = ((parameters.rho_core > 0) | ((table.main_group == 0) & (table.n_ao == 9))
+                | (table.occ_d > 0) | (table.number == HELIUM)).index_select(0, rows)
     separate = tuple(bool((own_core[g.i] | own_core[g.j]).any()) for g in lay.pairs)
     pair_elements = tuple((gather(elements, g.i), gather(elements, g.j)) for g in lay.pairs)
     return Topology(rows, elements, lay, i, j, owner, method.core_rules(rows[i], rows[j]), separate, pair_elements,
@@ -82,9 +83,8 @@ class CoreParameters:
 @record
 class Parameters:
     """Every parameter of a batch where it is used, none of it dependent on the positions: A per atom, A of both atoms of each
-    pair group, core
-    parameters of both atoms of each pair and of the pair itself; one-electron and two-electron blocks of the free atoms by
-    group.
+    pair group, core parameters of both atoms of each pair and of the pair itself; one-electron and two-electron blocks of the
+    free atoms by group.
     """
 
     A: AtomIntegrals
@@ -100,7 +100,8 @@ def spread(top: Topology, A: AtomIntegrals, P: AtomParameters, pairs: PairValues
     """Parameters per atom carried to the pairs and into the blocks of the free atoms."""
     core = CoreParameters(P.alpha, P.K, P.L, P.M)
     of_groups = [gather(A, g.atoms) for g in top.layout.atoms]
-    return Parameters(A, [(gather(A, g.i), gather(A, g.j)) for g in top.layout.pairs], gather(core, top.i), gather(core, top.j), pairs,
+    of_pairs = [(gather(A, g.i), gather(A, g.j)) for g in top.layout.pairs]
+    return Parameters(A, of_pairs, gather(core, top.i), gather(core, top.j), pairs,
                       [_one_electron(g.orbitals, found) for g, found in zip(top.layout.atoms, of_groups, strict=True)],
                       [one_centre(found, g.orbitals) for g, found in zip(top.layout.atoms, of_groups, strict=True)])
 
@@ -115,8 +116,15 @@ def distances(top: Topology, positions: Float[Tensor, "atom 3"]) -> tuple[Tensor
     return R, d / R[:, None]
 
 
-def assemble(method: Method, top: Topology, positions: Float[Tensor, "atom 3"], R: Float[Tensor, "pair"], u: Float[Tensor, "pair 3"],
-             p: Parameters, field: Float[Tensor, "molecule 3"] | None = None) -> Integrals:
+def assemble(
+    method: Method,
+    top: Topology,
+    positions: Float[Tensor, "atom 3"],
+    R: Float[Tensor, "pair"],
+    u: Float[Tensor, "pair 3"],
+    p: Parameters,
+    field: Float[Tensor, "molecule 3"] | None = None,
+) -> Integrals:
     """The integrals of a batch (eV) from positions and the `distances` of its pairs; field: uniform electric field of each
     molecule, V/angstrom."""
     lay, constants = top.layout, method.constants
@@ -124,8 +132,8 @@ def assemble(method: Method, top: Topology, positions: Float[Tensor, "atom 3"], 
     h_pairs, two, gammas, start = [], [], [], 0
     for k, (group, (A_i, A_j), (E_i, E_j)) in enumerate(zip(lay.pairs, p.A_pairs, top.pair_elements, strict=True)):
         part = slice(start, start := start + len(group.i))
-        found = two_centre(group.shells, R[part], u[part], A_i, A_j, E_i, E_j, constants, method.joins_point_charge, top.separate_core[k],
-                           top.slater[k])
+        found = two_centre(group.shells, R[part], u[part], A_i, A_j, E_i, E_j, constants, method.joins_point_charge,
+                           top.separate_core[k], top.slater[k])
         a, b = group.groups
         if group.shells[0]:
             h_atoms[a] = h_atoms[a].index_add(0, group.row_i, found.attraction_i)

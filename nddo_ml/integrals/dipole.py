@@ -3,8 +3,7 @@
     mu = sum_A Z_A r_A - sum_A sum_(ij on A) P_ij D_ij,      D_ij = r_A delta_ij + a0 <i|x|j>
 
 with <s|x|px> = D1 and <p|x|d> = D_pd times a fixed pattern. The same operator couples the molecule to a uniform field, h -> h
-+ F.D, so that
-mu = -dE/dF exactly (MOPAC leaves the p-d part out of its field, not out of its dipole).
++ F.D, so that mu = -dE/dF exactly (MOPAC leaves the p-d part out of its field, not out of its dipole).
 """
 
 from functools import cache
@@ -39,4 +38,5 @@ def dipole_blocks(group: AtomGroup, positions: Float[Tensor, "atom 3"], D1, D_pd
     """D_ij of the atoms of a group over packed distributions, angstrom; D1, D_pd (atom) in bohr."""
     diagonal, hybrid = (t.to(positions.device) for t in _patterns(group.orbitals))
     moments = bohr * torch.stack([D1, D_pd]).index_select(1, group.atoms)
-    return diagonal[None, :, None] * positions.index_select(0, group.atoms)[:, None] + torch.einsum("ck,cmx->kmx", moments, hybrid)
+    here = positions.index_select(0, group.atoms)
+    return diagonal[None, :, None] * here[:, None] + torch.einsum("ck,cmx->kmx", moments, hybrid)

@@ -11,8 +11,11 @@ from nddo_ml.molecules import Molecules
 from nddo_ml.orbitals import atom_densities, flattened
 
 
-def populations(top: Topology, D: Float[Tensor, "molecule spin orbital orbital"], molecules: Molecules, D1, D_pd, bohr: float) -> dict:
-    """charges and spin_populations `atom` (e, Coulson), dipole `molecule 3` (e angstrom, of an ion about its centre of mass), s2.
+def populations(
+    top: Topology, D: Float[Tensor, "molecule spin orbital orbital"], molecules: Molecules, D1, D_pd, bohr: float
+) -> dict:
+    """charges and spin_populations `atom` (e, Coulson), dipole `molecule 3` (e angstrom, of an ion about its centre of mass)
+    and s2 `molecule`, by name.
 
     q_A = Z_A - sum_i P_ii;  mu = sum_A Z_A r_A - sum P_ij D_ij;  <S^2> = S_z (S_z + 1) + n_beta - tr D_alpha D_beta
     """

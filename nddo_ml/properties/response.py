@@ -1,8 +1,8 @@
 """Second and third derivatives of the energy: Hessian, dipole derivatives, polarizability, Raman tensors.
 
 All are derivatives of one differentiable energy E(positions, field) (scf.response), taken for every molecule of a batch at
-once: the k-th
-coordinates of all molecules form one direction, because no molecule knows of another. Lists hold one tensor per molecule.
+once: the k-th coordinates of all molecules form one direction, because no molecule knows of another. Lists hold one tensor
+per molecule.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,9 @@ from nddo_ml.molecules import Molecules
 CHUNK = 24   # directions differentiated at once: memory against speed
 
 
-def hessian(model, molecules: Molecules, progress: Callable | None = None, **options) -> list[Float[Tensor, "coordinate coordinate"]]:
+def hessian(
+    model, molecules: Molecules, progress: Callable | None = None, **options
+) -> list[Float[Tensor, "coordinate coordinate"]]:
     """d2E/dR2 of each molecule, eV/angstrom^2, rows and columns in the order x1 y1 z1 x2 ...
 
     model: a Hamiltonian. progress: called with the fraction done. options: as for the model's call.

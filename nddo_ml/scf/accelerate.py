@@ -1,9 +1,8 @@
 """Extrapolation of Fock matrices: DIIS and its energy-based start.
 
 Both write the next Fock matrix as a combination, with coefficients that add up to one, of those already seen. DIIS minimises
-the commutator
-[F, D] (Pulay, J. Comput. Chem. 3, 556 (1982)); energy-DIIS minimises a quadratic model of the energy under non-negative
-coefficients and cannot climb (Kudin, Scuseria, Cances, J. Chem. Phys. 116, 8255 (2002)). A history holds every
+the commutator [F, D] (Pulay, J. Comput. Chem. 3, 556 (1982)); energy-DIIS minimises a quadratic model of the energy under
+non-negative coefficients and cannot climb (Kudin, Scuseria, Cances, J. Chem. Phys. 116, 8255 (2002)). A history holds every
 molecule of a batch; each gets its own coefficients.
 """
 

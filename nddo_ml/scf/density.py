@@ -1,9 +1,8 @@
 """From a Fock matrix to a density: the other half of the fixed point D = density(fock(D)).
 
-Levels are filled in order of energy (aufbau). Occupations per spin channel are fixed in advance (1, or a fraction in
-the open shell of a half-electron state), or smeared by Fermi's function while a difficult case is being annealed. Padded
-orbitals
-lie above every real level and are never occupied.
+Levels are filled in order of energy (aufbau). Occupations per spin channel are fixed in advance (1, or a fraction in the open
+shell of a half-electron state), or smeared by Fermi's function while a difficult case is being annealed. Padded orbitals lie
+above every real level and are never occupied.
 """
 
 import torch

@@ -150,7 +150,8 @@ def electronic_energy(layout: Layout, integrals: Integrals, D: Float[Tensor, "mo
     for group, p, h, w in zip(layout.atoms, charges, integrals.h_atoms, integrals.one, strict=True):
         exchange = one_centre_exchange(w, group.orbitals)
         own = atom_densities(group, flat)
-        atom = (p * (h + 0.5 * torch.bmm(w, p[..., None])[..., 0])).sum(1) - (own * torch.bmm(exchange, own)).sum((1, 2)) / spins
+        coulomb = (p * (h + 0.5 * torch.bmm(w, p[..., None])[..., 0])).sum(1)
+        atom = coulomb - (own * torch.bmm(exchange, own)).sum((1, 2)) / spins
         energy = energy.index_add(0, group.molecule, atom)
     for group, h, w in zip(layout.pairs, integrals.h_pairs, integrals.two, strict=True):
         if group.shells[1] == 0:

@@ -1,9 +1,8 @@
 """The first density: neutral spherical atoms, the molecular charge spread evenly.
 
-Diagonal, as in MOPAC: hydrogen holds its electron, main-group atoms spread theirs over s and p, transition metals fill s, then
-d, then p. It
-decides nothing but the number of iterations (docs/performance.md), except that equal spins must be told apart somewhere: an
-unrestricted singlet starts with alternating excess of alpha and beta, so that its symmetry can break.
+Diagonal, as in MOPAC: hydrogen holds its electron, main-group atoms spread theirs over s and p, transition metals fill s,
+then d, then p. It decides nothing but the number of iterations (docs/performance.md), except that equal spins must be told
+apart somewhere: an unrestricted singlet starts with alternating excess of alpha and beta, so that its symmetry can break.
 """
 
 import torch
@@ -26,10 +25,11 @@ def atomic_populations(core, n_ao, transition) -> Float[Tensor, "atom 9"]:
     return torch.where((transition & (n_ao == 9))[:, None], metal, main)
 
 
-def guess(populations: Float[Tensor, "molecule orbital"], real, alpha, beta, spins: int, broken) -> Float[Tensor, "molecule spin orbital orbital"]:
+def guess(
+    populations: Float[Tensor, "molecule orbital"], real, alpha, beta, spins: int, broken
+) -> Float[Tensor, "molecule spin orbital orbital"]:
     """Diagonal start density from populations of neutral atoms, shifted to the electron count; `broken` marks the molecules
-    whose
-    equal alpha and beta populations are tilted.
+    whose equal alpha and beta populations are tilted.
     """
     total = (alpha + beta).to(populations.dtype)
     excess = (populations.sum(1) - total) / real.sum(1).clamp(min=1)

@@ -23,11 +23,13 @@ from nddo_ml.scf.fock import Kernel, two_electron
 def check(unpaired) -> None:
     """Refuse more open orbitals than the method knows (InvalidMolecule)."""
     if bool((unpaired > 2).any()):
-        raise InvalidMolecule(f"A half-electron state has at most two open orbitals, multiplicity {int(unpaired.max()) + 1} was asked for: "
-                              "use unrestricted=True.")
+        raise InvalidMolecule(f"A half-electron state has at most two open orbitals, but multiplicity {int(unpaired.max()) + 1} was "
+                              "asked for: use unrestricted=True.")
 
 
-def open_orbitals(orbitals: Orbitals, X: Float[Tensor, "molecule virtual occupied"] | None = None) -> Float[Tensor, "molecule orbital 2"]:
+def open_orbitals(
+    orbitals: Orbitals, X: Float[Tensor, "molecule virtual occupied"] | None = None
+) -> Float[Tensor, "molecule orbital 2"]:
     """The open orbitals (a zero column where there is one or none), rotated to first order by X if given."""
     f, C = orbitals.f[:, 0], orbitals.C[:, 0]
     if X is not None:

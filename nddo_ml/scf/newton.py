@@ -1,13 +1,10 @@
 """Second-order convergence: trust-region Newton steps in the space of orbital rotations.
 
 Each step minimises the quadratic model c (<r, X> + 1/2 <X, J X>) by conjugate gradients preconditioned with orbital-energy
-gaps, loosely while
-far from the solution, and no further than a radius in which the model has proved right; along a direction of negative
-curvature it goes to that radius (Steihaug, SIAM J.
-Numer. Anal. 20, 626 (1983)). The energy falls in every step, so the method goes downhill from any start, passes saddle points,
-and converges quadratically
-at the end. The solves may run in float32: the residual of the outer step is always float64, so that only the number of steps
-can change, not the result.
+gaps, loosely while far from the solution, and no further than a radius in which the model has proved right; along a direction
+of negative curvature it goes to that radius (Steihaug, SIAM J. Numer. Anal. 20, 626 (1983)). The energy falls in every step,
+so the method goes downhill from any start, passes saddle points, and converges quadratically at the end. The solves may run
+in float32: the residual of the outer step is always float64, so that only the number of steps can change, not the result.
 """
 
 import torch
@@ -43,8 +40,7 @@ def conjugate_gradients(apply, b, precondition, tolerance, iterations: int, radi
     """x with apply(x) = b to the relative `tolerance` (molecule, vector), and the residual b - apply(x).
 
     b is (molecule, vector, ...); every vector is its own problem. radius (molecule, vector): x stops at that norm, and goes
-    there along a direction of
-    non-positive curvature; without it x stays where it was when such a direction appeared.
+    there along a direction of non-positive curvature; without it x stays where it was when such a direction appeared.
     """
     shape, tiny = b.shape, torch.finfo(b.dtype).tiny
     b = b.flatten(2)
@@ -112,8 +108,8 @@ def newton(layout, kernel, rough_kernel, h, start: Spaces, tolerance: float, max
         b = (-r * active[:, None, None, None])[:, None]
         last = (LAST_FRACTION * tolerance / residual.clamp(min=1e-30)).clamp(FINEST, COARSE)
         loose = torch.where(residual > NEAR, torch.full_like(residual, COARSE), last)[:, None]
-        X, left = conjugate_gradients(operator, b.to(rough), within.gap.abs().clamp(min=SMALLEST_PIVOT)[:, None], loose.to(rough), INNER,
-                                      radius[:, None].to(rough))
+        pivots = within.gap.abs().clamp(min=SMALLEST_PIVOT)[:, None]
+        X, left = conjugate_gradients(operator, b.to(rough), pivots, loose.to(rough), INNER, radius[:, None].to(rough))
         X, left = X[:, 0].to(r.dtype), left[:, 0].to(r.dtype)
         model = c * (0.5 * (X * (b[:, 0] - left)) - X * b[:, 0]).sum((1, 2, 3))      # predicted change of the energy, < 0
         trial = moved(s, X)
@@ -130,6 +126,7 @@ def newton(layout, kernel, rough_kernel, h, start: Spaces, tolerance: float, max
         stuck = stuck | (active & (E_new > energy + noise))
         length = X.square().sum((1, 2, 3)).sqrt() * factor
         trusted = (E_new - energy) < 0.75 * model
-        radius = torch.where(factor < 1, length, torch.where(trusted & (length > 0.9 * radius), 2 * radius, radius)).clamp(1e-3, LARGEST_RADIUS)
+        grown = torch.where(trusted & (length > 0.9 * radius), 2 * radius, radius)
+        radius = torch.where(factor < 1, length, grown).clamp(1e-3, LARGEST_RADIUS)
         s, D, F, energy, steps = trial, D_new, F_new, E_new, steps + active
     return Converged(s, D, F, energy, residual, steps)

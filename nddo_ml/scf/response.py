@@ -1,8 +1,7 @@
 """Derivatives through the self-consistent field, to any order, from one constant linear solve inside the energy.
 
 At convergence the orbitals C, the density D0 and the response operator J0 are constants; everything else, phi (positions,
-parameters, fields), may be
-on a tape. The rotation that keeps the state self-consistent is, to first order,
+parameters, fields), may be on a tape. The rotation that keeps the state self-consistent is, to first order,
 
     X1 = -J0^-1 (r - r0),     r(phi) = C_v^T F(D0, phi) C_o,  r0 its value
 
@@ -14,8 +13,7 @@ zero in value, so the forward pass solves nothing; its derivatives are those of 
     order 3:  E(D(X1), phi)                               exact third derivatives (2n+1 rule)
 
 c = 4 restricted, 2 per spin channel. Nothing is divided by a difference inside the occupied or the virtual space, so
-degenerate levels do no
-harm, and the eigenvectors themselves are never differentiated. Derivation: docs/derivatives.md.
+degenerate levels do no harm, and the eigenvectors themselves are never differentiated. Derivation: docs/derivatives.md.
 """
 
 import torch
@@ -57,8 +55,10 @@ def reference(layout: Layout, integrals: Integrals, orbitals: Orbitals, D, F) ->
         smallest = torch.where(s.weight > 0, gap.abs(), torch.full_like(gap, torch.inf)).flatten(1)
         if smallest.shape[1] and bool((smallest.amin(1) < SMALLEST_GAP).any()):
             k = int(smallest.amin(1).argmin())
-            raise SCFNotConverged(f"Molecule {k} of the batch has no gap between occupied and empty orbitals ({float(smallest.amin()):.1e} eV): "
-                                  "its response to a perturbation is not defined. Use unrestricted=True or another multiplicity.")
+            raise SCFNotConverged(
+                f"Molecule {k} of the batch has no gap between occupied and empty orbitals ({float(smallest.amin()):.1e} eV): "
+                "its response to a perturbation is not defined. Use unrestricted=True or another multiplicity."
+            )
         return Reference(layout, s, D, kernel(layout, integrals), within)
 
 
@@ -70,7 +70,9 @@ def rotation(ref: Reference, integrals: Integrals) -> tuple[Tensor, Tensor]:
     return r, -_Inverse.apply(r[:, None], ref)[:, 0]
 
 
-def perturbed_density(ref: Reference, X: Float[Tensor, "molecule spin virtual occupied"]) -> Float[Tensor, "molecule spin orbital orbital"]:
+def perturbed_density(
+    ref: Reference, X: Float[Tensor, "molecule spin virtual occupied"]
+) -> Float[Tensor, "molecule spin orbital orbital"]:
     """D after the rotation X, idempotent to fourth order: Y (1 - X^T X) Y^T, Y = C_o + C_v X (whole occupations)."""
     Y = ref.spaces.C_o + ref.spaces.C_v @ X
     identity = torch.diag_embed(ref.spaces.f_o)
@@ -101,8 +103,7 @@ def solve(ref: Reference, b: Float[Tensor, "molecule vector spin virtual occupie
     """J0^-1 b for several right-hand sides per molecule, to the relative `tolerance` of each residual.
 
     Conjugate gradients; where J0 is not positive definite (a state that is not a minimum) the dense matrix instead. Raises
-    SCFNotConverged if
-    neither reaches the tolerance.
+    SCFNotConverged if neither reaches the tolerance.
     """
     with torch.no_grad():
         weight = ref.spaces.weight[:, None]
@@ -120,12 +121,12 @@ def solve(ref: Reference, b: Float[Tensor, "molecule vector spin virtual occupie
 
 def _dense(operator, b, allowed):
     """J0^-1 b by elimination with the explicit matrix of each molecule."""
-    molecules, vectors = b.shape[:2]
+    molecules = len(b)
     n = b[0, 0].numel()
     if molecules * n * n > DENSE_ELEMENTS:
-        raise SCFNotConverged(f"The response equations did not converge and are too large for a direct solution ({n} rotations): the SCF "
-                              "state is not a minimum. Try stability=True, or unrestricted=True.")
-    unit = torch.eye(n, dtype=b.dtype, device=b.device).view(1, n, *b.shape[2:]).expand(molecules, n, *b.shape[2:]) * allowed
+        raise SCFNotConverged(f"The response equations did not converge and are too large for a direct solution ({n} rotations): "
+                              "the SCF state is not a minimum. Try stability=True, or unrestricted=True.")
+    unit = torch.eye(n, dtype=b.dtype, device=b.device).view(1, n, *b.shape[2:]) * allowed
     columns = torch.cat([operator(chunk).flatten(2) for chunk in unit.split(256, 1)], 1)
     matrix = columns.mT + torch.diag_embed(1 - allowed.flatten(1))
     return torch.linalg.solve(matrix, b.flatten(2).mT).mT.reshape(b.shape)

@@ -1,8 +1,7 @@
 """Rotations between occupied and virtual orbitals, and how the Fock matrix answers to them.
 
-With the orthonormal orbitals C a rotation is a block X (molecule, spin, virtual, occupied): the occupied orbitals become C_o +
-C_v X. The
-first-order change of the density and the response operator are
+With the orthonormal orbitals C a rotation is a block X (molecule, spin, virtual, occupied): the occupied orbitals become C_o
++ C_v X. The first-order change of the density and the response operator are
 
     dD = C_v X C_o^T + transpose,      J X = F_vv X - X F_oo + C_v^T [J(dP) - K(dD)] C_o
 
@@ -26,8 +25,7 @@ from nddo_ml.struct import record
 @record
 class Spaces:
     """Occupied and virtual orbitals C_o, C_v (zero columns where a molecule has fewer), `weight` (molecule, spin, virtual,
-    occupied): the
-    difference of their occupations, 0 where there is no rotation.
+    occupied): the difference of their occupations, 0 where there is no rotation.
     """
 
     C_o: Float[Tensor, "molecule spin orbital occupied"]
@@ -48,7 +46,8 @@ def spaces(orbitals: Orbitals, real) -> Spaces:
     holds, lacks = holds[..., :top], lacks[..., bottom:]
     weight = (f_o[..., None, :] - f_v[..., :, None]).clamp(min=0.0)
     weight = weight * (holds[..., None, :] & lacks[..., :, None])
-    return Spaces(C[..., :top] * holds[..., None, :].to(C.dtype), C[..., bottom:] * lacks[..., None, :].to(C.dtype), f_o, weight)
+    C_o, C_v = C[..., :top] * holds[..., None, :].to(C.dtype), C[..., bottom:] * lacks[..., None, :].to(C.dtype)
+    return Spaces(C_o, C_v, f_o, weight)
 
 
 def occupied_virtual(F, s: Spaces) -> Float[Tensor, "molecule spin virtual occupied"]:

@@ -6,8 +6,7 @@ quadratic.
 3. `smearing`: Fermi occupations annealed to zero temperature, then Newton, which goes downhill from wherever that ends.
 
 Every molecule of a batch climbs only as far as it must: those that a rung leaves behind are taken out and tried on the next,
-and the report says
-which rung each one needed. Nothing here is on a tape; derivatives come from response.py.
+and the report says which rung each one needed. Nothing here is on a tape; derivatives come from response.py.
 """
 
 from dataclasses import replace
@@ -50,8 +49,7 @@ class Problem:
 @record
 class Solution:
     """Densities D, Fock matrices F, electronic energy (eV) and convergence of each molecule: largest commutator element
-    `residual`
-    (eV), iterations in all, rung of the ladder (index into RUNGS).
+    `residual` (eV), iterations in all, rung of the ladder (index into RUNGS).
     """
 
     D: Float[Tensor, "molecule spin orbital orbital"]
@@ -69,10 +67,11 @@ def problem(layout_: Layout, integrals: Integrals, occupations) -> Problem:
     return Problem(layout_, detached, one_electron(layout_, detached), occupations)
 
 
-def solve(problem: Problem, start: Float[Tensor, "molecule spin orbital orbital"], tolerance: float = 1e-7, max_steps: int = 300) -> Solution:
-    """The self-consistent field from the density `start`, each molecule to a commutator below `tolerance` (eV), or reported as
-    not
-    converged after `max_steps` iterations.
+def solve(
+    problem: Problem, start: Float[Tensor, "molecule spin orbital orbital"], tolerance: float = 1e-7, max_steps: int = 300
+) -> Solution:
+    """The self-consistent field from the density `start`, each molecule to a commutator below `tolerance` (eV), or reported
+    as not converged after `max_steps` iterations.
     """
     with torch.no_grad():
         return _climb(problem, start, tolerance, max_steps, 0)

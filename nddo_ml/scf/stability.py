@@ -1,14 +1,14 @@
 """Is a self-consistent state a minimum, and if not, what lies below?
 
 The lowest eigenvalue of the response operator J tells: negative means that rotating the orbitals along its eigenvector lowers
-the energy. Seen with two
-spin channels, a restricted state is tested against breaking its spin symmetry too (stretched bonds, biradicals).
-Seeger, Pople, J. Chem. Phys. 66, 3045 (1977).
+the energy. Seen with two spin channels, a restricted state is tested against breaking its spin symmetry too (stretched bonds,
+biradicals). Seeger, Pople, J. Chem. Phys. 66, 3045 (1977).
 """
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from nddo_ml.scf.fock import kernel
 from nddo_ml.scf.newton import newton
@@ -77,7 +77,7 @@ def _downhill(problem, s, X, before: Solution, tolerance) -> Solution:
 
 def _choose(mask, a: Solution, b: Solution) -> Solution:
     """`a` where mask, else `b`."""
-    return type(a)(*[torch.where(mask.view(-1, *[1] * (x.dim() - 1)), x, y) for x, y in zip(vars(a).values(), vars(b).values(), strict=True)])
+    return pytree.tree_map(lambda x, y: torch.where(mask.view(-1, *[1] * (x.dim() - 1)), x, y), a, b)
 
 
 def _davidson(operator, gap, allowed):
