@@ -102,8 +102,8 @@ def check(molecules: Molecules) -> None:
 def coinciding(owner: Int[Tensor, "atom"], count: int, i: int, j: int, distance: float) -> InvalidMolecule:
     """The error for two atoms on top of each other."""
     first, second = (named(owner, count, k) for k in sorted((i, j)))
-    return InvalidMolecule(f"Atoms {first} and {second} are {distance:.4f} angstrom apart: distances below {COINCIDENT} are taken "
-                           "as a mistake in the coordinates (units must be angstrom).")
+    return InvalidMolecule(f"Atoms {first} and {second} are {distance:.4f} angstrom apart: distances below {COINCIDENT} are "
+                           "taken as a mistake in the coordinates (units must be angstrom).")
 
 
 def named(owner: Int[Tensor, "atom"], count: int, atom: int) -> str:

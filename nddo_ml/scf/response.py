@@ -124,8 +124,8 @@ def _dense(operator, b, allowed):
     molecules = len(b)
     n = b[0, 0].numel()
     if molecules * n * n > DENSE_ELEMENTS:
-        raise SCFNotConverged(f"The response equations did not converge and are too large for a direct solution ({n} rotations): "
-                              "the SCF state is not a minimum. Try stability=True, or unrestricted=True.")
+        raise SCFNotConverged(f"The response equations did not converge and are too large for a direct solution ({n} "
+                              "rotations): the SCF state is not a minimum. Try stability=True, or unrestricted=True.")
     unit = torch.eye(n, dtype=b.dtype, device=b.device).view(1, n, *b.shape[2:]) * allowed
     columns = torch.cat([operator(chunk).flatten(2) for chunk in unit.split(256, 1)], 1)
     matrix = columns.mT + torch.diag_embed(1 - allowed.flatten(1))
