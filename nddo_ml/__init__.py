@@ -10,6 +10,7 @@ _PUBLIC = {
     "Result": "nddo_ml.results",
     "NDDO": "nddo_ml.interfaces.ase",
     "method": "nddo_ml.methods",
+    "relax": "nddo_ml.dynamics.relax",
     "methods": "nddo_ml.methods",
     "NDDOError": "nddo_ml.errors",
     "InvalidMolecule": "nddo_ml.errors",

@@ -82,7 +82,7 @@ def test_imports_run_downwards(path):
 
 
 def test_nothing_imports_through_the_top_level():
-    """`from nddo_ml import Hamiltonian` inside the package would hide which layer it reaches into; the version is no layer's."""
+    """`from nddo_ml import Hamiltonian` inside the package would hide which layer it reaches into; the version has none."""
     for path in FILES:
         for module, _ in imports(path):
             assert module.removeprefix("nddo_ml.") not in set(nddo_ml.__all__) - {"__version__", "methods"}, f"{path}: {module}"
