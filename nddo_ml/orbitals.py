@@ -154,17 +154,19 @@ def flattened(matrix: Float[Tensor, "molecule vector orbital orbital"]) -> Float
     return matrix.movedim(1, -1).reshape(-1, matrix.shape[1])
 
 
-def atom_densities(group: AtomGroup, flat) -> Float[Tensor, "k m vector"]:
-    """Packed one-centre density of each atom, off-diagonal elements counted twice."""
+def atom_densities(group: AtomGroup, flat, weight=None) -> Float[Tensor, "k m vector"]:
+    """Packed one-centre density of each atom, off-diagonal elements counted twice; weight: the group's in the precision of `flat`."""
     k, m = group.packed.shape
-    return flat.index_select(0, group.packed.view(-1)).view(k, m, -1) * group.weight.to(flat.dtype)[:, :, None]
+    weight = group.weight if weight is None else weight
+    return flat.index_select(0, group.packed.view(-1)).view(k, m, -1) * weight[:, :, None]
 
 
-def pair_densities(group: PairGroup, flat) -> Float[Tensor, "pair ab vector"]:
-    """Off-diagonal density blocks of each pair, n_i n_j elements in row order."""
+def pair_densities(group: PairGroup, flat, mask=None) -> Float[Tensor, "pair ab vector"]:
+    """Off-diagonal density blocks of each pair, n_i n_j elements in row order; mask: the group's in the precision of `flat`."""
     pairs, block = group.block.shape
     values = flat.index_select(0, group.block.view(-1)).view(pairs, block, -1)
-    return values if group.mask is None else values * group.mask.to(flat.dtype)[:, :, None]
+    mask = group.mask if mask is None else mask
+    return values if mask is None else values * mask[:, :, None]
 
 
 def _pairs(molecule: np.ndarray):

@@ -1,7 +1,7 @@
 """The Hamiltonians and molecules of test_physics.py, and the criteria a published method itself breaks.
 
 A learned Hamiltonian takes the same tests: add a factory to MODELS. `holds` compares with the tolerance of the criterion; where
-EXCEPTIONS lists the criterion for a model, the stated number replaces it, and a listed break that is gone fails too.
+EXCEPTIONS lists the criterion for a model, the stated number replaces it, with the reason.
 """
 
 from collections.abc import Callable
@@ -73,9 +73,10 @@ EXCEPTIONS: dict[tuple[str, str], Breaks] = {
     ("L5", "MNDO/d"): Breaks(_SOFT, 7.4e-7),
     ("L5", "PM7"): Breaks(_SOFT, 8.5e-8),
     ("L6 dipoles", "PM7"): Breaks("the hybrid moments of atoms do not interact beyond 7 A: " + _JOIN, 50.0),
-    **{(f"L8 {kind}", "PM7"): Breaks("the bare 1/R keeps a weight of exp(-10.78) at R = 0, 300 eV at the 1e-6 A of the test", number)
+    **{(f"L8 {kind}", "PM7"): Breaks("bare 1/R keeps a weight of exp(-10.78) at R = 0, 300 eV at the 1e-6 A of the test", number)
        for kind, number in (("g_ss", 300.0), ("h_sp", 2e-4), ("h_pp", 3e-5), ("hetero", 300.0))},
-    **{("L9", name): Breaks("the repulsion of the cores is capped at 1e5 eV, as in MOPAC: O-H is flat below 0.24 A", 1) for name in ("PM6", "PM7")},
+    **{("L9", name): Breaks("the repulsion of cores is capped at 1e5 eV, as in MOPAC: O-H is flat below 0.24 A", 1)
+       for name in ("PM6", "PM7")},
     ("Q5 curvature join", "PM7"): Breaks(_JOIN, 2e-3),
     **{("L7", name): Breaks(_CUT, float("inf")) for name in CORRECTED if "D3" in name},
     **{("Q5 energy overlap", name): Breaks(_CUT, 3e-6) for name in CORRECTED if "D3" in name},

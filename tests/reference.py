@@ -165,8 +165,13 @@ def solution_excuse(record, energy_deviation, heat_deviation):
     """(verdict of the energy, reason to set apart other properties) under the rules for several SCF solutions."""
     limit = energy_tolerance(record)
     if abs(energy_deviation) <= limit:
-        ambiguous = record.get("scf_solution_unique") is False and abs(heat_deviation) > SAME_STATE
-        return "", f"several SCF solutions; heat differs by {heat_deviation:.1e}" if ambiguous else ""
+        if record.get("scf_solution_unique") is not False:
+            return "", ""
+        recorded = record["results"]["heat_of_formation_kcal_mol"]
+        spread = max(abs(h - recorded) for h in record["scf_solutions_kcal_mol"].values() if abs(h - recorded) < 0.01)
+        if spread > 1e-5:
+            return "", f"MOPAC's own routes to this state stop {spread:.0e} kcal/mol apart"
+        return "", f"several SCF solutions; heat differs by {heat_deviation:.1e}" if abs(heat_deviation) > SAME_STATE else ""
     if record.get("scf_solution_unique") is False:
         listed = record["scf_solutions_kcal_mol"]
         match = [n for n, heat in listed.items()

@@ -1,13 +1,28 @@
-"""The physics every Hamiltonian must obey: symmetry (S), limits (L) and quality (Q), with numbers, for every model of physics_models.
+"""The physics every Hamiltonian must obey: symmetry (S), limits (L) and quality (Q), with numbers, for every model.
 
-Of the criteria that concern the engine; those of the integrals alone are in test_physics_integrals.py. Everything is converged to 1e-10 eV.
-What a published method itself breaks is listed in physics_models.EXCEPTIONS, with the reason and the number.
+The criteria of the integrals alone are in test_physics_integrals.py. Everything is converged to 1e-10 eV. What a published method itself breaks is listed in physics_models.EXCEPTIONS, with the reason and the number.
 """
+
+import math
 
 import pytest
 import torch
-from physics_models import (BENZENE, CLOSED, ELECTRONIC, IONS, METHANE, MODELS, MOLECULES, batch, holds, model, molecule,
-                            rotation, run)
+from ase.data import covalent_radii
+from physics_models import (
+    BENZENE,
+    CLOSED,
+    ELECTRONIC,
+    IONS,
+    METHANE,
+    MODELS,
+    MOLECULES,
+    batch,
+    holds,
+    model,
+    molecule,
+    rotation,
+    run,
+)
 
 from nddo_ml import Molecules, SCFNotConverged
 from nddo_ml.dynamics.optimise import optimise
@@ -34,8 +49,8 @@ def kcal(name):
 
 def diatomics(pairs, distance, charge=0, multiplicity=1):
     """Pairs of atomic numbers along z."""
-    return Molecules.batch([list(p) for p in pairs], [torch.tensor([[0, 0, 0], [0, 0, distance]], dtype=torch.float64)] * len(pairs),
-                           charge, multiplicity)
+    x = torch.tensor([[0, 0, 0], [0, 0, distance]], dtype=torch.float64)
+    return Molecules.batch([list(p) for p in pairs], [x] * len(pairs), charge, multiplicity)
 
 
 # --- symmetry
@@ -66,8 +81,8 @@ def test_S2_bonds_along_an_axis(name):
     """HCN and HCl exactly along +z, -z and x, and tilted by 1e-9 ... 1e-3 rad; second derivatives finite on the axis."""
     shapes = {"HCN": ([7, 6, 1], torch.tensor([0.0, 1.16, 2.23])), "HCl": ([17, 1], torch.tensor([0.0, 1.28]))}
     for numbers, z in shapes.values():
-        directions = [[0, 0, 1.0], [0, 0, -1.0], [1.0, 0, 0]] + [[torch.sin(torch.tensor(t)).item(), 0, sign * torch.cos(torch.tensor(t)).item()]
-                                                            for t in (1e-9, 1e-6, 1e-3) for sign in (1, -1)]
+        directions = [[0, 0, 1.0], [0, 0, -1.0], [1.0, 0, 0]]
+        directions += [[math.sin(t), 0, sign * math.cos(t)] for t in (1e-9, 1e-6, 1e-3) for sign in (1, -1)]
         u = torch.tensor(directions, dtype=torch.float64)
         u = u / u.norm(dim=1, keepdim=True)
         x = [z.double()[:, None] * v for v in u]
@@ -157,7 +172,6 @@ def test_S9_batch_is_single(name):
 @pytest.mark.gpu
 @every
 def test_S9_device(name):
-    from physics_models import MODELS
     here = batch(ALL)
     a, b = (MODELS[name]().to(d)(here.to(d), forces=True, tolerance=1e-10) for d in ("cpu", "cuda"))
     holds("S9 device", name, (a.energy - b.energy.cpu()).abs().max(), 1e-9)
@@ -198,9 +212,10 @@ WATER = ([8, 1, 1], [[0.0, 0.0, 0.0], [0.7548, 0.0, 0.5951], [-0.7548, 0.0, 0.59
 
 @electronic
 def test_L6_dipole_dipole(name):
-    """Two waters head to tail: E R^3 = -332.06 [2 mu^2 + (sum q rho0)^2], -100.3 kcal/mol angstrom^3 in AM1, to 1000 angstrom.
+    """Two waters head to tail: E R^3 = -332.06 [2 mu^2 + (sum q rho0)^2], in AM1 -100.3 kcal/mol angstrom^3.
 
-    The second term is that of the Klopman factors of the net charges, as in L2; quadrupoles and octupoles are taken out of 20 and 40.
+    The second term is that of the Klopman factors of the net charges, as in L2; quadrupoles and octupoles are taken out of
+    20 and 40 angstrom.
     """
     m = model(name)
     one = run(name, molecule(WATER))
@@ -223,14 +238,13 @@ def test_L7_dispersion(name):
         pytest.skip("has no dispersion")
     here = diatomics([(6, 6)], 16.0)
     positions = torch.stack([torch.tensor([[0, 0, 0], [0, 0, d]], dtype=torch.float64) for d in (16.0, 30.0)])
-    E = torch.stack([corrections(terms(m.name), Composition.of(here, torch.tensor([0]), torch.tensor([1])), x, constants=m.constants)
-                     ["dispersion"][0] for x in positions])
-    slope = torch.log(E[1] / E[0]) / torch.log(torch.tensor(30.0 / 16.0)) if bool((E != 0).all()) else torch.tensor(torch.inf)
+    pair = Composition.of(here, torch.tensor([0]), torch.tensor([1]))
+    E = torch.stack([corrections(terms(m.name), pair, x, constants=m.constants)["dispersion"][0] for x in positions])
+    slope = torch.log(E[1] / E[0]) / math.log(30.0 / 16.0) if bool((E != 0).all()) else math.inf
     holds("L7", name, slope + 6, 0.02)
 
 
 WALL_ELEMENTS = (1, 6, 7, 8, 9, 15, 16, 17, 35, 53)
-RADII = {1: 0.31, 6: 0.76, 7: 0.71, 8: 0.66, 9: 0.57, 15: 1.07, 16: 1.05, 17: 1.02, 35: 1.20, 53: 1.39}   # Cordero 2008
 
 
 @pytest.mark.slow
@@ -240,7 +254,7 @@ def test_L9_repulsive_wall_of_the_total_energy(name):
     bad = []
     for fraction in (0.0, 0.25, 0.5, 0.75, 0.99):
         pairs = [(a, b) for k, a in enumerate(WALL_ELEMENTS) for b in WALL_ELEMENTS[k:]]
-        distance = [0.2 + fraction * max(0.0, 0.6 * (RADII[a] + RADII[b]) - 0.2) for a, b in pairs]
+        distance = [0.2 + fraction * max(0.0, 0.6 * (covalent_radii[a] + covalent_radii[b]) - 0.2) for a, b in pairs]
         x = [torch.tensor([[0, 0, 0], [0, 0, d]], dtype=torch.float64) for d in distance]
         m = model(name).method
         cores = [int(m.elements.core[m.rows(torch.tensor(p))].sum()) for p in pairs]

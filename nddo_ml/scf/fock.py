@@ -38,13 +38,15 @@ class Integrals:
 @record
 class Kernel:
     """Two-electron integrals arranged for repeated Fock builds, in one precision: Coulomb and exchange of the atoms over packed
-    distributions, Coulomb of the pairs, exchange of the pairs as matrices over (i k), (j l).
+    distributions, Coulomb of the pairs, exchange of the pairs as matrices over (i k), (j l); weights and masks of the layout.
     """
 
     coulomb_atoms: list
     exchange_atoms: list
     coulomb_pairs: list
     exchange_pairs: list
+    weights: list
+    masks: list
 
 
 @cache
@@ -101,7 +103,9 @@ def kernel(layout: Layout, integrals: Integrals, dtype=None) -> Kernel:
         else:
             index = _exchange_pairs(n_i, n_j).to(w.device)
             exchange.append(w.reshape(len(w), -1).index_select(1, index).view(len(w), n_i * n_j, n_i * n_j))
-    return Kernel(one, [one_centre_exchange(w, g.orbitals) for w, g in zip(one, layout.atoms, strict=True)], two, exchange)
+    atoms = [one_centre_exchange(w, g.orbitals) for w, g in zip(one, layout.atoms, strict=True)]
+    masks = [None if g.mask is None else g.mask.to(dtype) for g in layout.pairs]
+    return Kernel(one, atoms, two, exchange, [g.weight.to(dtype) for g in layout.atoms], masks)
 
 
 def two_electron(layout: Layout, kernel: Kernel, D: Float[Tensor, "molecule vector spin orbital orbital"]):
@@ -109,10 +113,10 @@ def two_electron(layout: Layout, kernel: Kernel, D: Float[Tensor, "molecule vect
     molecules, vectors, spins = D.shape[:3]
     flat = flattened(D.reshape(molecules, vectors * spins, layout.size, layout.size))
     P = (2.0 / spins) * flat.view(-1, vectors, spins).sum(-1) if spins > 1 else 2.0 * flat
-    charges = [atom_densities(g, P) for g in layout.atoms]
+    charges = [atom_densities(g, P, weight) for g, weight in zip(layout.atoms, kernel.weights, strict=True)]
     coulomb = [torch.bmm(w, q) for w, q in zip(kernel.coulomb_atoms, charges, strict=True)]
     blocks = []
-    for group, w, x in zip(layout.pairs, kernel.coulomb_pairs, kernel.exchange_pairs, strict=True):
+    for group, w, x, mask in zip(layout.pairs, kernel.coulomb_pairs, kernel.exchange_pairs, kernel.masks, strict=True):
         if group.shells[1] == 0:
             blocks.append(flat.new_zeros(0, vectors * spins))
             continue
@@ -121,11 +125,12 @@ def two_electron(layout: Layout, kernel: Kernel, D: Float[Tensor, "molecule vect
         to_j = torch.bmm(w.mT, charges[a].index_select(0, group.row_i))
         coulomb[a] = coulomb[a].index_add(0, group.row_i, to_i)
         coulomb[b] = coulomb[b].index_add(0, group.row_j, to_j)
-        blocks.append(-torch.bmm(x, pair_densities(group, flat)))
+        blocks.append(-torch.bmm(x, pair_densities(group, flat, mask)))
     atoms = []
-    for group, J, x in zip(layout.atoms, coulomb, kernel.exchange_atoms, strict=True):
+    for group, J, x, weight in zip(layout.atoms, coulomb, kernel.exchange_atoms, kernel.weights, strict=True):
         J = J[..., None].expand(*J.shape, spins).reshape(*J.shape[:2], -1) if spins > 1 else J
-        atoms.append(J - torch.bmm(x, atom_densities(group, flat)))
+        own = charges[len(atoms)] * 0.5 if spins == 1 else atom_densities(group, flat, weight)
+        atoms.append(torch.baddbmm(J, x, own, alpha=-1))
     return matrices(layout, atoms + blocks).view(D.shape)
 
 
