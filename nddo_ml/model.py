@@ -29,7 +29,7 @@ from nddo_ml.scf.density import aufbau
 from nddo_ml.scf.fock import electronic_energy, kernel
 from nddo_ml.scf.solve import problem, solve
 from nddo_ml.scf.stability import lower, two_channels
-from nddo_ml.states import buckets, channels, electrons, has_metals, start_density
+from nddo_ml.states import buckets, channels, electrons, start_density, suspicious
 from nddo_ml.struct import tensor_map
 
 REMEMBERED = 16          # topologies kept, so that a moving molecule pays for its indices once
@@ -80,8 +80,8 @@ class Hamiltonian(nn.Module):
         order: how often the results may be differentiated, by positions, field and parameters that require gradients. 1: the
             energy, once, at no cost; 2 and 3: through the response of the density, charges and dipoles then once less.
         tolerance: largest commutator element, eV. max_steps: SCF iterations.
-        stability: True: look for a lower state, a broken spin symmetry included, and return it; None: only with transition
-            metals, whose SCF has many solutions, and among states of the same kind; False: never.
+        stability: True: look for a lower state, a broken spin symmetry included, and return it; None: only where a lower one of
+            the same kind is to be feared (states.suspicious) and there is no guess to follow; False: never.
         raise_unconverged: None: a single molecule raises SCFNotConverged, a member of a batch is flagged and its energy NaN.
 
         Raises InvalidMolecule, MissingParameter, SCFNotConverged.
@@ -160,7 +160,7 @@ class Hamiltonian(nn.Module):
             integrals = assemble(self.method, top, positions, R, u, p, field)
             task = problem(top.layout, integrals, aufbau(alpha, beta, spins, top.layout.size))
             solution = solve(task, start_density(top, alpha, beta, spins, earlier, index), options.tolerance, options.max_steps)
-            state = _settled(State(index, task, solution, torch.zeros_like(solution.energy)), top, earlier, options)
+            state = _settled(State(index, task, solution, torch.zeros_like(solution.energy)), top, molecules, earlier, options)
             electronic, D = _electronic(top, integrals, state, molecules, options.order)
             parts = {"electronic": electronic, "core_core": integrals.core,
                      **corrections(terms(self.method.name), top.composition, positions, R, constants)}
@@ -201,14 +201,14 @@ def _electronic(top, integrals, state, molecules, order):
     return electronic_energy(lay, integrals, D) + half_electron.correction(lay, kernel(lay, integrals), c), D
 
 
-def _settled(state: State, top, earlier, options) -> State:
+def _settled(state: State, top, molecules, earlier, options) -> State:
     """The state, or a lower one if `options.stability` asks for it and there is one."""
     task, solution = state.problem, state.solution
     whole = bool(((task.occupations == 0) | (task.occupations == 1)).all())
     if options.stability and not whole:
         raise InvalidMolecule("The stability of half-electron states is not defined: use unrestricted=True.")
-    by_default = options.stability is None and earlier is None and whole and has_metals(top)
-    if not (options.stability or by_default):
+    by_default = options.stability is None and earlier is None and whole
+    if not options.stability and not (by_default and suspicious(top, molecules, solution.D.shape[1], solution.gap)):
         return state
     if options.stability and options.unrestricted is not False and task.occupations.shape[1] == 1:
         task, solution = two_channels(task, solution)

@@ -11,6 +11,8 @@ from nddo_ml.scf.guess import atomic_populations, guess
 
 BUCKET_WASTE = 1.3       # largest ratio of matrix sizes in one bucket
 BUCKET_SLACK = 4         # orbitals beyond that ratio
+ORGANIC = (1, 5, 6, 7, 8, 9, 14, 15, 16, 17, 35, 53)
+SMALL_GAP = 5.0          # eV
 
 
 def channels(molecules: Molecules, unrestricted: bool | None) -> list[int]:
@@ -73,6 +75,11 @@ def start_density(top: Topology, alpha, beta, spins: int, earlier: Result | None
     return guess(per_orbital, lay.real, alpha, beta, spins, (alpha == beta) & (alpha > 0))
 
 
-def has_metals(top: Topology) -> bool:
-    """Whether there is a transition metal."""
-    return bool(((top.elements.occ_d > 0) & (top.elements.n_ao == 9)).any())
+def suspicious(top: Topology, molecules: Molecules, spins: int, gap) -> bool:
+    """Whether a state found without looking further may well not be the lowest of its kind: a small gap, elements beyond those of
+    organic chemistry (metals have many solutions), or an unrestricted singlet, which can sit on the restricted saddle point.
+    """
+    common = torch.tensor(ORGANIC, device=molecules.numbers.device)
+    unusual = ~torch.isin(molecules.numbers, common)
+    singlets = spins == 2 and bool((molecules.unpaired == 0).any())
+    return singlets or bool(unusual.any()) or bool((gap < SMALL_GAP).any())

@@ -22,6 +22,7 @@ from nddo_ml.scf.fock import electronic_energy, fock, kernel, one_electron
 
 every = pytest.mark.parametrize("name", MODELS)
 PARAMETERS = ("U_ss", "U_pp", "beta_s", "beta_p", "zeta_s", "zeta_p", "g_ss", "g_sp", "g_pp", "g_p2", "h_sp")
+WITH_D = ("U_dd", "beta_d", "zeta_d", "zsn", "zpn", "zdn", "F0SD")
 ELEMENTS = {"PM6": "thiol", "AM1": "water", "MNDO/d": "thiol"}
 QUANTITIES = ("energy", "forces", "dipole", "charges")
 
@@ -128,8 +129,7 @@ def test_gradients_by_parameters(quantity, method):
     model = Hamiltonian(method).requires_grad_(True)
     z = 8 if ELEMENTS[method] == "water" else 16
     row = int(model.method.rows(torch.tensor([z]))[0])
-    names = PARAMETERS if z == 8 else ("U_ss", "U_pp", "U_dd", "beta_s", "beta_d", "zeta_s", "zeta_d", "zsn", "zdn", "g_ss", "h_sp", "F0SD")
-    names = [n for n in names if float(getattr(model, n)[row].detach()) != 0.0]
+    names = [n for n in PARAMETERS + WITH_D if float(getattr(model, n)[row].detach()) != 0.0]
     grads = torch.autograd.grad(loss(calculate(model, here), quantity), [getattr(model, n) for n in names], allow_unused=True)
     direction = {n: 0.01 * abs(float(getattr(model, n)[row].detach())) for n in names}
 
@@ -160,8 +160,11 @@ def test_alpha_of_one_atom():
     model = Hamiltonian("AM1").requires_grad_(True)
     row = int(model.method.rows(torch.tensor([8]))[0])
     grad, = torch.autograd.grad(calculate(model, molecule("water")).forces.square().sum(), model.alpha)
-    f = extrapolated(lambda s: calculate(with_parameter("AM1", "alpha", row, s), molecule("water")).forces.square().sum().detach(), 1e-3)
-    close(grad[row], f, 1e-6)
+
+    def f(s):
+        return calculate(with_parameter("AM1", "alpha", row, s), molecule("water")).forces.square().sum().detach()
+
+    close(grad[row], extrapolated(f, 1e-3), 1e-6)
 
 
 def test_directional_second_derivative_by_parameters():
@@ -173,7 +176,8 @@ def test_directional_second_derivative_by_parameters():
         with torch.no_grad():
             model.beta_p += s
             model.g_ss += 0.3 * s
-        g = torch.autograd.grad(model(here, order=2, tolerance=1e-10).energy.sum(), [model.beta_p, model.g_ss], create_graph=create)
+        energy = model(here, order=2, tolerance=1e-10).energy.sum()
+        g = torch.autograd.grad(energy, [model.beta_p, model.g_ss], create_graph=create)
         return model, g[0].sum() + 0.3 * g[1].sum()
 
     model, first = grad(0.0, True)
@@ -235,8 +239,11 @@ def test_half_electron_parameters():
     model = Hamiltonian("AM1").requires_grad_(True)
     row = int(model.method.rows(torch.tensor([6]))[0])
     grad, = torch.autograd.grad(model(here, unrestricted=False, tolerance=1e-10).energy.sum(), model.U_pp)
-    f = extrapolated(lambda s: with_parameter("AM1", "U_pp", row, s)(here, unrestricted=False, tolerance=1e-10).energy[0].detach(), 1e-2)
-    close(grad[row], f, 1e-6)
+
+    def f(s):
+        return with_parameter("AM1", "U_pp", row, s)(here, unrestricted=False, tolerance=1e-10).energy[0].detach()
+
+    close(grad[row], extrapolated(f, 1e-2), 1e-6)
 
 
 # --- forces of every method
@@ -268,20 +275,21 @@ def test_every_force_is_a_difference(name, which):
     assert float((extrapolated(energies, 2e-3) + r.forces.flatten()).detach().abs().max()) < 1e-6
 
 
-CORRECTED = ("C2H2", "trimethylamine", "silanol", "N_methylacetamide", "acetic_acid_water", "formamide_dimer", "water_ammonia", "PCl3")
-HALOGEN = (["C", "Br", "H", "H", "H", "O", "H", "H"], [[0.0, 0, 0], [1.93, 0, 0], [-0.35, 1.02, 0], [-0.35, -0.5, 0.9], [-0.35, -0.52, -0.88],
-                                                    [4.95, 0.2, 0.1], [5.5, 0.9, 0.5], [5.4, -0.6, 0.4]])
+CORRECTED = ("C2H2", "trimethylamine", "silanol", "N_methylacetamide", "acetic_acid_water", "formamide_dimer", "water_ammonia",
+             "PCl3")
+HALOGEN = (["C", "Br", "H", "H", "H", "O", "H", "H"],
+           [[0.0, 0, 0], [1.93, 0, 0], [-0.35, 1.02, 0], [-0.35, -0.5, 0.9], [-0.35, -0.52, -0.88], [4.95, 0.2, 0.1],
+            [5.5, 0.9, 0.5], [5.4, -0.6, 0.4]])
 
 
 @every
 def test_forces_with_every_correction(name):
-    """Distorted molecules in which each correction is at work: triple bond, nonplanar nitrogen, Si-O-H, peptide, hydrogen and halogen bonds."""
+    """Distorted molecules in which each correction is at work."""
     stored = xyz(gzip.decompress((DATA / "reference_geometries.xyz.gz").read_bytes()).decode())
     entries = [stored[k] for k in CORRECTED] + [HALOGEN]
     if name == "RM1":
         entries = [e for e in entries if "Si" not in e[0]]
-    numbers, x = ([atomic_numbers[s] for s in e[0]] for e in entries), [torch.tensor(e[1], dtype=torch.float64) for e in entries]
-    here = Molecules.batch(list(numbers), x)
+    here = Molecules.batch([[atomic_numbers[s] for s in e[0]] for e in entries], [e[1] for e in entries])
     here = here.with_positions(here.positions + 0.02 * weights(here.positions, 20))
     r, v = run(name, here, forces=True), weights(here.positions, 21)
     for term, value in r.energies.items():
@@ -342,8 +350,11 @@ def test_degenerate_levels_are_harmless(entry, order):
     for quantity in ("dipole", "charges", "forces"):
         grad, = torch.autograd.grad(loss(calculate(model, here.with_positions(x), order=order), quantity), x)
         assert torch.isfinite(grad).all()
-        f = extrapolated(lambda s: loss(calculate(model, here.with_positions(here.positions + s * v)), quantity).detach(), 2e-3)   # noqa: B023
-        close((grad * v).sum(), f, 1e-6, 1e-7)
+
+        def f(s, quantity=quantity):
+            return loss(calculate(model, here.with_positions(here.positions + s * v)), quantity).detach()
+
+        close((grad * v).sum(), extrapolated(f, 2e-3), 1e-6, 1e-7)
 
 
 @pytest.mark.parametrize("which", ["thiol", "hydroxymethyl"])
@@ -358,11 +369,12 @@ def test_gauge_of_the_orbitals(which):
     v = weights(x.detach(), 11)
 
     def second(C):
-        ref = response.reference(lay, state.problem.integrals, Orbitals(C, orbitals.eps, orbitals.f), state.solution.D, state.solution.F)
+        rotated = Orbitals(C, orbitals.eps, orbitals.f)
+        ref = response.reference(lay, state.problem.integrals, rotated, state.solution.D, state.solution.F)
         E, D = response.energy(ref, ints, 2)
         g, = torch.autograd.grad(E.sum(), x, create_graph=True)
-        return torch.cat([torch.autograd.grad(g, x, v, retain_graph=True)[0], torch.autograd.grad((D * weights(D.detach(), 12)).sum(), x,
-                                                                                          retain_graph=True)[0]])
+        density = (D * weights(D.detach(), 12)).sum()
+        return torch.cat([torch.autograd.grad(f, x, w, retain_graph=True)[0] for f, w in ((g, v), (density, None))])
 
     mixed = orbitals.C.clone()
     for spin in range(mixed.shape[1]):

@@ -1,6 +1,7 @@
 """The physics every Hamiltonian must obey: symmetry (S), limits (L) and quality (Q), with numbers, for every model.
 
-The criteria of the integrals alone are in test_physics_integrals.py. Everything is converged to 1e-10 eV. What a published method itself breaks is listed in physics_models.EXCEPTIONS, with the reason and the number.
+The criteria of the integrals alone are in test_physics_integrals.py. Everything is converged to 1e-10 eV. What a published
+method itself breaks is listed in physics_models.EXCEPTIONS, with the reason and the number.
 """
 
 import math
@@ -260,7 +261,7 @@ def test_L9_repulsive_wall_of_the_total_energy(name):
         cores = [int(m.elements.core[m.rows(torch.tensor(p))].sum()) for p in pairs]
         r = model(name)(Molecules.batch([list(p) for p in pairs], x, 0, [1 + c % 2 for c in cores]), forces=True)
         slope = -r.forces.view(-1, 2, 3)[:, 1, 2]
-        bad += [(p, round(d, 3), round(float(s), 2)) for p, d, s in zip(pairs, distance, slope, strict=True) if not float(s) < 0]
+        bad += [(*p, round(d, 3), s) for p, d, s in zip(pairs, distance, slope.tolist(), strict=True) if not s < 0]
     holds("L9", name, len(bad), 0, str(bad[:12]))
 
 

@@ -1,5 +1,5 @@
-"""The physics of the integrals themselves, atom by atom and pair by pair, for every model: the part of test_physics.py that needs
-no self-consistent field. Symmetry of two-centre blocks (S), limits of distance (L), positivity of the parameters (Q).
+"""The physics of the integrals themselves, atom by atom and pair by pair, for every model: the part of test_physics.py that
+needs no self-consistent field. Symmetry of two-centre blocks (S), limits of distance (L), positivity of the parameters (Q).
 """
 
 import pytest
@@ -38,8 +38,9 @@ def integrals(name, pair, vectors):
     R = x.square().sum(1).sqrt()
     own_core = bool((P.rho_core > 0).any() | (E.occ_d > 0).any() | ((E.main_group == 0) & (E.n_ao == 9)).any())
     m = model(name).method
-    return two_centre((int(E.n_ao[0]), int(E.n_ao[1])), R, x / R[:, None], gather(A, first), gather(A, second), gather(E, first),
-                      gather(E, second), m.constants, m.joins_point_charge, own_core), A, E
+    found = two_centre(tuple(E.n_ao.tolist()), R, x / R[:, None], gather(A, first), gather(A, second), gather(E, first),
+                       gather(E, second), m.constants, m.joins_point_charge, own_core)
+    return found, A, E
 
 
 def ordered(name, pair):
@@ -237,7 +238,7 @@ def test_L9_core_repulsion(name):
 
 @electronic
 def test_Q1_positivity(name):
-    """Exponents, one-centre integrals and additive terms positive; g_pp > g_p2; g_sp >= h_sp; (AA|AA) positive semi-definite."""
+    """Exponents, one-centre integrals, additive terms positive; g_pp > g_p2; g_sp >= h_sp; (AA|AA) positive semi-definite."""
     numbers = list(ORGANIC)
     A, _, E = data(name, numbers)
     p = E.n_ao >= 4

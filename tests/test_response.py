@@ -73,7 +73,11 @@ def test_polarizability_derivatives(name):
     here = batch(NAMES)
     v = directions(here, 2)
     found = torch.stack(products(polarizability_derivatives(model(name), here, tolerance=1e-10), v, here))
-    moved = extrapolated(lambda s: polarizability(model(name), here.with_positions(here.positions + s * v), tolerance=1e-10), 1e-3)
+
+    def alpha(s):
+        return polarizability(model(name), here.with_positions(here.positions + s * v), tolerance=1e-10)
+
+    moved = extrapolated(alpha, 1e-3)
     assert (found - moved).abs().max() < 1e-5 * moved.abs().max()
     assert (found - found.mT).abs().max() < 1e-10
 
@@ -81,11 +85,13 @@ def test_polarizability_derivatives(name):
 @pytest.mark.parametrize("name", ["PM6", "PM7"])
 def test_batch_is_single(name):
     here, m = batch(NAMES), model(name)
-    together = hessian(m, here, tolerance=1e-10), dipole_derivatives(m, here, tolerance=1e-10), polarizability(m, here, tolerance=1e-10)
+
+    def properties(molecules):
+        return [f(m, molecules, tolerance=1e-10) for f in (hessian, dipole_derivatives, polarizability)]
+
+    together = properties(here)
     for k, which in enumerate(NAMES):
-        one = molecule(which)
-        alone = hessian(m, one, tolerance=1e-10), dipole_derivatives(m, one, tolerance=1e-10), polarizability(m, one, tolerance=1e-10)
-        for a, b in zip(together, alone, strict=True):
+        for a, b in zip(together, properties(molecule(which)), strict=True):
             assert (a[k] - b[0]).abs().max() < 1e-7, which
 
 

@@ -25,8 +25,9 @@ SMALLEST_PIVOT = 0.5                 # eV, in the preconditioner
 
 @record
 class Converged:
-    """Where Newton's method ended: spaces, density D, Fock matrix F, electronic energy, largest |r| and steps of each
-    molecule."""
+    """Where Newton's method ended: spaces, density D, Fock matrix F, electronic energy, largest |r|, steps and, as of the last step,
+    smallest difference of an empty and an occupied level (eV) of each molecule.
+    """
 
     spaces: Spaces
     D: Float[Tensor, "molecule spin orbital orbital"]
@@ -34,6 +35,7 @@ class Converged:
     energy: Float[Tensor, "molecule"]
     residual: Float[Tensor, "molecule"]
     steps: Float[Tensor, "molecule"]
+    gap: Float[Tensor, "molecule"]
 
 
 def conjugate_gradients(apply, b, precondition, tolerance, iterations: int, radius=None):
@@ -89,11 +91,8 @@ def newton(layout, kernel, rough_kernel, h, start: Spaces, tolerance: float, max
         F = fock(layout, kernel, h, D)
         return D, F, 0.25 * c * (D * (F + h[:, None])).sum((1, 2, 3))
 
-    def moved(s, X):
-        C_o, C_v = rotate(s, X)
-        return Spaces(C_o, C_v, s.f_o, s.weight)
-
     s, (D, F, energy) = start, evaluate(start)
+    within = None
     steps, radius = torch.zeros_like(energy), torch.full_like(energy, RADIUS)
     stuck = torch.zeros_like(energy, dtype=torch.bool)
     for taken in range(max_steps + 1):
@@ -105,6 +104,8 @@ def newton(layout, kernel, rough_kernel, h, start: Spaces, tolerance: float, max
         small = tensor_map(lambda t: t.to(rough), s)
         within = levels(F.to(rough), small)
         operator = response(layout, rough_kernel, small, within)
+        if s.C is not None:                                           # the Hessian of fractional occupations is weighted
+            operator, r = _weighted(operator, small.weight), r * s.weight
         b = (-r * active[:, None, None, None])[:, None]
         last = (LAST_FRACTION * tolerance / residual.clamp(min=1e-30)).clamp(FINEST, COARSE)
         loose = torch.where(residual > NEAR, torch.full_like(residual, COARSE), last)[:, None]
@@ -112,7 +113,7 @@ def newton(layout, kernel, rough_kernel, h, start: Spaces, tolerance: float, max
         X, left = conjugate_gradients(operator, b.to(rough), pivots, loose.to(rough), INNER, radius[:, None].to(rough))
         X, left = X[:, 0].to(r.dtype), left[:, 0].to(r.dtype)
         model = c * (0.5 * (X * (b[:, 0] - left)) - X * b[:, 0]).sum((1, 2, 3))      # predicted change of the energy, < 0
-        trial = moved(s, X)
+        trial = rotate(s, X)
         D_new, F_new, E_new = evaluate(trial)
         noise = 1e-11 * energy.abs() + 1e-9
         factor = torch.ones_like(energy)
@@ -121,7 +122,7 @@ def newton(layout, kernel, rough_kernel, h, start: Spaces, tolerance: float, max
             if not bool(worse.any()):
                 break
             factor = torch.where(worse, 0.25 * factor, factor)
-            trial = moved(s, X * factor[:, None, None, None])
+            trial = rotate(s, X * factor[:, None, None, None])
             D_new, F_new, E_new = evaluate(trial)
         stuck = stuck | (active & (E_new > energy + noise))
         length = X.square().sum((1, 2, 3)).sqrt() * factor
@@ -129,4 +130,12 @@ def newton(layout, kernel, rough_kernel, h, start: Spaces, tolerance: float, max
         grown = torch.where(trusted & (length > 0.9 * radius), 2 * radius, radius)
         radius = torch.where(factor < 1, length, grown).clamp(1e-3, LARGEST_RADIUS)
         s, D, F, energy, steps = trial, D_new, F_new, E_new, steps + active
-    return Converged(s, D, F, energy, residual, steps)
+    within = levels(F, s) if within is None else within
+    smallest = torch.where(s.weight > 0, within.gap.to(energy.dtype), torch.inf).flatten(1)
+    gap = smallest.amin(1) if smallest.shape[1] else torch.full_like(energy, torch.inf)
+    return Converged(s, D, F, energy, residual, steps, gap)
+
+
+def _weighted(operator, weight):
+    """X -> weight J X: symmetric where occupations are fractional."""
+    return lambda X: weight[:, None] * operator(X)

@@ -25,13 +25,15 @@ from nddo_ml.struct import record
 @record
 class Spaces:
     """Occupied and virtual orbitals C_o, C_v (zero columns where a molecule has fewer), `weight` (molecule, spin, virtual,
-    occupied): the difference of their occupations, 0 where there is no rotation.
+    occupied): the difference of their occupations, 0 where there is no rotation. C: all orbitals in order, kept where the two spaces share some
+    (half-electron states).
     """
 
     C_o: Float[Tensor, "molecule spin orbital occupied"]
     C_v: Float[Tensor, "molecule spin orbital virtual"]
     f_o: Float[Tensor, "molecule spin occupied"]
     weight: Float[Tensor, "molecule spin virtual occupied"]
+    C: Float[Tensor, "molecule spin orbital level"] | None = None
 
 
 def spaces(orbitals: Orbitals, real) -> Spaces:
@@ -47,7 +49,8 @@ def spaces(orbitals: Orbitals, real) -> Spaces:
     weight = (f_o[..., None, :] - f_v[..., :, None]).clamp(min=0.0)
     weight = weight * (holds[..., None, :] & lacks[..., :, None])
     C_o, C_v = C[..., :top] * holds[..., None, :].to(C.dtype), C[..., bottom:] * lacks[..., None, :].to(C.dtype)
-    return Spaces(C_o, C_v, f_o, weight)
+    shared = top > bottom and bool(((f > 0) & (f < 1)).any())
+    return Spaces(C_o, C_v, f_o, weight, C if shared else None)
 
 
 def occupied_virtual(F, s: Spaces) -> Float[Tensor, "molecule spin virtual occupied"]:
@@ -89,11 +92,20 @@ def response(layout: Layout, kernel: Kernel, s: Spaces, levels: Levels):
     return apply
 
 
-def rotate(s: Spaces, X: Float[Tensor, "molecule spin virtual occupied"]):
-    """Orthonormal C_o, C_v after the rotation X of spaces with whole occupations."""
+def rotate(s: Spaces, X: Float[Tensor, "molecule spin virtual occupied"]) -> Spaces:
+    """The spaces after the rotation X, orthonormal: Cholesky of 1 + X^T X and 1 + X X^T, or the exponential of X - X^T where the
+    two spaces share orbitals.
+    """
+    if s.C is not None:
+        levels, (virtual, occupied) = s.C.shape[-1], X.shape[-2:]
+        A = torch.nn.functional.pad(X, (0, levels - occupied, levels - virtual, 0))
+        C = s.C @ torch.linalg.matrix_exp(A - A.mT)
+        held, lacking = (x.square().sum(-2, keepdim=True) > 0 for x in (s.C_o, s.C_v))
+        return Spaces(C[..., :occupied] * held, C[..., levels - virtual:] * lacking, s.f_o, s.weight, C)
+
     def orthonormal(Y, M):
-        identity = torch.eye(M.shape[-1], dtype=M.dtype, device=M.device)
-        L = torch.linalg.cholesky(identity + M)
+        L = torch.linalg.cholesky(torch.eye(M.shape[-1], dtype=M.dtype, device=M.device) + M)
         return torch.linalg.solve_triangular(L, Y.mT, upper=False).mT
 
-    return (orthonormal(s.C_o + s.C_v @ X, X.mT @ X), orthonormal(s.C_v - s.C_o @ X.mT, X @ X.mT))
+    C_o, C_v = orthonormal(s.C_o + s.C_v @ X, X.mT @ X), orthonormal(s.C_v - s.C_o @ X.mT, X @ X.mT)
+    return Spaces(C_o, C_v, s.f_o, s.weight)

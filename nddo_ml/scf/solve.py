@@ -25,7 +25,6 @@ from nddo_ml.scf.rotations import spaces
 from nddo_ml.struct import record, tensor_map
 
 SWITCH = 0.1            # eV: commutator below which Newton's method takes over
-SWITCH_ALONE = 1e-3     # eV: the same for a small molecule on its own, where a diagonalisation costs less than a Newton step
 FLOAT32_FROM = 60       # orbitals: from here on early iterations and inner solves run in float32
 HISTORY = 8
 DIIS_STEPS = 30
@@ -49,7 +48,7 @@ class Problem:
 @record
 class Solution:
     """Densities D, Fock matrices F, electronic energy (eV) and convergence of each molecule: largest commutator element
-    `residual` (eV), iterations in all, rung of the ladder (index into RUNGS).
+    `residual` (eV), iterations in all, rung of the ladder (index into RUNGS); `gap`, roughly, between occupied and empty levels (eV).
     """
 
     D: Float[Tensor, "molecule spin orbital orbital"]
@@ -59,6 +58,7 @@ class Solution:
     residual: Float[Tensor, "molecule"]
     iterations: Int[Tensor, "molecule"]
     rung: Int[Tensor, "molecule"]
+    gap: Float[Tensor, "molecule"]
 
 
 def problem(layout_: Layout, integrals: Integrals, occupations) -> Problem:
@@ -92,15 +92,13 @@ def canonical(problem: Problem, solution: Solution) -> Orbitals:
 def _climb(problem, start, tolerance, max_steps, rung):
     """One rung for all molecules of the problem, the next for those it leaves behind."""
     exact = kernel(problem.layout, problem.integrals)
-    whole = bool(((problem.occupations == 0) | (problem.occupations == 1)).all())
-    rough = kernel(problem.layout, problem.integrals, torch.float32) if whole and problem.layout.size >= FLOAT32_FROM else exact
-    goal = tolerance if not whole else SWITCH_ALONE if exact is rough and problem.layout.molecules == 1 else SWITCH
-    orbitals, used = _RUNG[rung](problem, exact, rough, start, max_steps, goal)
+    rough = kernel(problem.layout, problem.integrals, torch.float32) if problem.layout.size >= FLOAT32_FROM else exact
+    orbitals, used = _RUNG[rung](problem, exact, rough, start, max_steps, SWITCH)
     found = newton(problem.layout, exact, rough, problem.h, spaces(orbitals, problem.layout.real), tolerance,
-                   max(0, min(NEWTON_STEPS, max_steps - used)) if whole else 0)
+                   max(0, min(NEWTON_STEPS, max_steps - used)))
     done = found.residual <= tolerance
     steps = used + found.steps.to(torch.long)
-    result = Solution(found.D, found.F, found.energy, done, found.residual, steps, torch.full_like(steps, rung))
+    result = Solution(found.D, found.F, found.energy, done, found.residual, steps, torch.full_like(steps, rung), found.gap)
     if bool(done.all()) or rung + 1 == len(RUNGS) or used >= max_steps:
         return result
     left = (~done).nonzero()[:, 0].tolist()
@@ -153,29 +151,54 @@ _RUNG = (_diis_rung, _ediis_rung, _smearing_rung)
 def _iterate(problem, kernel: Kernel, start, iterations, goal, coefficients, shift=0.0, damping=0.0, temperature=None):
     """Orbitals and iterations used: fixed-point steps with extrapolation until every commutator is below `goal`.
 
-    The first diagonalisation precedes any test: a start density proportional to 1 commutes with everything.
+    The first diagonalisation precedes any test: a start density proportional to 1 commutes with everything. A molecule that is done
+    waits for the others unchanged. One that has climbed is handed on with the lowest state it passed through: extrapolation of
+    far apart fragments can end in absurd charges, and what comes next only goes downhill.
     """
     dtype = kernel.coulomb_atoms[0].dtype
     lay, real, occupations = problem.layout, problem.layout.real, problem.occupations.to(dtype)
     top = None if temperature is not None else _highest(occupations)
     h, D = problem.h.to(dtype), start.to(dtype)
-    spin_factor = 2.0 / occupations.shape[1]
-    history, orbitals = History(HISTORY), None
+    spin_factor, history, orbitals, lowest = 2.0 / occupations.shape[1], History(HISTORY), None, None
+    done = torch.zeros(lay.molecules, dtype=torch.bool, device=h.device)
     for k in range(max(iterations, 1)):
         F = fock(lay, kernel, h, D)
         if orbitals is not None:
             FD = F @ D
             error = FD - FD.mT
-            if bool((error.abs().flatten(1).amax(1) < goal).all()):
+            energy = 0.5 * spin_factor * (D * (F + h[:, None])).sum((1, 2, 3))
+            lowest = _lower_of(lowest, (energy, orbitals))
+            done = done | (error.abs().flatten(1).amax(1) < goal)
+            if bool(done.all()):
                 break
-            history.add(F, D, error, 0.5 * spin_factor * (D * (F + h[:, None])).sum((1, 2, 3)))
+            history.add(F, D, error, energy)
             F = history.combine(coefficients(history)) if k > 1 else F
-        orbitals = diagonalise(F - shift * D if shift else F, real, occupations)
+        new = diagonalise(F - shift * D if shift else F, real, occupations)
         if temperature is not None:
-            orbitals = replace(orbitals, f=fermi(orbitals.eps, occupations.sum(-1), temperature, real))
-        new = density(orbitals, top)
-        D = new if not damping or k == 0 else (1 - damping) * new + damping * D
+            new = replace(new, f=fermi(new.eps, occupations.sum(-1), temperature, real))
+        orbitals = _where(done, orbitals, new) if bool(done.any()) else new
+        made = density(orbitals, top)
+        D = made if not damping or k == 0 else (1 - damping) * made + damping * D
+    if lowest is not None and temperature is None and not damping:
+        slack = 1e-3 + torch.finfo(dtype).eps * 10 * energy.abs()
+        climbed = energy > lowest[0] + slack
+        orbitals = _where(climbed, lowest[1], orbitals) if bool(climbed.any()) else orbitals
     return _double(orbitals), k + 1
+
+
+def _lower_of(lowest, found):
+    """The lower of two (energy, orbitals), molecule by molecule."""
+    if lowest is None:
+        return found
+    better = found[0] < lowest[0]
+    if bool(better.all()):
+        return found
+    return torch.where(better, found[0], lowest[0]), _where(better, found[1], lowest[1])
+
+
+def _where(mask, a: Orbitals, b: Orbitals) -> Orbitals:
+    """Orbitals `a` of the molecules in the mask, `b` of the others."""
+    return pytree.tree_map(lambda x, y: torch.where(mask.view(-1, *[1] * (x.dim() - 1)), x, y), a, b)
 
 
 def _highest(occupations):

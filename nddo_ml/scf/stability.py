@@ -68,11 +68,10 @@ def _lower(problem, solution, tolerance, rounds):
 
 def _downhill(problem, s, X, before: Solution, tolerance) -> Solution:
     """Newton's method from orbitals rotated by X."""
-    C_o, C_v = rotate(s, X)
     exact = kernel(problem.layout, problem.integrals)
-    found = newton(problem.layout, exact, exact, problem.h, Spaces(C_o, C_v, s.f_o, s.weight), tolerance, NEWTON_STEPS)
+    found = newton(problem.layout, exact, exact, problem.h, rotate(s, X), tolerance, NEWTON_STEPS)
     return Solution(found.D, found.F, found.energy, found.residual <= tolerance, found.residual,
-                    before.iterations + found.steps.to(torch.long), before.rung)
+                    before.iterations + found.steps.to(torch.long), before.rung, found.gap)
 
 
 def _choose(mask, a: Solution, b: Solution) -> Solution:
@@ -115,6 +114,6 @@ def two_channels(problem: Problem, solution: Solution) -> tuple[Problem, Solutio
 
     return (Problem(problem.layout, problem.integrals, problem.h, double(problem.occupations)),
             Solution(double(solution.D), double(solution.F), solution.energy, solution.converged, solution.residual,
-                     solution.iterations, solution.rung))
+                     solution.iterations, solution.rung, solution.gap))
 
 
