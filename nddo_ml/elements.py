@@ -7,6 +7,7 @@ their charge: "+", "-", "++", "--", "+3", "-3", "+1/2", "-1/2").
 
 import difflib
 from functools import cache
+from importlib.resources import files
 
 import numpy as np
 import torch
@@ -65,6 +66,11 @@ def masses(numbers: Int[Tensor, "atom"]) -> Float[Tensor, "atom"]:
     return _per_species("mass", numbers.device).index_select(0, numbers)
 
 
+def dipole_masses(numbers: Int[Tensor, "atom"]) -> Float[Tensor, "atom"]:
+    """The masses (u) that place the centre of mass, the origin of an ion's dipole, as in MOPAC; elsewhere those of `masses`."""
+    return _per_species("dipole mass", numbers.device).index_select(0, numbers)
+
+
 def covalent_radii(numbers: Int[Tensor, "atom"]) -> Float[Tensor, "atom"]:
     """Covalent radii (Cordero et al., Dalton Trans. 2008, 2832; angstrom); a sparkle as its element, a pseudo-atom 0."""
     return _per_species("radius", numbers.device).index_select(0, numbers)
@@ -73,7 +79,10 @@ def covalent_radii(numbers: Int[Tensor, "atom"]) -> Float[Tensor, "atom"]:
 @cache
 def _per_species(quantity, device):
     values = np.zeros(SPECIES)
-    source = {"mass": data.atomic_masses, "radius": data.covalent_radii}[quantity]
+    source = {"mass": data.atomic_masses, "dipole mass": data.atomic_masses, "radius": data.covalent_radii}[quantity].copy()
+    if quantity == "dipole mass":
+        table = np.loadtxt(files("nddo_ml") / "data" / "dipole_masses.csv", delimiter=",", skiprows=3, usecols=(0, 2))
+        source[table[:, 0].astype(int)] = table[:, 1]
     values[1 : ELEMENTS + 1] = source[1 : ELEMENTS + 1]
     for z in LANTHANIDES:
         values[SPARKLE + z] = source[z]

@@ -8,7 +8,7 @@ their tape. Molecules of a batch are solved together in buckets of similar size 
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Float
@@ -23,7 +23,7 @@ from nddo_ml.methods import method as find_method
 from nddo_ml.methods.parameters import PARAMETER_NAMES, AtomParameters, PairParameters, gather
 from nddo_ml.molecules import Molecules, check
 from nddo_ml.properties.populations import populations
-from nddo_ml.results import Result, State, merged, refuse_unconverged
+from nddo_ml.results import PER_ATOM, Result, State, merged, refuse_unconverged
 from nddo_ml.scf import half_electron, response
 from nddo_ml.scf.density import aufbau
 from nddo_ml.scf.fock import electronic_energy, kernel
@@ -162,6 +162,7 @@ class Hamiltonian(nn.Module):
             solution = solve(task, start_density(top, alpha, beta, spins, earlier, index), options.tolerance, options.max_steps)
             state = _settled(State(index, task, solution, torch.zeros_like(solution.energy)), top, molecules, earlier, options)
             electronic, D = _electronic(top, integrals, state, molecules, options.order)
+            state = state if options.order == 1 or not taped else replace(state, tape=(integrals, D))
             parts = {"electronic": electronic, "core_core": integrals.core,
                      **corrections(terms(self.method.name), top.composition, positions, R, constants)}
             converged = state.solution.converged
@@ -174,8 +175,16 @@ class Hamiltonian(nn.Module):
             found = populations(top, D, molecules.with_positions(positions), p.A.D1, p.A.D_pd, constants.bohr)
         atoms = top.elements.EHEAT - constants.kcal_mol * p.A.EISOL
         heat = (constants.kcal_mol * energy).index_add(0, molecules.molecule, atoms)
-        found = {"energy": energy, "energies": parts, "heat_of_formation": heat, "forces": forces, **found}
+        found = {"forces": forces, "heat_of_formation": heat, **found}
+        if not bool(converged.all()):
+            found = {name: _valid(value, converged[molecules.molecule] if name in PER_ATOM else converged) for name, value in found.items()}
+        found |= {"energy": energy, "energies": parts}
         return state, found if taped else tensor_map(torch.Tensor.detach, found)
+
+
+def _valid(values, converged):
+    """NaN for what did not converge."""
+    return None if values is None else torch.where(converged.view(-1, *[1] * (values.dim() - 1)), values, torch.nan)
 
 
 def _forces(energy, positions, differentiable, keep):

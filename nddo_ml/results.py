@@ -14,6 +14,7 @@ from torch import Tensor
 from nddo_ml.errors import SCFNotConverged
 from nddo_ml.molecules import Molecules
 from nddo_ml.scf.density import Orbitals
+from nddo_ml.scf.fock import fock, kernel, one_electron
 from nddo_ml.scf.solve import RUNGS, Problem, Solution, canonical
 from nddo_ml.units import Constants
 
@@ -21,18 +22,28 @@ from nddo_ml.units import Constants
 @dataclass(frozen=True, eq=False)
 class State:
     """The self-consistent states of some molecules of a batch that were solved together; `index` says which, `lowered` by how
-    much (eV) leaving an instability lowered the energy of each.
+    much (eV) leaving an instability lowered the energy of each; `tape`: integrals and density that carry derivatives.
     """
 
     index: list
     problem: Problem
     solution: Solution
     lowered: Float[Tensor, "molecule"]
+    tape: tuple | None = None
 
     @cached_property
     def orbitals(self) -> Orbitals:
         """Canonical orbitals, made when first asked for."""
         return canonical(self.problem, self.solution)
+
+    def levels(self) -> Float[Tensor, "molecule spin level"]:
+        """Orbital energies, differentiable once where the state is on a tape: eps_i = C_i^T F(phi, D0 + dD) C_i, C constant."""
+        if self.tape is None:
+            return self.orbitals.eps
+        integrals, D = self.tape
+        lay, C = self.problem.layout, self.orbitals.C
+        F = fock(lay, kernel(lay, integrals), one_electron(lay, integrals), D)
+        return (C * (F @ C)).sum(-2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,11 +92,18 @@ class Result:
 
     def orbital_energies(self, k: int = 0) -> Float[Tensor, "spin orbital"]:
         """Orbital energies of molecule k, eV, ascending in each channel."""
-        return self._orbital("eps", k)
+        state, place, n = self._find(k)
+        return state.levels()[place, :, :n].gather(-1, self._ascending(k))
+
+    def gap(self, k: int = 0) -> Float[Tensor, ""]:
+        """Lowest empty less highest occupied level over both spins, eV; on the tape where the result is."""
+        eps, f = self.orbital_energies(k), self.occupations(k)
+        return eps[f < 2.0 / len(f)].min() - eps[f > 0].max()
 
     def occupations(self, k: int = 0) -> Float[Tensor, "spin orbital"]:
         """Occupations of the orbitals: 0 to 2 in a restricted state, 0 or 1 per spin in an unrestricted one."""
-        f = self._orbital("f", k)
+        state, place, n = self._find(k)
+        f = state.orbitals.f[place, :, :n].gather(-1, self._ascending(k))
         return 2 * f if len(f) == 1 else f
 
     def coefficients(self, k: int = 0) -> Float[Tensor, "spin orbital level"]:
@@ -99,7 +117,7 @@ class Result:
         eps, f = self.orbital_energies(k), self.occupations(k)
         full = 2.0 / len(f)
         below, above = eps[f > 0], eps[f < full]
-        return float(below.max()) if len(below) else -torch.inf, float(above.min()) if len(above) else torch.inf
+        return float(below.detach().max()) if len(below) else -torch.inf, float(above.detach().min()) if len(above) else torch.inf
 
     def bond_orders(self, k: int = 0) -> Float[Tensor, "atom atom"]:
         """Mayer bond orders of molecule k, 2 sum_spin D_ij^2 summed over the orbitals of two atoms (the overlap is the unit
@@ -114,10 +132,6 @@ class Result:
         member = (owner[:, None] == torch.arange(atoms, device=owner.device)).to(D.dtype)
         orders = member.T @ (4.0 / len(D) * D.square().sum(0)) @ member
         return orders - torch.diag(orders.diagonal()) + torch.diag((orders - torch.diag(orders.diagonal())).sum(1))
-
-    def _orbital(self, name, k):
-        state, place, n = self._find(k)
-        return getattr(state.orbitals, name)[place, :, :n].gather(-1, self._ascending(k))
 
     def _ascending(self, k):
         """Order of the levels by energy: the orbitals of an excited state are made occupied before empty."""

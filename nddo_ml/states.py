@@ -72,7 +72,8 @@ def start_density(top: Topology, alpha, beta, spins: int, earlier: Result | None
     populations = atomic_populations(e.core, e.n_ao, (e.occ_d > 0) & (e.main_group == 0))
     here = populations[lay.owner.clamp(min=0), lay.shell.clamp(min=0)]
     per_orbital = torch.where(lay.owner >= 0, here, torch.zeros_like(lay.real))
-    return guess(per_orbital, lay.real, alpha, beta, spins, (alpha == beta) & (alpha > 0))
+    atom = (lay.owner - lay.owner[:, :1]).clamp(min=0)
+    return guess(per_orbital, atom, lay.real, alpha, beta, spins, (alpha == beta) & (alpha > 0))
 
 
 def suspicious(top: Topology, molecules: Molecules, spins: int, gap) -> bool:

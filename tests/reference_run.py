@@ -8,7 +8,7 @@ import torch
 from reference import DATA, KCAL, Computed, group
 
 from nddo_ml import Hamiltonian, Molecules
-from nddo_ml.elements import masses, number, symbol
+from nddo_ml.elements import dipole_masses, number, symbol
 from nddo_ml.integrals.corrections import Composition, corrections, terms
 from nddo_ml.methods import method as find_method
 
@@ -95,7 +95,7 @@ def origin_shift(molecules):
         x = torch.zeros(len(molecules), 4, dtype=torch.float64)
         x = x.index_add(0, molecules.molecule, torch.cat([m[:, None] * molecules.positions, m[:, None]], 1))
         return x[:, :3] / x[:, 3:].clamp(min=1e-3)
-    ours = masses(molecules.numbers)
+    ours = dipole_masses(molecules.numbers)
     return centre(ours) - centre(torch.where(theirs > 0, theirs, ours))
 
 

@@ -289,13 +289,11 @@ def test_L11_size_consistency(name):
 
 @electronic
 def test_L12_dissociation(name):
-    """Integer charges of separated fragments at 15 angstrom; two hydrogen and two fluorine atoms from H2 and F2
-    (the lowest state: from the first guess alone MNDO/d and PM6 end in an excited one of F2).
-    """
+    """Integer charges of separated fragments at 15 angstrom; two hydrogen and two fluorine atoms from H2 and F2."""
     r = run(name, apart("ammonium", WATER, [15.0]))
     holds("L12 leakage", name, r.charges[:5].sum() - 1, 1e-6)
     for z in (1, 9):
-        far = run(name, diatomics([(z, z)], 100.0), unrestricted=True, stability=True)
+        far = run(name, diatomics([(z, z)], 100.0), unrestricted=True)
         atom = run(name, Molecules.single([z], [[0.0, 0.0, 0.0]], 0, 2))
         holds("L12 homolytic", name, far.energy - 2 * atom.energy, 1e-6, str(z))
 

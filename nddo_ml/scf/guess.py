@@ -2,14 +2,14 @@
 
 Diagonal, as in MOPAC: hydrogen holds its electron, main-group atoms spread theirs over s and p, transition metals fill s,
 then d, then p. It decides nothing but the number of iterations (docs/performance.md), except that equal spins must be told
-apart somewhere: an unrestricted singlet starts with alternating excess of alpha and beta, so that its symmetry can break.
+apart somewhere: an unrestricted singlet starts with an excess of alpha and of beta electrons on alternate atoms, so that its symmetry can break.
 """
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-BROKEN = 1.1   # factor by which an unrestricted singlet's populations are tilted, up and down alternately
+BROKEN = 1.5   # factor by which an unrestricted singlet's populations are tilted, alternately from atom to atom
 
 
 def atomic_populations(core, n_ao, transition) -> Float[Tensor, "atom 9"]:
@@ -25,11 +25,11 @@ def atomic_populations(core, n_ao, transition) -> Float[Tensor, "atom 9"]:
     return torch.where((transition & (n_ao == 9))[:, None], metal, main)
 
 
-def guess(
-    populations: Float[Tensor, "molecule orbital"], real, alpha, beta, spins: int, broken
-) -> Float[Tensor, "molecule spin orbital orbital"]:
-    """Diagonal start density from populations of neutral atoms, shifted to the electron count; `broken` marks the molecules
-    whose equal alpha and beta populations are tilted.
+def guess(populations: Float[Tensor, "molecule orbital"], atom, real, alpha, beta, spins: int, broken):
+    """Diagonal start density (molecule, spin, orbital, orbital) from populations of neutral atoms, shifted to the electron count.
+
+    atom: which atom of its molecule each orbital belongs to; `broken` marks the molecules whose equal alpha and beta populations
+    are tilted.
     """
     total = (alpha + beta).to(populations.dtype)
     excess = (populations.sum(1) - total) / real.sum(1).clamp(min=1)
@@ -37,6 +37,6 @@ def guess(
     if spins == 1:
         return torch.diag_embed(diagonal / 2)[:, None]
     share = torch.stack([alpha, beta], 1) / total.clamp(min=1)[:, None]
-    tilt = BROKEN ** (1.0 - 2.0 * (torch.arange(real.shape[1], device=real.device) % 2))
-    tilt = torch.where(broken[:, None], tilt[None], torch.ones_like(tilt)[None])
+    tilt = BROKEN ** (1.0 - 2.0 * (atom % 2))
+    tilt = torch.where(broken[:, None], tilt, 1.0)
     return torch.diag_embed(diagonal[:, None] * share[..., None] * torch.stack([tilt, 1 / tilt], 1))
