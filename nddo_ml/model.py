@@ -22,11 +22,11 @@ from nddo_ml.integrals.nuclear import pair_values
 from nddo_ml.methods import method as find_method
 from nddo_ml.methods.parameters import PARAMETER_NAMES, AtomParameters, PairParameters, gather
 from nddo_ml.molecules import Molecules, check
-from nddo_ml.properties.populations import populations
 from nddo_ml.results import PER_ATOM, Result, State, merged, refuse_unconverged
 from nddo_ml.scf import half_electron, response
 from nddo_ml.scf.density import aufbau
 from nddo_ml.scf.fock import electronic_energy, kernel
+from nddo_ml.scf.populations import populations
 from nddo_ml.scf.solve import problem, solve
 from nddo_ml.scf.stability import lower, two_channels
 from nddo_ml.states import buckets, channels, electrons, start_density, suspicious
@@ -177,7 +177,8 @@ class Hamiltonian(nn.Module):
         heat = (constants.kcal_mol * energy).index_add(0, molecules.molecule, atoms)
         found = {"forces": forces, "heat_of_formation": heat, **found}
         if not bool(converged.all()):
-            found = {name: _valid(value, converged[molecules.molecule] if name in PER_ATOM else converged) for name, value in found.items()}
+            of_atoms = converged.index_select(0, molecules.molecule)
+            found = {name: _valid(value, of_atoms if name in PER_ATOM else converged) for name, value in found.items()}
         found |= {"energy": energy, "energies": parts}
         return state, found if taped else tensor_map(torch.Tensor.detach, found)
 

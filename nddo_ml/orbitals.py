@@ -155,7 +155,8 @@ def flattened(matrix: Float[Tensor, "molecule vector orbital orbital"]) -> Float
 
 
 def atom_densities(group: AtomGroup, flat, weight=None) -> Float[Tensor, "k m vector"]:
-    """Packed one-centre density of each atom, off-diagonal elements counted twice; weight: the group's in the precision of `flat`."""
+    """Packed one-centre density of each atom, off-diagonal elements counted twice; weight: the group's in the precision of
+    `flat`."""
     k, m = group.packed.shape
     weight = group.weight if weight is None else weight
     return flat.index_select(0, group.packed.view(-1)).view(k, m, -1) * weight[:, :, None]

@@ -117,7 +117,8 @@ class Result:
         eps, f = self.orbital_energies(k), self.occupations(k)
         full = 2.0 / len(f)
         below, above = eps[f > 0], eps[f < full]
-        return float(below.detach().max()) if len(below) else -torch.inf, float(above.detach().min()) if len(above) else torch.inf
+        highest = float(below.detach().max()) if len(below) else -torch.inf
+        return highest, float(above.detach().min()) if len(above) else torch.inf
 
     def bond_orders(self, k: int = 0) -> Float[Tensor, "atom atom"]:
         """Mayer bond orders of molecule k, 2 sum_spin D_ij^2 summed over the orbitals of two atoms (the overlap is the unit

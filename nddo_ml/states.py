@@ -77,8 +77,9 @@ def start_density(top: Topology, alpha, beta, spins: int, earlier: Result | None
 
 
 def suspicious(top: Topology, molecules: Molecules, spins: int, gap) -> bool:
-    """Whether a state found without looking further may well not be the lowest of its kind: a small gap, elements beyond those of
-    organic chemistry (metals have many solutions), or an unrestricted singlet, which can sit on the restricted saddle point.
+    """Whether a state found without looking further may well not be the lowest of its kind: a small gap, elements beyond
+    those of organic chemistry (metals have many solutions), or an unrestricted singlet, which can sit on the restricted
+    saddle point.
     """
     common = torch.tensor(ORGANIC, device=molecules.numbers.device)
     unusual = ~torch.isin(molecules.numbers, common)

@@ -22,7 +22,7 @@ LAYERS = (
     ("integrals", "methods"),          # a method names its core-core form; the integrals read the tables' records
     ("networks",),
     ("scf",),
-    ("results",), ("model",), ("properties",),
+    ("results",), ("states",), ("model",), ("properties",),
     ("dynamics",), ("training",), ("embedding",), ("functional",), ("wavefunction",),
     ("interfaces",), ("stream",),
     ("cli",),

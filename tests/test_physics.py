@@ -442,9 +442,9 @@ def test_Q8_dipole(name):
 
 @electronic
 def test_Q8_dipole_of_ions_is_about_the_centre_of_mass(name):
-    from nddo_ml.elements import masses
+    from nddo_ml.elements import dipole_masses
     here = batch(IONS)
-    w = masses(here.numbers)
+    w = dipole_masses(here.numbers)
     centre = per_molecule(w[:, None] * here.positions, here) / per_molecule(w, here)[:, None]
     difference = field_dipole(name, here) - here.charge[:, None] * centre - run(name, here).dipole
     holds("Q8 ions", name, difference.abs().max() * model(name).method.constants.debye, 1e-6)

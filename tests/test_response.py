@@ -48,9 +48,9 @@ def test_dipole_derivatives(name):
     found = torch.stack(products(dipole_derivatives(model(name), here, tolerance=1e-10), v, here))
 
     def dipole(s):
-        from nddo_ml.elements import masses
+        from nddo_ml.elements import dipole_masses
         there = here.with_positions(here.positions + s * v)
-        w = masses(there.numbers)
+        w = dipole_masses(there.numbers)
         centre = torch.zeros(len(here), 3, dtype=torch.float64).index_add(0, here.molecule, w[:, None] * there.positions)
         total = torch.zeros(len(here), dtype=torch.float64).index_add(0, here.molecule, w)
         return run(name, there).dipole + here.charge[:, None] * centre / total[:, None]

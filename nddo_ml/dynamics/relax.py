@@ -1,4 +1,5 @@
-"""Geometry optimisation with a Hamiltonian: one molecule or a whole batch, each step starting from the densities of the last."""
+"""Geometry optimisation with a Hamiltonian: one molecule or a whole batch, each step starting from the densities of the
+last."""
 
 from collections.abc import Callable
 
@@ -21,8 +22,8 @@ def relax(model, molecules: Molecules, fmax: float = 0.01, steps: int = 500, cal
 
 
 def energy_forces(model, **options) -> Callable[[Molecules], tuple[torch.Tensor, torch.Tensor]]:
-    """Energy `molecule` (eV, NaN where the SCF fails) and forces `atom 3` (eV/angstrom) as a function of molecules; as long as the
-    same ones come back they start from their last densities.
+    """Energy `molecule` (eV, NaN where the SCF fails) and forces `atom 3` (eV/angstrom) as a function of molecules; as long
+    as the same ones come back they start from their last densities.
     """
     last: Result | None = None
 

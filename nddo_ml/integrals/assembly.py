@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nddo_ml.integrals.blocks import Integrals
 from nddo_ml.integrals.corrections.geometry import Composition
 from nddo_ml.integrals.dipole import dipole_blocks
 from nddo_ml.integrals.multipole import AtomIntegrals
@@ -23,7 +24,6 @@ from nddo_ml.methods import Method
 from nddo_ml.methods.parameters import AtomParameters, Elements, gather
 from nddo_ml.molecules import COINCIDENT, Molecules, coinciding
 from nddo_ml.orbitals import Layout, layout, packed_pairs
-from nddo_ml.scf.fock import Integrals
 from nddo_ml.struct import record
 
 HELIUM = 2

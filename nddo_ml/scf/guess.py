@@ -2,7 +2,8 @@
 
 Diagonal, as in MOPAC: hydrogen holds its electron, main-group atoms spread theirs over s and p, transition metals fill s,
 then d, then p. It decides nothing but the number of iterations (docs/performance.md), except that equal spins must be told
-apart somewhere: an unrestricted singlet starts with an excess of alpha and of beta electrons on alternate atoms, so that its symmetry can break.
+apart somewhere: an unrestricted singlet starts with an excess of alpha and of beta electrons on alternate atoms, so that its
+symmetry can break.
 """
 
 import torch
@@ -26,10 +27,11 @@ def atomic_populations(core, n_ao, transition) -> Float[Tensor, "atom 9"]:
 
 
 def guess(populations: Float[Tensor, "molecule orbital"], atom, real, alpha, beta, spins: int, broken):
-    """Diagonal start density (molecule, spin, orbital, orbital) from populations of neutral atoms, shifted to the electron count.
+    """Diagonal start density (molecule, spin, orbital, orbital) from populations of neutral atoms, shifted to the electron
+    count.
 
-    atom: which atom of its molecule each orbital belongs to; `broken` marks the molecules whose equal alpha and beta populations
-    are tilted.
+    atom: which atom of its molecule each orbital belongs to; `broken` marks the molecules whose equal alpha and beta
+    populations are tilted.
     """
     total = (alpha + beta).to(populations.dtype)
     excess = (populations.sum(1) - total) / real.sum(1).clamp(min=1)

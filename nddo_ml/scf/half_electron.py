@@ -23,8 +23,8 @@ from nddo_ml.scf.fock import Kernel, two_electron
 def check(unpaired) -> None:
     """Refuse more open orbitals than the method knows (InvalidMolecule)."""
     if bool((unpaired > 2).any()):
-        raise InvalidMolecule(f"A half-electron state has at most two open orbitals, but multiplicity {int(unpaired.max()) + 1} "
-                              "was asked for: use unrestricted=True.")
+        raise InvalidMolecule(f"A half-electron state has at most two open orbitals, but multiplicity "
+                              f"{int(unpaired.max()) + 1} was asked for: use unrestricted=True.")
 
 
 def open_orbitals(

@@ -25,8 +25,8 @@ SMALLEST_PIVOT = 0.5                 # eV, in the preconditioner
 
 @record
 class Converged:
-    """Where Newton's method ended: spaces, density D, Fock matrix F, electronic energy, largest |r|, steps and, as of the last step,
-    smallest difference of an empty and an occupied level (eV) of each molecule.
+    """Where Newton's method ended: spaces, density D, Fock matrix F, electronic energy, largest |r|, steps and, as of the
+    last step, smallest difference of an empty and an occupied level (eV) of each molecule.
     """
 
     spaces: Spaces

@@ -25,8 +25,8 @@ from nddo_ml.struct import record
 @record
 class Spaces:
     """Occupied and virtual orbitals C_o, C_v (zero columns where a molecule has fewer), `weight` (molecule, spin, virtual,
-    occupied): the difference of their occupations, 0 where there is no rotation. C: all orbitals in order, kept where the two spaces share some
-    (half-electron states).
+    occupied): the difference of their occupations, 0 where there is no rotation. C: all orbitals in order, kept where the two
+    spaces share some (half-electron states).
     """
 
     C_o: Float[Tensor, "molecule spin orbital occupied"]
@@ -93,8 +93,8 @@ def response(layout: Layout, kernel: Kernel, s: Spaces, levels: Levels):
 
 
 def rotate(s: Spaces, X: Float[Tensor, "molecule spin virtual occupied"]) -> Spaces:
-    """The spaces after the rotation X, orthonormal: Cholesky of 1 + X^T X and 1 + X X^T, or the exponential of X - X^T where the
-    two spaces share orbitals.
+    """The spaces after the rotation X, orthonormal: Cholesky of 1 + X^T X and 1 + X X^T, or the exponential of X - X^T where
+    the two spaces share orbitals.
     """
     if s.C is not None:
         levels, (virtual, occupied) = s.C.shape[-1], X.shape[-2:]

@@ -48,7 +48,8 @@ class Problem:
 @record
 class Solution:
     """Densities D, Fock matrices F, electronic energy (eV) and convergence of each molecule: largest commutator element
-    `residual` (eV), iterations in all, rung of the ladder (index into RUNGS); `gap`, roughly, between occupied and empty levels (eV).
+    `residual` (eV), iterations in all, rung of the ladder (index into RUNGS); `gap`, roughly, between occupied and empty
+    levels (eV).
     """
 
     D: Float[Tensor, "molecule spin orbital orbital"]
@@ -151,9 +152,9 @@ _RUNG = (_diis_rung, _ediis_rung, _smearing_rung)
 def _iterate(problem, kernel: Kernel, start, iterations, goal, coefficients, shift=0.0, damping=0.0, temperature=None):
     """Orbitals and iterations used: fixed-point steps with extrapolation until every commutator is below `goal`.
 
-    The first diagonalisation precedes any test: a start density proportional to 1 commutes with everything. A molecule that is done
-    waits for the others unchanged. One that has climbed is handed on with the lowest state it passed through: extrapolation of
-    far apart fragments can end in absurd charges, and what comes next only goes downhill.
+    The first diagonalisation precedes any test: a start density proportional to 1 commutes with everything. A molecule that
+    is done waits for the others unchanged. One that has climbed is handed on with the lowest state it passed through:
+    extrapolation of far apart fragments can end in absurd charges, and what comes next only goes downhill.
     """
     dtype = kernel.coulomb_atoms[0].dtype
     lay, real, occupations = problem.layout, problem.layout.real, problem.occupations.to(dtype)
