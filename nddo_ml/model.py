@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nddo_ml.errors import InvalidMolecule
+from nddo_ml.devices import usable
+from nddo_ml.errors import InvalidMolecule, UnknownOption
 from nddo_ml.integrals.assembly import Parameters, Topology, assemble, distances, spread, topology
 from nddo_ml.integrals.corrections import corrections, terms
 from nddo_ml.integrals.multipole import atom_integrals
@@ -56,6 +57,7 @@ class Hamiltonian(nn.Module):
 
     def __init__(self, method: str = "PM6", device=None):
         super().__init__()
+        device = usable(device)
         self.method = find_method(method)
         for name in PARAMETER_NAMES:
             self.register_parameter(name, nn.Parameter(getattr(self.method.parameters, name).clone(), requires_grad=False))
@@ -87,16 +89,15 @@ class Hamiltonian(nn.Module):
         Raises InvalidMolecule, MissingParameter, SCFNotConverged.
         """
         check(molecules)
-        if order not in (1, 2, 3):
-            raise InvalidMolecule(f"order={order!r}: derivatives are exact to order 1, 2 or 3.")
         molecules = molecules.to(self.U_ss.device)
-        options = Options(forces, unrestricted, order, tolerance, max_steps, stability)
+        options = _checked(Options(forces, unrestricted, order, tolerance, max_steps, stability))
+        field = None if field is None else _checked_field(field, molecules)
         spins = channels(molecules, unrestricted)
         parts = []
         for index in buckets(self.method, molecules, spins):
             part = molecules if len(index) == len(molecules) else molecules.select(index)
             here = None if field is None else field[index]
-            parts.append((index, *self._solve(part, index, spins[index[0]], guess, here, options)))
+            parts.append((index, *self._solve(part, index, len(molecules) > 1, spins[index[0]], guess, here, options)))
         result = merged(self.method.name, self.method.constants, molecules, parts)
         if raise_unconverged or (raise_unconverged is None and len(molecules) == 1):
             refuse_unconverged(result, tolerance, max_steps)
@@ -146,7 +147,7 @@ class Hamiltonian(nn.Module):
                 found["parameters"], found["version"] = self.parameters_of(found["top"]), version
         return found["top"], found["parameters"]
 
-    def _solve(self, molecules, index, spins, earlier, field, options):
+    def _solve(self, molecules, index, several, spins, earlier, field, options):
         """One bucket, the molecules `index` of the batch: its state, and all quantities by name."""
         positions, constants = molecules.positions, self.method.constants
         wanted = positions.requires_grad or (field is not None and field.requires_grad)
@@ -154,9 +155,9 @@ class Hamiltonian(nn.Module):
         if options.forces and not positions.requires_grad:
             positions = positions.detach().requires_grad_()
         top, p = self._topology(molecules)
-        alpha, beta = electrons(molecules, top)
+        alpha, beta = electrons(molecules, top, index)
         with torch.set_grad_enabled(taped or options.forces):
-            R, u = distances(top, positions)
+            R, u = distances(top, positions, index if several else None)
             integrals = assemble(self.method, top, positions, R, u, p, field)
             task = problem(top.layout, integrals, aufbau(alpha, beta, spins, top.layout.size))
             solution = solve(task, start_density(top, alpha, beta, spins, earlier, index), options.tolerance, options.max_steps)
@@ -181,6 +182,23 @@ class Hamiltonian(nn.Module):
             found = {name: _valid(value, of_atoms if name in PER_ATOM else converged) for name, value in found.items()}
         found |= {"energy": energy, "energies": parts}
         return state, found if taped else tensor_map(torch.Tensor.detach, found)
+
+
+def _checked(options: Options) -> Options:
+    """The options, if they mean something (UnknownOption)."""
+    if options.order not in (1, 2, 3):
+        raise UnknownOption(f"order={options.order!r}: derivatives are exact to order 1, 2 or 3.")
+    for name in ("tolerance", "max_steps"):
+        if not getattr(options, name) > 0:
+            raise UnknownOption(f"{name}={getattr(options, name)!r}: it must be positive.")
+    return options
+
+
+def _checked_field(field, molecules):
+    """The field on the molecules' device, if it has a finite vector for each of them (InvalidMolecule)."""
+    if tuple(field.shape) != (len(molecules), 3) or not bool(torch.isfinite(field.detach()).all()):
+        raise InvalidMolecule(f"The field has shape {tuple(field.shape)}: expected {(len(molecules), 3)}, finite, in V/angstrom.")
+    return field.to(molecules.positions.device)
 
 
 def _valid(values, converged):

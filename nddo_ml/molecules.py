@@ -89,28 +89,28 @@ class Molecules:
 
 def check(molecules: Molecules) -> None:
     """Refuse structures that cannot be calculated: non-finite coordinates or impossible multiplicities (InvalidMolecule)."""
-    x = molecules.positions.detach()
+    x, names = molecules.positions.detach(), None if len(molecules) == 1 else range(len(molecules))
     if not bool(torch.isfinite(x).all()):
         atom = int((~torch.isfinite(x)).any(-1).nonzero()[0, 0])
-        raise InvalidMolecule(f"Atom {named(molecules.molecule, len(molecules), atom)} has coordinates {x[atom].tolist()}: all "
+        raise InvalidMolecule(f"Atom {named(molecules.molecule, names, atom)} has coordinates {x[atom].tolist()}: all "
                               "coordinates must be finite, in angstrom.")
     if bool((molecules.unpaired < 0).any()):
         k = int((molecules.unpaired < 0).nonzero()[0, 0])
         raise InvalidMolecule(f"Molecule {k} has multiplicity {int(molecules.unpaired[k]) + 1}: it must be 1 or more.")
 
 
-def coinciding(owner: Int[Tensor, "atom"], count: int, i: int, j: int, distance: float) -> InvalidMolecule:
-    """The error for two atoms on top of each other."""
-    first, second = (named(owner, count, k) for k in sorted((i, j)))
+def coinciding(owner: Int[Tensor, "atom"], names, i: int, j: int, distance: float) -> InvalidMolecule:
+    """The error for two atoms on top of each other; names: those of the molecules, None for a single one."""
+    first, second = (named(owner, names, k) for k in sorted((i, j)))
     return InvalidMolecule(f"Atoms {first} and {second} are {distance:.4f} angstrom apart: distances below {COINCIDENT} are "
                            "taken as a mistake in the coordinates (units must be angstrom).")
 
 
-def named(owner: Int[Tensor, "atom"], count: int, atom: int) -> str:
-    """An atom as its user counts: from 0 within its molecule, the molecule named where there are several."""
+def named(owner: Int[Tensor, "atom"], names, atom: int) -> str:
+    """An atom as its user counts: from 0 within its molecule, the molecule named where there are several (names not None)."""
     k = int(owner[atom])
     local = atom - int((owner < k).sum())
-    return f"{local} (counting from 0)" if count == 1 else f"{local} of molecule {k} (counting from 0)"
+    return f"{local} (counting from 0)" if names is None else f"{local} of molecule {names[k]} (counting from 0)"
 
 
 def _whole(name, value, count):

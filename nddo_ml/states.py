@@ -40,12 +40,14 @@ def buckets(method, molecules: Molecules, spins: list[int]) -> list[list[int]]:
     return [sorted(b) for b in found]
 
 
-def electrons(molecules: Molecules, top: Topology):
-    """Alpha and beta electrons of each molecule; an impossible charge or spin raises InvalidMolecule."""
+def electrons(molecules: Molecules, top: Topology, names):
+    """Alpha and beta electrons of each molecule; an impossible charge or spin raises InvalidMolecule, which calls the molecules by
+    their `names`.
+    """
     cores = top.elements.core.new_zeros(len(molecules)).index_add(0, molecules.molecule, top.elements.core)
     total = torch.round(cores).long() - molecules.charge
     columns = (total, molecules.unpaired, top.layout.orbitals, cores, molecules.charge)
-    for k, (n, unpaired, orbitals, core, charge) in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
+    for k, n, unpaired, orbitals, core, charge in zip(names, *(c.tolist() for c in columns), strict=True):
         if abs(core - round(core)) > 1e-6:
             raise InvalidMolecule(f"Molecule {k} has core charges that add up to {core:g}: half charges must come in pairs.")
         if not 0 <= n <= 2 * orbitals:

@@ -34,12 +34,12 @@ def refused(error, words, call):
 
 
 @pytest.mark.parametrize("changes, words", [
-    ({1: [0, 0, NAN]}, ["Atom 1", "molecule 0", "nan", "finite", "angstrom"]),
+    ({1: [0, 0, NAN]}, ["Atom 1", "counting from 0", "nan", "finite", "angstrom"]),
     ({2: [INF, 0, 0]}, ["Atom 2", "inf", "finite"]),
     ({2: [-INF, 0, 0]}, ["Atom 2", "-inf", "finite"]),
     ({2: [1e200, 0, 0]}, ["Atom 2", "1e+200"]),
-    ({1: [0, 0, 0]}, ["Atoms 0 and 1", "0.0000", "0.05", "angstrom"]),
-    ({2: [0.0, 0.02, 0.96]}, ["Atoms 1 and 2", "0.0200"]),
+    ({1: [0, 0, 0]}, ["Atoms 0 ", "and 1 ", "0.0000", "0.05", "angstrom"]),
+    ({2: [0.0, 0.02, 0.96]}, ["Atoms 1 ", "and 2 ", "0.0200"]),
 ], ids=["nan", "inf", "-inf", "overflow", "coinciding", "close"])
 def test_coordinates(AM1, changes, words):
     refused(InvalidMolecule, words, lambda: AM1(water(changes), forces=True))
@@ -161,7 +161,7 @@ def test_half_electron_limits(AM1):
 
 @pytest.mark.parametrize("max_steps", [1, 2, 3])
 def test_too_few_steps(AM1, max_steps):
-    words = ["1 of 1", "molecule 0", f"limit {max_steps}", "commutator", "raise max_steps"]
+    words = ["did not converge", f"limit {max_steps}", "commutator", "raise max_steps"]
     refused(SCFNotConverged, words, lambda: AM1(water(), max_steps=max_steps))
 
 
@@ -179,11 +179,11 @@ def test_a_bad_member_names_itself(AM1):
     places = np.array(PLACES)
     bad = places.copy()
     bad[1, 2] = NAN
-    refused(InvalidMolecule, ["Atom 4", "molecule 1"], lambda: AM1(Molecules.batch([WATER] * 3, [places, bad, places])))
+    refused(InvalidMolecule, ["Atom 1 of molecule 1"], lambda: AM1(Molecules.batch([WATER] * 3, [places, bad, places])))
     refused(InvalidMolecule, ["Molecule 2", "charge 20"], lambda: AM1(Molecules.batch([WATER] * 3, [places] * 3, [0, 0, 20])))
     close = places.copy()
     close[1] = close[0]
-    refused(InvalidMolecule, ["molecule 2"], lambda: AM1(Molecules.batch([WATER] * 3, [places, places, close])))
+    refused(InvalidMolecule, ["0 of molecule 2"], lambda: AM1(Molecules.batch([WATER] * 3, [places, places, close])))
 
 
 def test_a_bad_member_of_another_bucket_names_itself(AM1):
@@ -191,6 +191,6 @@ def test_a_bad_member_of_another_bucket_names_itself(AM1):
     chain = [[1.5 * k, 0.3 * (k % 2), 0.0] for k in range(12)]
     carbon, hydrogen = [6] * 12, [1, 1]
     close = Molecules.batch([carbon, hydrogen, WATER], [chain, np.zeros((2, 3)), PLACES])
-    refused(InvalidMolecule, ["Atoms 12 and 13", "molecule 1"], lambda: AM1(close))
+    refused(InvalidMolecule, ["0 of molecule 1", "1 of molecule 1"], lambda: AM1(close))
     electrons = Molecules.batch([carbon, hydrogen, WATER], [chain, np.eye(3)[:2], PLACES], 0, [1, 1, 4])
     refused(InvalidMolecule, ["Molecule 2", "multiplicity 4"], lambda: AM1(electrons))

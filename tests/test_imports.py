@@ -22,7 +22,7 @@ LAYERS = (
     ("integrals", "methods"),          # a method names its core-core form; the integrals read the tables' records
     ("networks",),
     ("scf",),
-    ("results",), ("states",), ("model",), ("properties",),
+    ("results",), ("states",), ("model", "properties"),       # the model makes the populations, other properties need the model
     ("dynamics",), ("training",), ("embedding",), ("functional",), ("wavefunction",),
     ("interfaces",), ("stream",),
     ("cli",),

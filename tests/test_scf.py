@@ -15,7 +15,7 @@ from nddo_ml.scf.newton import conjugate_gradients, newton
 from nddo_ml.scf.rotations import levels, occupied_virtual, response, rotate, spaces
 from nddo_ml.scf.stability import stability
 
-MODELS = {name: Hamiltonian(name) for name in ("AM1", "PM6", "PM7")}
+MODELS = {name: Hamiltonian(name) for name in ("MNDO", "AM1", "PM6", "PM7")}
 OCTAHEDRON = np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1.0]])
 TETRAHEDRON = np.array([[1, 1, 1], [-1, -1, 1], [-1, 1, -1], [1, -1, -1]]) / 3**0.5
 
@@ -56,7 +56,8 @@ DIFFICULT = [
     *(("PM6", diatomic(a, b, r), 0, m) for a, b, m in ((3, 1, 1), (4, 4, 1), (8, 8, 1), (17, 11, 1), (7, 7, 1), (8, 8, 3))
       for r in (1.6, 3.5, 6.0, 12.0)),
     ("AM1", OZONE, 0, 1), ("PM7", OZONE, 0, 1), ("AM1", OZONE, -1, 2), ("PM6", OZONE, 0, 3),
-    ("AM1", ring(), 0, 1), ("AM1", ring(), 1, 2), ("AM1", ring(), -1, 2), ("PM6", ring(), 0, 3), ("AM1", ring(1.39, 2.5, 5), -1, 1),
+    ("AM1", ring(), 0, 1), ("AM1", ring(), 1, 2), ("AM1", ring(), -1, 2), ("PM6", ring(), 0, 3),
+    ("AM1", ring(1.39, 2.5, 5), -1, 1),
     ("PM6", diatomic(7, 8, 1.15), 1, 1), ("PM6", diatomic(7, 8, 1.15), -1, 3), ("AM1", diatomic(8, 8, 1.3), -1, 2),
     ("PM6", ligands(24, OCTAHEDRON, *CARBONYL), 0, 1), ("PM7", ligands(28, TETRAHEDRON, *CARBONYL), 0, 1),
     ("PM6", ligands(25, TETRAHEDRON, (8, 1.63)), -1, 1), ("PM6", ligands(22, TETRAHEDRON, (17, 2.17)), 0, 1),
@@ -104,8 +105,8 @@ def test_difficult_molecules_converge(method, structure, charge, multiplicity):
     assert torch.isfinite(result.energy).all() and result.route[0].startswith("DIIS")
 
 
-@pytest.mark.parametrize("method, a, b", [("AM1", 1, 1), ("PM6", 1, 1), ("AM1", 7, 7), ("PM6", 7, 7), ("AM1", 9, 9), ("PM6", 3, 1),
-                                          ("AM1", 6, 8), ("PM6", 6, 8)])
+@pytest.mark.parametrize("method, a, b", [("AM1", 1, 1), ("PM6", 1, 1), ("AM1", 7, 7), ("PM6", 7, 7), ("AM1", 9, 9),
+                                          ("PM6", 3, 1), ("AM1", 6, 8), ("PM6", 6, 8), ("MNDO", 1, 9)])
 def test_distant_atoms_do_not_exchange_electrons(method, a, b):
     """An ion pair beyond the reach of overlap commutes with its Fock matrix too, tens of electron volts too high. Restricted
     states stay those that the bond leads to: level order right, energy without jumps.
@@ -127,7 +128,8 @@ def test_distant_radicals_are_their_atoms(method, a, b):
 
 @pytest.mark.parametrize("rung", [1, 2], ids=["energy-DIIS", "smearing"])
 @pytest.mark.parametrize("method, structure, charge, multiplicity", [
-    ("AM1", WATER, 0, 1), ("AM1", OZONE, 0, 1), ("AM1", diatomic(7, 7, 1.6), 0, 1), ("PM6", ligands(22, TETRAHEDRON, (17, 2.17)), 0, 1),
+    ("AM1", WATER, 0, 1), ("AM1", OZONE, 0, 1), ("AM1", diatomic(7, 7, 1.6), 0, 1),
+    ("PM6", ligands(22, TETRAHEDRON, (17, 2.17)), 0, 1),
     ("AM1", WATER, 1, 2), ("PM7", diatomic(8, 8, 1.2), 0, 3), ("AM1", ring(), 0, 1),
 ])
 def test_every_rung_works_on_its_own(rung, method, structure, charge, multiplicity):
@@ -238,7 +240,7 @@ def test_stretched_bonds_become_atoms(method, z, multiplicity, distances):
         assert calculate(method, diatomic(*z, r), stability=True, unrestricted=False).density().shape[0] == 1
         unrestricted = calculate(method, diatomic(*z, r), unrestricted=True, stability=True)
         assert abs(float(unrestricted.energy - stable.energy)) < 1e-3      # p shells of F may face each other or not
-    assert abs(float(stable.energy) - 2 * atom) < (2e-2 if method == "PM7" else 1e-6)
+    assert abs(float(stable.energy) - 2 * atom) < (2e-2 if method == "PM7" else 1e-5)      # PM7's core term decays slowly
 
 
 def test_stretched_nitrogen_leaves_its_instabilities():
@@ -256,7 +258,7 @@ def test_stable_states_stay(method, structure):
 
 
 def test_lowest_eigenvalue_of_the_response():
-    """Davidson's eigenvalue is that of the dense response matrix, and zero modes of a rotation of spin are not instabilities."""
+    """Davidson's eigenvalue is that of the dense response matrix."""
     for structure, multiplicity in ((WATER, 1), (OZONE, 1), (diatomic(7, 8, 1.15), 2)):
         state = calculate("AM1", structure, 0, multiplicity).states[0]
         found = stability(state.problem, state.solution)
@@ -395,15 +397,15 @@ def test_newton_is_quadratic_near_the_end():
     lay, exact = state.problem.layout, kernel(state.problem.layout, state.problem.integrals)
     s = spaces(state.orbitals, lay.real)
     X = 1e-3 * torch.randn(s.weight.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    C_o, C_v = rotate(s, X)
-    found = newton(lay, exact, exact, state.problem.h, type(s)(C_o, C_v, s.f_o, s.weight), 1e-7, 10)
+    found = newton(lay, exact, exact, state.problem.h, rotate(s, X), 1e-7, 10)
     assert 1 <= int(found.steps) <= 3 and float(found.residual) < 1e-7
 
 
 def test_rotations_keep_orbitals_orthonormal():
     s = spaces(calculate("PM6", WATER).states[0].orbitals, torch.ones(1, 6, dtype=torch.float64))
     X = torch.randn(s.weight.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    C = torch.cat(rotate(s, X), -1)
+    turned = rotate(s, X)
+    C = torch.cat([turned.C_o, turned.C_v], -1)
     assert (C.mT @ C - torch.eye(6, dtype=torch.float64)).abs().max() < 1e-12
 
 
@@ -418,7 +420,7 @@ def test_residual_is_the_slope_of_the_energy():
     X = torch.randn(s.weight.shape, dtype=torch.float64, generator=generator)
 
     def energy(t):
-        C_o, _ = rotate(s, t * X)
+        C_o = rotate(s, t * X).C_o
         D = C_o @ C_o.mT
         F = fock(lay, exact, state.problem.h, D)
         return float((D * (F + state.problem.h[:, None])).sum()), F
@@ -442,8 +444,8 @@ def test_conjugate_gradients_solve_each_vector():
 
 
 SMALLEST = [
-    ([1], 0, 2), ([1], 1, 1), ([1], -1, 1), ([2], 0, 1), ([10], 0, 1), ([9], -1, 1), ([17], -1, 1), ([3], 0, 2), ([4], 0, 1), ([6], 0, 3),
-    ([6], 0, 1), ([7], 0, 4), ([8], 0, 3), ([11], 1, 1), ([12], 2, 1), ([30], 0, 1), ([36], 0, 1),
+    ([1], 0, 2), ([1], 1, 1), ([1], -1, 1), ([2], 0, 1), ([10], 0, 1), ([9], -1, 1), ([17], -1, 1), ([3], 0, 2), ([4], 0, 1),
+    ([6], 0, 3), ([6], 0, 1), ([7], 0, 4), ([8], 0, 3), ([11], 1, 1), ([12], 2, 1), ([30], 0, 1), ([36], 0, 1),
     ([1, 1], 1, 2), ([1, 1], 2, 1), ([1, 1], -2, 1), ([2, 1], 1, 1), ([1000 + 63], 3, 1), ([number("+"), number("-")], 0, 1),
     ([1000 + 63, 17], 2, 1), ([number("-"), 1], 0, 1), ([number("++"), 8], 0, 1),
 ]
@@ -471,8 +473,8 @@ def test_the_smallest_systems(numbers, charge, multiplicity, unrestricted):
 
 @pytest.mark.parametrize("stable", [False, True])
 def test_atoms_out_of_reach_of_each_other(stable):
-    """No pair near enough to overlap: energies add up, forces vanish. (Not with He, whose core has its own rho: 1e-5 eV; nor Ar,
-    whose PM6 atom is itself unstable.)
+    """No pair near enough to overlap: energies add up, forces vanish. (Not with He, whose core has a rho of its own and costs
+    1e-5 eV; nor Ar, whose PM6 atom is itself unstable.)
     """
     numbers, places = [10, 36, 10, 36], 30.0 * np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
     whole = calculate("PM6", (numbers, places), forces=True, stability=stable)

@@ -106,13 +106,15 @@ def spread(top: Topology, A: AtomIntegrals, P: AtomParameters, pairs: PairValues
                       [one_centre(found, g.orbitals) for g, found in zip(top.layout.atoms, of_groups, strict=True)])
 
 
-def distances(top: Topology, positions: Float[Tensor, "atom 3"]) -> tuple[Tensor, Tensor]:
-    """R (pair) in angstrom and the unit vectors u (pair, 3) from i to j. Two atoms on one spot raise InvalidMolecule."""
+def distances(top: Topology, positions: Float[Tensor, "atom 3"], names=None) -> tuple[Tensor, Tensor]:
+    """R (pair) in angstrom and the unit vectors u (pair, 3) from i to j. Two atoms on one spot raise InvalidMolecule, which calls
+    the molecules by their `names` if there are several.
+    """
     d = positions.index_select(0, top.j) - positions.index_select(0, top.i)
     R = d.square().sum(1).sqrt()
     if len(R) and not float(R.detach().min()) >= COINCIDENT:
         k = int(R.detach().argmin())
-        raise coinciding(top.layout.molecule, top.layout.molecules, int(top.i[k]), int(top.j[k]), float(R.detach()[k]))
+        raise coinciding(top.layout.molecule, names, int(top.i[k]), int(top.j[k]), float(R.detach()[k]))
     return R, d / R[:, None]
 
 
