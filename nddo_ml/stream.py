@@ -189,4 +189,5 @@ def records(result: Result) -> list[Record]:
 
 def _unconverged(residual, iterations, **_):
     return SCFNotConverged(f"The SCF did not converge: it stopped after {iterations} iterations at a commutator of "
-                           f"{residual:.1e} eV. Check geometry, charge and multiplicity, raise max_steps, or try unrestricted=True.")
+                           f"{residual:.1e} eV. Check geometry, charge and multiplicity, raise max_steps, or try "
+                           "unrestricted=True.")

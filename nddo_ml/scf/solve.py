@@ -65,7 +65,9 @@ class Solution:
 def problem(layout_: Layout, integrals: Integrals, occupations) -> Problem:
     """The problem of these integrals, off the tape."""
     detached = tensor_map(torch.Tensor.detach, integrals)
-    return Problem(layout_, detached, one_electron(layout_, detached), occupations)
+    bare = not layout_.atoms                                        # cores without orbitals alone
+    h = occupations.new_zeros(layout_.molecules, layout_.size, layout_.size) if bare else one_electron(layout_, detached)
+    return Problem(layout_, detached, h, occupations)
 
 
 def solve(
@@ -75,7 +77,7 @@ def solve(
     as not converged after `max_steps` iterations.
     """
     with torch.no_grad():
-        return _climb(problem, start, tolerance, max_steps, 0)
+        return _climb(problem, start, tolerance, max_steps, 0) if problem.layout.atoms else _empty(problem)
 
 
 def canonical(problem: Problem, solution: Solution) -> Orbitals:
@@ -106,6 +108,14 @@ def _climb(problem, start, tolerance, max_steps, rung):
     harder = subset(problem, left)
     again = _climb(harder, start[left][..., :harder.layout.size, :harder.layout.size], tolerance, max_steps - used, rung + 1)
     return _merge(result, again, left)
+
+
+def _empty(problem) -> Solution:
+    """The solution of molecules without orbitals."""
+    D = torch.zeros_like(problem.h)[:, None].expand(*problem.occupations.shape[:2], -1, -1)
+    energy = torch.zeros_like(problem.integrals.core)
+    none = torch.zeros_like(energy, dtype=torch.long)
+    return Solution(D, D, energy, none == 0, energy, none, none, energy + torch.inf)
 
 
 def subset(problem: Problem, molecules: list[int]) -> Problem:

@@ -5,6 +5,8 @@ the energy. Seen with two spin channels, a restricted state is tested against br
 biradicals). Seeger, Pople, J. Chem. Phys. 66, 3045 (1977).
 """
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -17,6 +19,7 @@ from nddo_ml.scf.solve import NEWTON_STEPS, Problem, Solution, canonical
 from nddo_ml.struct import record
 
 UNSTABLE = -1e-4        # eV: an eigenvalue below is an instability, above it is noise or a symmetry's zero mode
+GROSSLY_UNSTABLE = -0.1 # eV
 SUBSPACE = 40
 ANGLE = 0.3             # radians along the eigenvector, to leave the stationary point
 
@@ -45,7 +48,9 @@ def stability(problem: Problem, solution: Solution) -> Stability:
 
 
 def lower(problem: Problem, solution: Solution, tolerance: float, rounds: int = 4) -> tuple[Solution, Tensor]:
-    """The solution after leaving every instability found, and by how much each energy fell (eV, >= 0)."""
+    """The solution after leaving every instability found, and by how much each energy fell (eV, >= 0). A state that is grossly
+    unstable and cannot be left is no longer called converged.
+    """
     with torch.no_grad():
         return _lower(problem, solution, tolerance, rounds)
 
@@ -58,18 +63,24 @@ def _lower(problem, solution, tolerance, rounds):
         if not bool(unstable.any()):
             break
         X = found.rotation / found.rotation.abs().flatten(1).amax(1).clamp(min=1e-12)[:, None, None, None] * ANGLE
-        again = _downhill(problem, found.spaces, X * unstable[:, None, None, None], solution, tolerance)
-        better = unstable & again.converged & (again.energy < solution.energy - 1e-9)
-        if not bool(better.any()):
-            break
-        solution = _choose(better, again, solution)
+        left = torch.zeros_like(unstable)
+        for sign in (1.0, -1.0):                                    # the two ways off a saddle may lead to different places
+            still = unstable & ~left
+            again = _downhill(problem, found.spaces, sign * X * still[:, None, None, None], solution, tolerance)
+            better = still & again.converged & (again.energy < solution.energy - 1e-9)
+            solution, left = _choose(better, again, solution), left | better
+            if bool((left | ~unstable).all()):
+                break
+        if not bool(left.any()):
+            trapped = unstable & (found.eigenvalue < GROSSLY_UNSTABLE)
+            return replace(solution, converged=solution.converged & ~trapped), first - solution.energy
     return solution, first - solution.energy
 
 
 def _downhill(problem, s, X, before: Solution, tolerance) -> Solution:
     """Newton's method from orbitals rotated by X."""
     exact = kernel(problem.layout, problem.integrals)
-    found = newton(problem.layout, exact, exact, problem.h, rotate(s, X), tolerance, NEWTON_STEPS)
+    found = newton(problem.layout, exact, exact, problem.h, rotate(s, X), tolerance, 2 * NEWTON_STEPS)
     return Solution(found.D, found.F, found.energy, found.residual <= tolerance, found.residual,
                     before.iterations + found.steps.to(torch.long), before.rung, found.gap)
 
