@@ -197,7 +197,8 @@ def _checked(options: Options) -> Options:
 def _checked_field(field, molecules):
     """The field on the molecules' device, if it has a finite vector for each of them (InvalidMolecule)."""
     if tuple(field.shape) != (len(molecules), 3) or not bool(torch.isfinite(field.detach()).all()):
-        raise InvalidMolecule(f"The field has shape {tuple(field.shape)}: expected {(len(molecules), 3)}, finite, in V/angstrom.")
+        raise InvalidMolecule(f"The field has shape {tuple(field.shape)}: expected {(len(molecules), 3)}, finite, in "
+                              "V/angstrom.")
     return field.to(molecules.positions.device)
 
 

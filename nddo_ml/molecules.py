@@ -14,6 +14,7 @@ from torch import Tensor
 from nddo_ml.errors import InvalidMolecule
 from nddo_ml.struct import record, tensor_map
 
+FARTHEST = 1e8      # angstrom from the origin; beyond, squares of distances lose everything that is near
 COINCIDENT = 0.05   # angstrom; two atoms closer than this are a mistake in the input, not chemistry
 
 
@@ -47,20 +48,19 @@ class Molecules:
         """Several molecules, one entry of `numbers` and of `positions` each; charge and multiplicity one for all or one
         each."""
         count = len(numbers)
-        owner = [len(n) for n in numbers]
-        for k, (n, x) in enumerate(zip(numbers, positions, strict=True)):
-            if len(n) == 0:
-                raise InvalidMolecule(f"Molecule {k} has no atoms: give at least one.")
-            if tuple(x.shape if hasattr(x, "shape") else np.shape(x)) != (len(n), 3):
-                raise InvalidMolecule(f"Molecule {k} has {len(n)} numbers but positions of shape {tuple(np.shape(x))}: "
-                                      f"expected ({len(n)}, 3), in angstrom.")
         if count == 0:
             raise InvalidMolecule("No molecules given: pass at least one structure.")
+        if len(positions) != count:
+            raise InvalidMolecule(f"Numbers of {count} molecules but positions of {len(positions)}: give one entry of each per "
+                                  "molecule.")
+        numbers = [_species(k, n) for k, n in enumerate(numbers)]
+        positions = [_coordinates(k, x, len(n)) for k, (x, n) in enumerate(zip(positions, numbers, strict=True))]
+        owner = [len(n) for n in numbers]
         if any(isinstance(x, Tensor) for x in positions):
             xyz = torch.cat([torch.as_tensor(x, dtype=torch.float64) for x in positions])
         else:
-            xyz = torch.from_numpy(np.concatenate([np.asarray(x, dtype=np.float64) for x in positions]))
-        z = torch.from_numpy(np.concatenate([np.asarray(n, dtype=np.int64) for n in numbers]))
+            xyz = torch.from_numpy(np.concatenate(positions))
+        z = torch.from_numpy(np.concatenate(numbers))
         return Molecules(
             z.to(xyz.device), xyz,
             torch.from_numpy(np.repeat(np.arange(count), owner)).to(xyz.device),
@@ -88,12 +88,22 @@ class Molecules:
 
 
 def check(molecules: Molecules) -> None:
-    """Refuse structures that cannot be calculated: non-finite coordinates or impossible multiplicities (InvalidMolecule)."""
+    """Refuse what cannot be calculated (InvalidMolecule): no Molecules, atoms not in the order of their molecules, non-finite
+    coordinates, impossible multiplicities.
+    """
+    if not isinstance(molecules, Molecules):
+        raise InvalidMolecule(f"A {type(molecules).__name__} was given: expected nddo_ml.Molecules, as Molecules.single("
+                              "numbers, positions) makes them; for ase.Atoms use the calculator nddo_ml.NDDO.")
     x, names = molecules.positions.detach(), None if len(molecules) == 1 else range(len(molecules))
-    if not bool(torch.isfinite(x).all()):
-        atom = int((~torch.isfinite(x)).any(-1).nonzero()[0, 0])
+    if x.dtype != torch.float64:
+        raise InvalidMolecule(f"The positions are {x.dtype}: expected torch.float64 (positions.double(), or Molecules.batch).")
+    if bool((molecules.molecule.diff() < 0).any()):
+        raise InvalidMolecule("The atoms of a batch must be ordered by molecule: owners in `molecule` may not decrease.")
+    bad = ~(x.abs() <= FARTHEST)                      # NaN included
+    if bool(bad.any()):
+        atom = int(bad.any(-1).nonzero()[0, 0])
         raise InvalidMolecule(f"Atom {named(molecules.molecule, names, atom)} has coordinates {x[atom].tolist()}: all "
-                              "coordinates must be finite, in angstrom.")
+                              f"coordinates must be finite and below {FARTHEST:g}, in angstrom.")
     if bool((molecules.unpaired < 0).any()):
         k = int((molecules.unpaired < 0).nonzero()[0, 0])
         raise InvalidMolecule(f"Molecule {k} has multiplicity {int(molecules.unpaired[k]) + 1}: it must be 1 or more.")
@@ -113,12 +123,42 @@ def named(owner: Int[Tensor, "atom"], names, atom: int) -> str:
     return f"{local} (counting from 0)" if names is None else f"{local} of molecule {names[k]} (counting from 0)"
 
 
+def _species(k, numbers):
+    """The species numbers of molecule k as an array of integers."""
+    array = np.asarray(numbers)
+    if array.shape == (0,):
+        raise InvalidMolecule(f"Molecule {k} has no atoms: give at least one.")
+    if array.ndim != 1 or array.dtype.kind not in "iuf" or not np.array_equal(array, np.rint(array)):
+        raise InvalidMolecule(f"Molecule {k} has numbers {numbers!r}: expected a sequence of species numbers such as [8, 1, 1] "
+                              "(nddo_ml.elements.number finds that of a symbol).")
+    return array.astype(np.int64)
+
+
+def _coordinates(k, positions, atoms):
+    """The positions of molecule k, a tensor as it is, anything else as an array of floats."""
+    if isinstance(positions, Tensor):
+        array = positions
+    else:
+        try:
+            array = np.asarray(positions)
+            array = array.astype(np.float64) if array.dtype.kind in "iufb" else None
+        except ValueError:
+            array = None
+        if array is None:
+            raise InvalidMolecule(f"Molecule {k} has positions that are no array of numbers: expected shape ({atoms}, 3), in "
+                                  "angstrom.")
+    if tuple(array.shape) != (atoms, 3):
+        raise InvalidMolecule(f"Molecule {k} has {atoms} numbers but positions of shape {tuple(array.shape)}: "
+                              f"expected ({atoms}, 3), in angstrom.")
+    return array
+
+
 def _whole(name, value, count):
     """`value` as an integer array of length `count`; a fraction or a wrong length is refused."""
     array = np.asarray(value)
-    rounded = np.rint(array.astype(float)) if array.dtype != object else None
+    rounded = np.rint(array.astype(float)) if array.dtype.kind in "iufb" else None
     if rounded is None or not np.all(np.isfinite(rounded)) or np.any(rounded != array.astype(float)):
         raise InvalidMolecule(f"The {name} {value!r} is not a whole number.")
-    if array.ndim and len(array) != count:
-        raise InvalidMolecule(f"{len(array)} values of {name} for {count} molecules: give one for all or one each.")
+    if array.shape not in ((), (count,)):
+        raise InvalidMolecule(f"{array.size} values of {name} for {count} molecules: give one for all or one each.")
     return np.ascontiguousarray(np.broadcast_to(rounded.astype(np.int64), (count,))).copy()

@@ -41,8 +41,8 @@ def buckets(method, molecules: Molecules, spins: list[int]) -> list[list[int]]:
 
 
 def electrons(molecules: Molecules, top: Topology, names):
-    """Alpha and beta electrons of each molecule; an impossible charge or spin raises InvalidMolecule, which calls the molecules by
-    their `names`.
+    """Alpha and beta electrons of each molecule; an impossible charge or spin raises InvalidMolecule, which calls the
+    molecules by their `names`.
     """
     cores = top.elements.core.new_zeros(len(molecules)).index_add(0, molecules.molecule, top.elements.core)
     total = torch.round(cores).long() - molecules.charge

@@ -66,6 +66,7 @@ def test_packed_and_class_layouts_agree():
     wide.two[0][:, :, mixed] = 0
     results = []
     for lay, integrals in ((packed, wide), (classes, narrow)):
-        results.append((electronic_energy(lay, integrals, D), fock(lay, kernel(lay, integrals), one_electron(lay, integrals), D)))
+        F = fock(lay, kernel(lay, integrals), one_electron(lay, integrals), D)
+        results.append((electronic_energy(lay, integrals, D), F))
     assert torch.allclose(results[0][0], results[1][0], rtol=0, atol=1e-12)
     assert torch.allclose(results[0][1], results[1][1], rtol=0, atol=1e-12)

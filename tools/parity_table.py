@@ -119,7 +119,7 @@ def main():
             if lower:
                 found[report.record["id"]] = lower
             higher = {c.quantity: round(c.deviation, 7) for c in report.checks if c.verdict == "fail"}
-            if higher.get("energy", higher.get("heat", 0.0)) > 0:          # another solution of the SCF: nothing else is put aside
+            if higher.get("energy", higher.get("heat", 0.0)) > 0:   # another solution of the SCF: nothing else is put aside
                 above[report.record["id"]] = higher
         bad = sum(bool(r.failures) for r in reports)
         sys.stderr.write(f"{title}: {len(records)} records, {bad} with failures, {time.perf_counter() - begin:.1f} s\n")

@@ -107,8 +107,8 @@ def spread(top: Topology, A: AtomIntegrals, P: AtomParameters, pairs: PairValues
 
 
 def distances(top: Topology, positions: Float[Tensor, "atom 3"], names=None) -> tuple[Tensor, Tensor]:
-    """R (pair) in angstrom and the unit vectors u (pair, 3) from i to j. Two atoms on one spot raise InvalidMolecule, which calls
-    the molecules by their `names` if there are several.
+    """R (pair) in angstrom and the unit vectors u (pair, 3) from i to j. Two atoms on one spot raise InvalidMolecule, which
+    calls the molecules by their `names` if there are several.
     """
     d = positions.index_select(0, top.j) - positions.index_select(0, top.i)
     R = d.square().sum(1).sqrt()

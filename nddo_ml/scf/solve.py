@@ -21,7 +21,7 @@ from nddo_ml.scf.accelerate import History, diis, energy_diis
 from nddo_ml.scf.density import Orbitals, density, diagonalise, fermi
 from nddo_ml.scf.fock import Integrals, Kernel, fock, kernel, one_electron
 from nddo_ml.scf.newton import newton
-from nddo_ml.scf.rotations import spaces
+from nddo_ml.scf.rotations import levels, rotate, spaces
 from nddo_ml.struct import record, tensor_map
 
 SWITCH = 0.1            # eV: commutator below which Newton's method takes over
@@ -29,6 +29,9 @@ FLOAT32_FROM = 60       # orbitals: from here on early iterations and inner solv
 HISTORY = 8
 DIIS_STEPS = 30
 NEWTON_STEPS = 30
+INVERTED = -0.01        # eV: an empty level this far below an occupied one of the same spin marks a saddle point
+CLEAR_GAP = 1.0         # eV: beyond it the rough gap of the last step proves that nothing is inverted
+MIXING = (1.0, 1.0, 1.0, 1.0, 0.3, 0.3)     # tangents of the angles by which inverted pairs are mixed, one after another
 APART = 1.0e3           # eV by which levels of occupation 1 are lowered to be diagonalised apart from empty ones
 RUNGS = ("diis", "ediis", "smearing")
 TEMPERATURES = (1.0, 0.5, 0.25, 0.1, 0.03)      # eV, annealing
@@ -97,8 +100,9 @@ def _climb(problem, start, tolerance, max_steps, rung):
     exact = kernel(problem.layout, problem.integrals)
     rough = kernel(problem.layout, problem.integrals, torch.float32) if problem.layout.size >= FLOAT32_FROM else exact
     orbitals, used = _RUNG[rung](problem, exact, rough, start, max_steps, SWITCH)
-    found = newton(problem.layout, exact, rough, problem.h, spaces(orbitals, problem.layout.real), tolerance,
-                   max(0, min(NEWTON_STEPS, max_steps - used)))
+    limit = max(0, max_steps - used if rung + 1 == len(RUNGS) else min(NEWTON_STEPS, max_steps - used))
+    found = newton(problem.layout, exact, rough, problem.h, spaces(orbitals, problem.layout.real), tolerance, limit)
+    found = _past_saddles(problem, exact, rough, found, tolerance, limit)
     done = found.residual <= tolerance
     steps = used + found.steps.to(torch.long)
     result = Solution(found.D, found.F, found.energy, done, found.residual, steps, torch.full_like(steps, rung), found.gap)
@@ -116,6 +120,41 @@ def _empty(problem) -> Solution:
     energy = torch.zeros_like(problem.integrals.core)
     none = torch.zeros_like(energy, dtype=torch.long)
     return Solution(D, D, energy, none == 0, energy, none, none, energy + torch.inf)
+
+
+def _past_saddles(problem, exact, rough, found, tolerance, max_steps):
+    """The states below those where an empty orbital lies under an occupied one: the two are mixed, and Newton's method goes
+    downhill.
+
+    No minimum has such orbitals (Bach, Lieb, Loss, Solovej, Phys. Rev. Lett. 72, 2981 (1994)), but between distant atoms that
+    exchanged an electron the commutator vanishes all the same.
+    """
+    if bool((found.gap > CLEAR_GAP).all()) or bool(((problem.occupations > 0) & (problem.occupations < 1)).any()):
+        return found
+    for mixing in MIXING:
+        s, gap, X = _lowest_pair(problem, found)
+        inverted = (gap < INVERTED) & (found.residual <= tolerance)
+        if not bool(inverted.any()):
+            return replace(found, gap=gap)
+        start = rotate(s, mixing * X * inverted[:, None, None, None])
+        again = newton(problem.layout, exact, rough, problem.h, start, tolerance, max_steps)
+        again, better = replace(again, steps=found.steps + again.steps), inverted & (again.energy < found.energy)
+        found = replace(again, **{name: torch.where(better.view(-1, *[1] * (a.dim() - 1)), a, getattr(found, name))
+                                  for name, a in vars(again).items() if name != "spaces"})
+    return found
+
+
+def _lowest_pair(problem, found):
+    """Spaces of the orbitals, canonical ones unless the molecule is large, their smallest gap in each molecule and the rotation
+    that mixes the two levels.
+    """
+    s = found.spaces if problem.layout.size >= FLOAT32_FROM else spaces(canonical(problem, found), problem.layout.real)
+    gap = torch.where(s.weight > 0, levels(found.F, s).gap, torch.inf)
+    flat = gap.flatten(1)
+    if flat.shape[1] == 0:
+        return s, torch.full_like(found.residual, torch.inf), gap
+    low, place = flat.min(1)
+    return s, low, torch.zeros_like(flat).scatter(1, place[:, None], 1.0).view(gap.shape)
 
 
 def subset(problem: Problem, molecules: list[int]) -> Problem:
