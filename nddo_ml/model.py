@@ -115,11 +115,11 @@ class Hamiltonian(nn.Module):
 
     def _taped(self):
         """Whether the parameters are on a tape."""
-        return torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
+        return torch.is_grad_enabled() and any(p.requires_grad for p in self._parameters.values())
 
     def _version(self):
         """Changes whenever a parameter is replaced or changed in place."""
-        return tuple((id(p), p._version, p.device) for p in self.parameters())
+        return tuple((id(p), p._version, p.device) for p in self._parameters.values())
 
     def _rows(self, P):
         """Geometry-independent integrals of the table's rows; kept while the parameters stay as they are."""

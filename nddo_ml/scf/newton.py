@@ -49,7 +49,7 @@ def conjugate_gradients(apply, b, precondition, tolerance, iterations: int, radi
     M = precondition.expand(shape).flatten(2)
     x, r, z = torch.zeros_like(b), b, b / M
     p, rz = z, (b * z).sum(-1)
-    goal = tolerance * b.norm(dim=-1)
+    goal = tolerance.square() * b.square().sum(-1)
     running = rz > 0
     for _ in range(iterations):
         Ap = apply(p.view(shape)).flatten(2)
@@ -58,12 +58,12 @@ def conjugate_gradients(apply, b, precondition, tolerance, iterations: int, radi
         alpha = torch.where(running & ~ended, rz / curvature, 0.0)
         new = torch.addcmul(x, alpha[..., None], p)
         if radius is not None:
-            ended = ended | (new.norm(dim=-1) > radius)
+            ended = ended | (new.square().sum(-1) > radius.square())
             if bool((ended & running).any()):
                 alpha = torch.where(ended & running, _to_border(x, p, radius, tiny), alpha)
                 new = torch.addcmul(x, alpha[..., None], p)
         x, r = new, torch.addcmul(r, alpha[..., None], Ap, value=-1)
-        running = running & ~ended & (r.norm(dim=-1) > goal)
+        running = running & ~ended & (r.square().sum(-1) > goal)
         if not bool(running.any()):
             break
         z = r / M
@@ -101,7 +101,7 @@ def newton(layout, kernel, rough_kernel, h, start: Spaces, tolerance: float, max
         active = (residual > tolerance) & ~stuck
         if taken == max_steps or not bool(active.any()):
             break
-        small = tensor_map(lambda t: t.to(rough), s)
+        small = s if rough is F.dtype else tensor_map(lambda t: t.to(rough), s)
         within = levels(F.to(rough), small)
         operator = response(layout, rough_kernel, small, within)
         if s.C is not None:                                           # the Hessian of fractional occupations is weighted
