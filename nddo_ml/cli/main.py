@@ -13,10 +13,9 @@ import typer
 from typer.core import TyperCommand
 
 import nddo_ml
+from nddo_ml.cli.refusals import REFUSED, refuse
 from nddo_ml.errors import IncompatibleFile, NDDOError
 
-# exit codes: the input was refused or the SCF failed; finished, but an optimisation did not converge
-REFUSED, INCOMPLETE = 2, 1
 OPTIONAL_FILES = {"--molden": ".molden", "--ir-png": ".png"}   # options whose file may be left out
 DERIVED = "(derived)"
 
@@ -48,12 +47,6 @@ def refusals():
     except (NDDOError, OSError) as error:
         refuse(error)
         raise typer.Exit(REFUSED) from None
-
-
-def refuse(error, where=""):
-    """The message of an error, on standard error."""
-    message = str(error) if isinstance(error, NDDOError) else f"{type(error).__name__}: {error}"
-    typer.echo(f"Error{where}: {message}", err=True)
 
 
 def _version(wanted: bool):

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 import nddo_ml
 from nddo_ml.cli import structures, tables
 from nddo_ml.cli.calculate import UNITS, Calculation, Wanted, calculate, finite, record, written
-from nddo_ml.cli.main import INCOMPLETE, REFUSED, refuse
+from nddo_ml.cli.refusals import INCOMPLETE, REFUSED, refuse
 from nddo_ml.elements import symbol
 from nddo_ml.errors import NDDOError
 from nddo_ml.interfaces.ase import check_device

@@ -1,6 +1,6 @@
 """The methods: one static record each, over the published tables.
 
-A method is a base table, the constants it was fitted with, a core-core form and the corrections added to its energy.
+A method is a base table, the constants it was fitted with and a core-core form; integrals.corrections says what is added to it.
 `method("PM6-D3H4")` finds one by name; a new one is a table, a line here and at most a new core-core function.
 """
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nddo_ml.elements import SPECIES, symbol
 from nddo_ml.errors import MissingParameter, UnknownOption
+from nddo_ml.integrals.corrections import terms
 from nddo_ml.integrals.nuclear import CoreForm, core_rules
 from nddo_ml.methods import core_core
 from nddo_ml.methods.parameters import AtomParameters, Elements, PairParameters
@@ -24,17 +25,21 @@ from nddo_ml.units import CODATA_2018, MNDO_1977, Constants
 
 @dataclass(frozen=True)
 class Method:
-    """A method: its name, base table, core-core form, names of the corrections (integrals.corrections resolves them), citation,
-    physical constants, and whether two-centre integrals join the point-charge limit at 7 angstrom (PM7).
+    """A method: its name, base table, core-core form, citation, physical constants, and whether two-centre integrals join the
+    point-charge limit at 7 angstrom (PM7).
     """
 
     name: str
     table: str
     core_core: CoreForm
-    corrections: tuple[str, ...]
     citation: str
     constants: Constants = CODATA_2018
     joins_point_charge: bool = False
+
+    @property
+    def corrections(self) -> tuple[str, ...]:
+        """Names of the geometry-dependent corrections that belong to the method."""
+        return tuple(terms(self.name))
 
     @property
     def elements(self) -> Elements:
@@ -119,39 +124,38 @@ def _missing(method, number) -> MissingParameter:
     return MissingParameter(f"{method.name} has no parameters for {label}; {advice}")
 
 
-_PM6 = ("peptide", "triple_bond", "nonplanar_nitrogen")
 _STEWART_2007 = "J.J.P. Stewart, J. Mol. Model. 13, 1173 (2007)"
 _REZAC_2012 = "J. Rezac, P. Hobza, J. Chem. Theory Comput. 8, 141 (2012)"
 _GRIMME_2010 = "S. Grimme, J. Antony, S. Ehrlich, H. Krieg, J. Chem. Phys. 132, 154104 (2010)"
 
 
-def _pm6(name, corrections, *citations):
-    return Method(name, "pm6", core_core.PM6, _PM6 + corrections, "; ".join((_STEWART_2007, *citations)))
+def _pm6(name, *citations):
+    return Method(name, "pm6", core_core.PM6, "; ".join((_STEWART_2007, *citations)))
 
 
 _BASES = (
-    Method("MNDO", "mndo", core_core.EXPONENTIAL, ("peptide",),
+    Method("MNDO", "mndo", core_core.EXPONENTIAL,
            "M.J.S. Dewar, W. Thiel, J. Am. Chem. Soc. 99, 4899 and 4907 (1977)"),
-    Method("AM1", "am1", core_core.AM1, ("peptide",),
+    Method("AM1", "am1", core_core.AM1,
            "M.J.S. Dewar, E.G. Zoebisch, E.F. Healy, J.J.P. Stewart, J. Am. Chem. Soc. 107, 3902 (1985)"),
-    Method("PM3", "pm3", core_core.EXPONENTIAL, ("peptide",),
+    Method("PM3", "pm3", core_core.EXPONENTIAL,
            "J.J.P. Stewart, J. Comput. Chem. 10, 209 and 221 (1989), 12, 320 (1991)"),
-    Method("RM1", "rm1", core_core.EXPONENTIAL, ("peptide",),
+    Method("RM1", "rm1", core_core.EXPONENTIAL,
            "G.B. Rocha, R.O. Freire, A.M. Simas, J.J.P. Stewart, J. Comput. Chem. 27, 1101 (2006)"),
-    Method("MNDO/d", "mndod", core_core.MNDOD, (),
+    Method("MNDO/d", "mndod", core_core.MNDOD,
            "W. Thiel, A.A. Voityuk, J. Phys. Chem. 100, 616 (1996); Theor. Chim. Acta 81, 391 (1992), 93, 315 (1996)",
            constants=MNDO_1977),
-    _pm6("PM6", ()),
-    Method("PM7", "pm7", core_core.PM7, ("peptide", "triple_bond", "si_o_h", "dispersion_dh", "hydrogen_bond_dh"),
+    _pm6("PM6"),
+    Method("PM7", "pm7", core_core.PM7,
            "J.J.P. Stewart, J. Mol. Model. 19, 1 (2013)", joins_point_charge=True),
 )
 _METHODS = {m.name.lower(): m for m in (
     *_BASES,
-    _pm6("PM6-DH+", ("dispersion_dh", "hydrogen_bond_dh"), "M. Korth, J. Chem. Theory Comput. 6, 3808 (2010)"),
-    _pm6("PM6-D3", ("dispersion_d3", "hydrogen_bond_d3"), _GRIMME_2010),
-    _pm6("PM6-D3(H4)", ("dispersion_d3", "hh_repulsion"), _GRIMME_2010, _REZAC_2012),
-    _pm6("PM6-D3H4", ("dispersion_d3", "h4", "hh_repulsion"), _GRIMME_2010, _REZAC_2012),
-    _pm6("PM6-D3H4X", ("dispersion_d3", "h4", "hh_repulsion", "halogen_d3h4x"), _GRIMME_2010, _REZAC_2012,
+    _pm6("PM6-DH+", "M. Korth, J. Chem. Theory Comput. 6, 3808 (2010)"),
+    _pm6("PM6-D3", _GRIMME_2010),
+    _pm6("PM6-D3(H4)", _GRIMME_2010, _REZAC_2012),
+    _pm6("PM6-D3H4", _GRIMME_2010, _REZAC_2012),
+    _pm6("PM6-D3H4X", _GRIMME_2010, _REZAC_2012,
          "P.S. Brahmkshatriya et al., Curr. Comput.-Aided Drug Des. 9, 118 (2013)"),
 )}
 _ALIASES = {"mndod": "mndo/d", "mndo-d": "mndo/d"}
