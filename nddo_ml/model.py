@@ -33,7 +33,7 @@ from nddo_ml.scf.stability import lower, two_channels
 from nddo_ml.states import buckets, channels, electrons, start_density, suspicious
 from nddo_ml.struct import tensor_map
 
-REMEMBERED = 16          # topologies kept, so that a moving molecule pays for its indices once
+REMEMBERED, REMEMBERED_PAIRS = 16, 500_000   # topologies kept, so that a moving molecule pays for its indices once
 
 
 @dataclass(frozen=True)
@@ -137,8 +137,9 @@ class Hamiltonian(nn.Module):
         key = (*(t.cpu().numpy().tobytes() for t in (molecules.numbers, molecules.molecule)), str(molecules.numbers.device))
         found = self._topologies.pop(key, None) or {"top": topology(self.method, molecules)}
         self._topologies[key] = found
-        while len(self._topologies) > REMEMBERED:
-            self._topologies.popitem(last=False)
+        pairs = sum(len(kept["top"].i) for kept in self._topologies.values())
+        while len(self._topologies) > 1 and (len(self._topologies) > REMEMBERED or pairs > REMEMBERED_PAIRS):
+            pairs -= len(self._topologies.popitem(last=False)[1]["top"].i)
         if self._taped():
             return found["top"], self.parameters_of(found["top"])
         version = self._version()

@@ -237,3 +237,24 @@ def test_methods():
     listed, = json.loads(printed)
     assert listed["elements"][:2] == ["H", "He"] and "Eu:sparkle" in listed["sparkles_and_pseudo_atoms"]
     assert nddo("methods", "PM8")[0] == 2
+
+
+MOLFILE = """
+     title and program lines may be empty
+
+  3  2  0  0  0  0  0  0  0  0999 V2000
+    0.0000    0.0000    0.1193 O   0  0
+    0.0000    0.7632   -0.4770 H   0  0
+    0.0000   -0.7632   -0.4770 H   0  0
+  1  2  1  0
+  1  3  1  0
+M  END
+"""
+
+
+@pytest.mark.parametrize("text, frames", [(MOLFILE, 1), (MOLFILE + "$$$$\n", 1), (MOLFILE + "$$$$\n" + MOLFILE + "$$$$\n", 2)])
+def test_molfiles_without_a_title(tmp_path, text, frames):
+    from nddo_ml.cli.structures import _read_sdf
+    (tmp_path / "water.sdf").write_text(text)
+    found = _read_sdf(tmp_path / "water.sdf")
+    assert [a.get_chemical_formula() for a in found] == ["H2O"] * frames

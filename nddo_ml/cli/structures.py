@@ -177,8 +177,8 @@ def _translate(path, lines, k, named, key):
 def _read_sdf(path):
     """All records of an SD file or molfile, with the total charge of each."""
     frames = []
-    for block in path.read_text(encoding="utf-8", errors="replace").split("$$$$"):
-        block = block[1:] if block.startswith("\n") else block
+    for k, block in enumerate(path.read_text(encoding="utf-8", errors="replace").split("$$$$")):
+        block = block.removeprefix("\n") if k else block           # the line of the separator; a first title may be empty
         if block.strip():
             atoms = ase_read(io.StringIO(block), format="sdf")
             charge = _mdl_charge(block.splitlines(), len(atoms))
