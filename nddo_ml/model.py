@@ -26,7 +26,7 @@ from nddo_ml.molecules import Molecules, check
 from nddo_ml.results import PER_ATOM, Result, State, merged, refuse_unconverged
 from nddo_ml.scf import half_electron, response
 from nddo_ml.scf.density import aufbau
-from nddo_ml.scf.fock import electronic_energy, kernel
+from nddo_ml.scf.fock import electronic_energy, fock, kernel, one_electron
 from nddo_ml.scf.populations import populations
 from nddo_ml.scf.solve import problem, solve
 from nddo_ml.scf.stability import lower, two_channels
@@ -46,6 +46,7 @@ class Options:
     tolerance: float
     max_steps: int
     stability: bool | None
+    biradical: bool
 
 
 class Hamiltonian(nn.Module):
@@ -70,7 +71,7 @@ class Hamiltonian(nn.Module):
 
     def forward(self, molecules: Molecules, *, forces: bool = False, unrestricted: bool | None = None,
                 guess: Result | None = None, field: Float[Tensor, "molecule 3"] | None = None, order: int = 1,
-                tolerance: float = 1e-7, max_steps: int = 300, stability: bool | None = None,
+                tolerance: float = 1e-7, max_steps: int = 300, stability: bool | None = None, biradical: bool = False,
                 raise_unconverged: bool | None = None) -> Result:
         """Energies and properties of molecules.
 
@@ -84,13 +85,15 @@ class Hamiltonian(nn.Module):
         tolerance: largest commutator element, eV. max_steps: SCF iterations.
         stability: True: look for a lower state, a broken spin symmetry included, and return it; None: only where a lower one of
             the same kind is to be feared (states.suspicious) and there is no guess to follow; False: never.
+        biradical: singlets are open shells of two half-filled orbitals (half-electron, lowest root of their configuration
+            interaction) instead of closed shells.
         raise_unconverged: None: a single molecule raises SCFNotConverged, a member of a batch is flagged and its energy NaN.
 
         Raises InvalidMolecule, MissingParameter, SCFNotConverged.
         """
         check(molecules)
         molecules = molecules.to(self.U_ss.device)
-        options = _checked(Options(forces, unrestricted, order, tolerance, max_steps, stability))
+        options = _checked(Options(forces, unrestricted, order, tolerance, max_steps, stability, biradical))
         field = None if field is None else _checked_field(field, molecules)
         spins = channels(molecules, unrestricted)
         parts = []
@@ -156,7 +159,7 @@ class Hamiltonian(nn.Module):
         if options.forces and not positions.requires_grad:
             positions = positions.detach().requires_grad_()
         top, p = self._topology(molecules)
-        alpha, beta = electrons(molecules, top, index)
+        alpha, beta = electrons(molecules, top, index, options.biradical and spins == 1)
         with torch.set_grad_enabled(taped or options.forces):
             R, u = distances(top, positions, index if several else None)
             integrals = assemble(self.method, top, positions, R, u, p, field)
@@ -216,8 +219,8 @@ def _forces(energy, positions, differentiable, keep):
 
 def _electronic(top, integrals, state, molecules, order):
     """Electronic energy of a bucket, differentiable `order` times, and the density that its populations come from."""
-    lay, D = top.layout, state.solution.D
-    open_shell = D.shape[1] == 1 and bool((molecules.unpaired > 0).any())
+    lay, D, f = top.layout, state.solution.D, state.problem.occupations
+    open_shell = bool(((f > 0) & (f < 1)).any())
     if order == 1 and not open_shell:
         return electronic_energy(lay, integrals, D), D
     ref = response.reference(lay, state.problem.integrals, state.orbitals, D, state.solution.F)
@@ -226,9 +229,14 @@ def _electronic(top, integrals, state, molecules, order):
     if order > 1:
         raise InvalidMolecule("Half-electron states have exact forces but no exact second derivatives here: use "
                               "unrestricted=True for an open shell, or differences of the forces.")
-    X = response.rotation(ref, integrals)[1][:, 0] if torch.is_grad_enabled() else None
-    c = half_electron.open_orbitals(state.orbitals, X)
-    return electronic_energy(lay, integrals, D) + half_electron.correction(lay, kernel(lay, integrals), c), D
+    two, c, moved = kernel(lay, integrals), half_electron.open_orbitals(state.orbitals), D
+    if torch.is_grad_enabled():
+        X = response.rotation(ref, integrals)[1]
+        c, moved = half_electron.open_orbitals(state.orbitals, X[:, 0]), D + response.linear_change(ref, X)
+    singlet = ((f > 0) & (f < 1)).any(-1)[:, 0] & (molecules.unpaired == 0)
+    F = fock(lay, two, one_electron(lay, integrals), moved)[:, 0]
+    energy, added = half_electron.correction(lay, two, c, F, singlet)
+    return electronic_energy(lay, integrals, D) + energy, (D + added[:, None]).detach()
 
 
 def _settled(state: State, top, molecules, earlier, options) -> State:

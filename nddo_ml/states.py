@@ -40,9 +40,9 @@ def buckets(method, molecules: Molecules, spins: list[int]) -> list[list[int]]:
     return [sorted(b) for b in found]
 
 
-def electrons(molecules: Molecules, top: Topology, names):
+def electrons(molecules: Molecules, top: Topology, names, biradical: bool):
     """Alpha and beta electrons of each molecule; an impossible charge or spin raises InvalidMolecule, which calls the
-    molecules by their `names`.
+    molecules by their `names`. biradical: singlets are given two open orbitals.
     """
     cores = top.elements.core.new_zeros(len(molecules)).index_add(0, molecules.molecule, top.elements.core)
     total = torch.round(cores).long() - molecules.charge
@@ -57,7 +57,10 @@ def electrons(molecules: Molecules, top: Topology, names):
             raise InvalidMolecule(f"Molecule {k} with charge {charge} has {n} valence electrons, which cannot have "
                                   f"multiplicity {unpaired + 1}: it must be {'odd' if n % 2 == 0 else 'even'} and at most "
                                   f"{min(n, 2 * orbitals - n) + 1}.")
-    return (total + molecules.unpaired) // 2, (total - molecules.unpaired) // 2
+    unpaired = molecules.unpaired
+    if biradical:
+        unpaired = torch.where((unpaired == 0) & (total >= 2) & (total < 2 * top.layout.orbitals), 2, unpaired)
+    return (total + unpaired) // 2, (total - unpaired) // 2
 
 
 def start_density(top: Topology, alpha, beta, spins: int, earlier: Result | None, index: list[int]):

@@ -109,11 +109,8 @@ def group(record):
 
 
 def judged(record):
-    """Whether a record belongs to the comparison: not MOZYME (another approximation), nor PM6-DH2 and half-electron singlets
-    (not offered).
-    """
-    singlet = record["scf"] == "half-electron" and record["multiplicity"] == 1
-    return record["scf"] != "MOZYME" and record["method"] != "PM6-DH2" and not singlet
+    """Whether a record belongs to the comparison: not MOZYME (another approximation), nor PM6-DH2 (not offered)."""
+    return record["scf"] != "MOZYME" and record["method"] != "PM6-DH2"
 
 
 def reference_energy(record):

@@ -43,7 +43,8 @@ def evaluate(records, chunk=256, **options):
         members = sorted(members, key=lambda k: len(records[k]["numbers"]))
         for at in range(0, len(members), chunk):
             part = members[at:at + chunk]
-            values = run([records[k] for k in part], method, unrestricted, nomm, stability=stretched, **options)
+            values = run([records[k] for k in part], method, unrestricted, nomm, stability=stretched,
+                         biradical=scf == "half-electron", **options)
             for k, value in zip(part, values, strict=True):
                 found[k] = value
     return found

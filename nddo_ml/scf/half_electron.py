@@ -6,6 +6,7 @@ repulsion of each half electron with itself that must be taken out afterwards (D
 
     one open orbital m, doublet:      -1/4 (mm|mm)
     two open orbitals m, n, triplet:  -1/4 (mm|mm) - 1/4 (nn|nn) - 1/2 (mn|mn)
+    the same, singlet:                +3/2 (mn|mn) in place of -1/2 (mn|mn), then mixed with the two closed-shell configurations
 
 These terms are not stationary in the orbitals, so already the forces need the response of the open orbitals.
 """
@@ -42,8 +43,11 @@ def open_orbitals(
     return chosen * half.gather(-1, place)[:, None].to(C.dtype)
 
 
-def correction(layout: Layout, kernel: Kernel, c: Float[Tensor, "molecule orbital 2"]) -> Float[Tensor, "molecule"]:
-    """Energy (eV) that turns the half-electron energy into that of the doublet or triplet with open orbitals c."""
+def correction(layout: Layout, kernel: Kernel, c: Float[Tensor, "molecule orbital 2"], F, singlet) -> tuple[Tensor, Tensor]:
+    """Energy (eV) that turns the half-electron energy into that of the state with open orbitals c: doublet, triplet, or where
+    `singlet` the lowest singlet; and what that state adds to the density matrix D. F (molecule, orbital, orbital): the Fock
+    matrix of the orbitals.
+    """
     if c.shape[-1] == 1:
         c = torch.cat([c, torch.zeros_like(c)], -1)
     m, n = c.unbind(-1)
@@ -52,8 +56,33 @@ def correction(layout: Layout, kernel: Kernel, c: Float[Tensor, "molecule orbita
         return 0.5 * (a[:, :, None] * b[:, None, :] + b[:, :, None] * a[:, None, :])
 
     D = torch.stack([product(m, m), product(n, n), product(m, n)], 1)
-    G = two_electron(layout, kernel, D[:, :, None])[:, :, 0]          # 2 J - K of each product
-    mm, nn, mn = (D * G).sum((2, 3)).unbind(1)
-    coulomb = (D[:, 1] * G[:, 0]).sum((1, 2))                          # 2 (mm|nn) - (mn|mn)
-    exchange = 0.8 * mn + 0.2 * coulomb                                # (mn|mn); mn holds 3/2 (mn|mn) - 1/2 (mm|nn)
-    return -0.25 * mm - 0.25 * nn - 0.5 * exchange
+    G = two_electron(layout, kernel, D[:, :, None])[:, :, 0]           # 2 J - K of each product
+    DG = (D[:, :, None] * G[:, None]).sum((3, 4))
+    mm, nn, coulomb, mixed = DG[:, 0, 0], DG[:, 1, 1], DG[:, 1, 0], DG[:, 2, 2]
+    K = 0.8 * mixed + 0.2 * coulomb      # (mn|mn), from 3/2 (mn|mn) - 1/2 (mm|nn) and 2 (mm|nn) - (mn|mn)
+    high_spin = -0.25 * mm - 0.25 * nn - 0.5 * K
+    if not bool(singlet.any()):
+        return high_spin, torch.zeros_like(F)
+    f_mm, f_nn, f_mn = (D * F[:, None]).sum((2, 3)).unbind(1)
+    low, v = _lowest_singlet(f_mm, f_nn, f_mn, mm, nn, (coulomb + K) / 2, K, DG[:, 2, 0], DG[:, 2, 1])
+    v_m, v_n, v_mn = v.unbind(1)
+    # one-particle density of the root in m and n, less the half electrons; D holds one spin, half of it
+    change = torch.stack([v_m**2 + v_mn**2 / 2 - 0.5, v_n**2 + v_mn**2 / 2 - 0.5, 2**0.5 * v_mn * (v_m + v_n)], 1)
+    added = (change[..., None, None] * D).sum(1)
+    return torch.where(singlet, low, high_spin), torch.where(singlet[:, None, None], added, 0.0)
+
+
+def _lowest_singlet(f_mm, f_nn, f_mn, mm, nn, J, K, mm_mn, nn_mn):
+    """Lowest root, relative to the half-electron energy, of the singlets |m m|, |n n| and |m n| of two electrons in two orbitals;
+    f the Fock matrix elements, J = (mm|nn), K = (mn|mn). Also its vector, a constant under differentiation (Hellmann,
+    Feynman).
+    """
+    h_mm, h_nn = f_mm - 0.5 * mm - J + 0.5 * K, f_nn - 0.5 * nn - J + 0.5 * K
+    h_mn = f_mn - 0.5 * (mm_mn + nn_mn)
+    reference = h_mm + h_nn + 0.25 * (mm + nn) + J - 0.5 * K
+    to_m, to_n = 2**0.5 * (h_mn + mm_mn), 2**0.5 * (h_mn + nn_mn)
+    rows = ((2 * h_mm + mm - reference, K, to_m), (K, 2 * h_nn + nn - reference, to_n),
+            (to_m, to_n, h_mm + h_nn + J + K - reference))
+    M = torch.stack([torch.stack(row, -1) for row in rows], -2)
+    v = torch.linalg.eigh(M.detach())[1][..., 0]
+    return (v[:, :, None] * M * v[:, None, :]).sum((1, 2)), v
