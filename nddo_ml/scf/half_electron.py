@@ -73,8 +73,8 @@ def correction(layout: Layout, kernel: Kernel, c: Float[Tensor, "molecule orbita
 
 
 def _lowest_singlet(f_mm, f_nn, f_mn, mm, nn, J, K, mm_mn, nn_mn):
-    """Lowest root, relative to the half-electron energy, of the singlets |m m|, |n n|, |m n| of two electrons in two orbitals, and
-    its vector, a constant under differentiation (Hellmann, Feynman); f the Fock matrix elements, J = (mm|nn), K = (mn|mn).
+    """Lowest root, relative to the half-electron energy, of the singlets |m m|, |n n|, |m n| of two electrons in two orbitals,
+    and its vector, a constant under differentiation (Hellmann, Feynman); f the Fock matrix elements, J = (mm|nn), K = (mn|mn).
     """
     h_mm, h_nn = f_mm - 0.5 * mm - J + 0.5 * K, f_nn - 0.5 * nn - J + 0.5 * K
     h_mn = f_mn - 0.5 * (mm_mn + nn_mn)
