@@ -171,7 +171,9 @@ def test_half_electron_correction_by_its_formula():
             mn = (torch.outer(m, n) + torch.outer(n, m)) / 2
             expected += -0.25 * integral(torch.outer(n, n), torch.outer(n, n)) - 0.5 * integral(mn, mn)
         columns = torch.nn.functional.pad(open_, (0, 2 - open_.shape[1]))
-        assert float(correction(lay, k, columns[None])) == pytest.approx(expected, abs=1e-9) and expected < -1
+        singlet = torch.tensor([False])
+        found, added = correction(lay, k, columns[None], state.solution.F[:, 0], singlet)
+        assert float(found) == pytest.approx(expected, abs=1e-9) and expected < -1 and not added.any()
         assert float(result.energies["electronic"] - state.solution.energy) == pytest.approx(expected, abs=1e-8)
 
 
