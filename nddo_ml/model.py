@@ -195,6 +195,9 @@ def _checked(options: Options) -> Options:
     for name in ("tolerance", "max_steps"):
         if not getattr(options, name) > 0:
             raise UnknownOption(f"{name}={getattr(options, name)!r}: it must be positive.")
+    if options.biradical and options.unrestricted:
+        raise UnknownOption("biradical=True asks for half-electron singlets, unrestricted=True for two sets of orbitals: "
+                            "choose one.")
     return options
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from reference import KCAL, load
 
-from nddo_ml import Hamiltonian, InvalidMolecule, Molecules
+from nddo_ml import Hamiltonian, InvalidMolecule, Molecules, UnknownOption
 from nddo_ml.scf import solve as scf
 from nddo_ml.scf.fock import kernel, two_electron
 from nddo_ml.scf.half_electron import correction
@@ -283,3 +283,21 @@ def test_dipoles():
 def test_molecules_that_do_not_exist():
     with pytest.raises(IndexError, match="no molecule 1"):
         calculate("AM1", WATER).density(1)
+
+
+def test_biradicals():
+    """Twisted ethene: its open-shell singlet lies far below the closed shell, beside the triplet; forces are its derivative."""
+    z, places = [6, 6, 1, 1, 1, 1], np.array([[0, 0, 0], [1.42, 0, 0], [-0.56, 0.93, 0.0], [-0.56, -0.93, 0.02],
+                                              [1.98, 0.05, 0.93], [1.98, -0.02, -0.93]], float)
+    closed, triplet = (float(calculate("PM6", (z, places), 0, m, unrestricted=False).energy) for m in (1, 3))
+    found = calculate("PM6", (z, places), 0, 1, biradical=True, forces=True, tolerance=1e-10)
+    assert float(found.energy) < closed - 0.5 and abs(float(found.energy) - triplet) < 0.3
+    assert float(found.s2) == 0 and abs(float(found.charges.sum())) < 1e-9
+    step, values = 1e-4, []
+    for sign in (1, -1):
+        moved = places.copy()
+        moved[2, 1] += sign * step
+        values.append(float(calculate("PM6", (z, moved), 0, 1, biradical=True, tolerance=1e-10).energy))
+    assert abs(float(found.forces[2, 1]) + (values[0] - values[1]) / (2 * step)) < 1e-6
+    with pytest.raises(UnknownOption, match="choose one"):
+        calculate("PM6", (z, places), 0, 1, biradical=True, unrestricted=True)
