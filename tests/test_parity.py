@@ -27,6 +27,8 @@ def unexpected(reports):
     """Reports with a failure that neither file lists, or a shortfall that has grown."""
     def known(record, check):
         shortfall = SHORTFALLS.get(record, {}).get(check.quantity, 0.0)
+        if shortfall is None:                                        # the SCF did not converge
+            return True
         return check.quantity in EXCEPTIONS.get(record, {}) or abs(check.deviation) < 1.001 * abs(shortfall)
 
     return [str(r) for r in reports for c in r.failures if not known(r.record["id"], c)]
