@@ -24,7 +24,7 @@ class Orbitals:
     f: Float[Tensor, "molecule spin level"]
 
 
-def aufbau(alpha, beta, spins: int, size: int, half_electron=None) -> Float[Tensor, "molecule spin level"]:
+def aufbau(alpha, beta, spins: int, size: int) -> Float[Tensor, "molecule spin level"]:
     """Occupations of the levels in ascending order: `alpha`, `beta` electrons per molecule (integer tensors).
 
     One channel: the closed shells hold 1 and the alpha - beta open orbitals hold 1/2 each (half-electron). Two: 1 up to each
