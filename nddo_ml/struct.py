@@ -20,3 +20,11 @@ def record(cls):
 def tensor_map(function, tree):
     """`tree` with `function` applied to each of its tensors; everything else is kept."""
     return pytree.tree_map_only(torch.Tensor, function, tree)
+
+
+def choose(mask, a, b):
+    """Record `a` for the molecules in the mask, `b` for the others; the molecule is the first axis of every tensor."""
+    def pick(x, y):
+        return torch.where(mask.view(-1, *[1] * (x.dim() - 1)), x, y) if isinstance(x, torch.Tensor) else x
+
+    return pytree.tree_map(pick, a, b)

@@ -19,6 +19,7 @@ from nddo_ml.errors import InvalidMolecule
 from nddo_ml.orbitals import Layout
 from nddo_ml.scf.density import Orbitals
 from nddo_ml.scf.fock import Kernel, two_electron
+from nddo_ml.scf.rotations import generator
 
 
 def check(unpaired) -> None:
@@ -34,9 +35,7 @@ def open_orbitals(
     """The open orbitals (a zero column where there is one or none), rotated to first order by X if given."""
     f, C = orbitals.f[:, 0], orbitals.C[:, 0]
     if X is not None:
-        levels, (virtual, occupied) = f.shape[-1], X.shape[-2:]
-        A = torch.nn.functional.pad(X, (0, levels - occupied, levels - virtual, 0))
-        C = C + C @ (A - A.mT)
+        C = C + C @ generator(X, f.shape[-1])
     half = (f > 0) & (f < 1)
     place = half.to(torch.long).topk(min(2, f.shape[-1]), dim=-1).indices.sort(-1).values
     chosen = C.gather(-1, place[:, None].expand(-1, C.shape[-2], -1))

@@ -92,14 +92,19 @@ def response(layout: Layout, kernel: Kernel, s: Spaces, levels: Levels):
     return apply
 
 
+def generator(X: Float[Tensor, "... virtual occupied"], levels: int) -> Float[Tensor, "... level level"]:
+    """X - X^T as an antisymmetric matrix over all levels: occupied ones come first, virtual ones last, some may be both."""
+    A = torch.nn.functional.pad(X, (0, levels - X.shape[-1], levels - X.shape[-2], 0))
+    return A - A.mT
+
+
 def rotate(s: Spaces, X: Float[Tensor, "molecule spin virtual occupied"]) -> Spaces:
     """The spaces after the rotation X, orthonormal: Cholesky of 1 + X^T X and 1 + X X^T, or the exponential of X - X^T where
     the two spaces share orbitals.
     """
     if s.C is not None:
         levels, (virtual, occupied) = s.C.shape[-1], X.shape[-2:]
-        A = torch.nn.functional.pad(X, (0, levels - occupied, levels - virtual, 0))
-        C = s.C @ torch.linalg.matrix_exp(A - A.mT)
+        C = s.C @ torch.linalg.matrix_exp(generator(X, levels))
         held, lacking = (x.square().sum(-2, keepdim=True) > 0 for x in (s.C_o, s.C_v))
         return Spaces(C[..., :occupied] * held, C[..., levels - virtual:] * lacking, s.f_o, s.weight, C)
 

@@ -22,7 +22,7 @@ from nddo_ml.scf.density import Orbitals, density, diagonalise, fermi
 from nddo_ml.scf.fock import Integrals, Kernel, fock, kernel, one_electron
 from nddo_ml.scf.newton import newton
 from nddo_ml.scf.rotations import levels, rotate, spaces
-from nddo_ml.struct import record, tensor_map
+from nddo_ml.struct import choose, record, tensor_map
 
 SWITCH = 0.1            # eV: commutator below which Newton's method takes over
 FLOAT32_FROM = 60       # orbitals: from here on early iterations and inner solves run in float32
@@ -138,9 +138,8 @@ def _past_saddles(problem, exact, rough, found, tolerance, max_steps):
             return replace(found, gap=gap)
         start = rotate(s, mixing * X * inverted[:, None, None, None])
         again = newton(problem.layout, exact, rough, problem.h, start, tolerance, max_steps)
-        again, better = replace(again, steps=found.steps + again.steps), inverted & (again.energy < found.energy)
-        found = replace(again, **{name: torch.where(better.view(-1, *[1] * (a.dim() - 1)), a, getattr(found, name))
-                                  for name, a in vars(again).items() if name != "spaces"})
+        again = replace(again, steps=found.steps + again.steps)
+        found = choose(inverted & (again.energy < found.energy), again, found)
     return found
 
 
@@ -226,13 +225,13 @@ def _iterate(problem, kernel: Kernel, start, iterations, goal, coefficients, shi
         new = diagonalise(F - shift * D if shift else F, real, occupations)
         if temperature is not None:
             new = replace(new, f=fermi(new.eps, occupations.sum(-1), temperature, real))
-        orbitals = _where(done, orbitals, new) if bool(done.any()) else new
+        orbitals = choose(done, orbitals, new) if bool(done.any()) else new
         made = density(orbitals, top)
         D = made if not damping or k == 0 else (1 - damping) * made + damping * D
     if lowest is not None and temperature is None and not damping:
         slack = 1e-3 + torch.finfo(dtype).eps * 10 * energy.abs()
         climbed = energy > lowest[0] + slack
-        orbitals = _where(climbed, lowest[1], orbitals) if bool(climbed.any()) else orbitals
+        orbitals = choose(climbed, lowest[1], orbitals) if bool(climbed.any()) else orbitals
     return _double(orbitals), k + 1
 
 
@@ -243,12 +242,7 @@ def _lower_of(lowest, found):
     better = found[0] < lowest[0]
     if bool(better.all()):
         return found
-    return torch.where(better, found[0], lowest[0]), _where(better, found[1], lowest[1])
-
-
-def _where(mask, a: Orbitals, b: Orbitals) -> Orbitals:
-    """Orbitals `a` of the molecules in the mask, `b` of the others."""
-    return pytree.tree_map(lambda x, y: torch.where(mask.view(-1, *[1] * (x.dim() - 1)), x, y), a, b)
+    return choose(better, found, lowest)
 
 
 def _highest(occupations):

@@ -10,13 +10,12 @@ from dataclasses import replace
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from nddo_ml.scf.fock import kernel
 from nddo_ml.scf.newton import newton
 from nddo_ml.scf.rotations import Spaces, levels, response, rotate, spaces
 from nddo_ml.scf.solve import NEWTON_STEPS, Problem, Solution, canonical
-from nddo_ml.struct import record
+from nddo_ml.struct import choose, record
 
 UNSTABLE = -1e-4        # eV: an eigenvalue below is an instability, above it is noise or a symmetry's zero mode
 GROSSLY_UNSTABLE = -0.1 # eV
@@ -68,7 +67,7 @@ def _lower(problem, solution, tolerance, rounds):
             still = unstable & ~left
             again = _downhill(problem, found.spaces, sign * X * still[:, None, None, None], solution, tolerance)
             better = still & again.converged & (again.energy < solution.energy - 1e-9)
-            solution, left = _choose(better, again, solution), left | better
+            solution, left = choose(better, again, solution), left | better
             if bool((left | ~unstable).all()):
                 break
         if not bool(left.any()):
@@ -83,11 +82,6 @@ def _downhill(problem, s, X, before: Solution, tolerance) -> Solution:
     found = newton(problem.layout, exact, exact, problem.h, rotate(s, X), tolerance, 2 * NEWTON_STEPS)
     return Solution(found.D, found.F, found.energy, found.residual <= tolerance, found.residual,
                     before.iterations + found.steps.to(torch.long), before.rung, found.gap)
-
-
-def _choose(mask, a: Solution, b: Solution) -> Solution:
-    """`a` where mask, else `b`."""
-    return pytree.tree_map(lambda x, y: torch.where(mask.view(-1, *[1] * (x.dim() - 1)), x, y), a, b)
 
 
 def _davidson(operator, gap, allowed):
