@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Hamiltonian": "nddo_ml.model",
     "Molecules": "nddo_ml.molecules",
+    "PointCharges": "nddo_ml.molecules",
     "Result": "nddo_ml.results",
     "NDDO": "nddo_ml.interfaces.ase",
     "method": "nddo_ml.methods",

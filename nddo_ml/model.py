@@ -1,10 +1,11 @@
 """The Hamiltonian as a torch module: molecules in, energies and properties out.
 
-    species -> topology;  tables (+ networks) -> parameters;  positions, parameters -> integrals
+    species -> topology;  tables, shifted by a network if there is one -> parameters;  positions, parameters -> integrals
     density = fixed point of the integrals;  energy(integrals, density) -> everything else by differentiation
 
-The parameters are the published tables. They do not ask for gradients by default; `requires_grad_(True)` puts the energy on
-their tape. Molecules of a batch are solved together in buckets of similar size and equal number of spin channels.
+Without a network the parameters are the published tables. They do not ask for gradients by default; `requires_grad_(True)`
+puts the energy on their tape. Molecules of a batch are solved together in buckets of similar size and equal number of spin
+channels.
 """
 
 from collections import OrderedDict
@@ -14,16 +15,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nddo_ml import weights
 from nddo_ml.devices import usable
 from nddo_ml.errors import InvalidMolecule, UnknownOption
-from nddo_ml.integrals.assembly import Parameters, Topology, assemble, distances, spread, topology
-from nddo_ml.integrals.corrections import corrections, terms
+from nddo_ml.integrals.assembly import Topology, assemble, distances, spread, topology
+from nddo_ml.integrals.corrections import GROUPS, corrections
 from nddo_ml.integrals.multipole import atom_integrals
 from nddo_ml.integrals.nuclear import pair_values
+from nddo_ml.methods import Method
 from nddo_ml.methods import method as find_method
 from nddo_ml.methods.parameters import PARAMETER_NAMES, AtomParameters, PairParameters, gather
-from nddo_ml.molecules import Molecules, check
-from nddo_ml.results import PER_ATOM, Result, State, merged, refuse_unconverged
+from nddo_ml.molecules import Molecules, PointCharges, check, check_charges
+from nddo_ml.parametrization import parent, shifted
+from nddo_ml.results import PER_ATOM, PER_SITE, Result, State, merged, refuse_unconverged
 from nddo_ml.scf import half_electron, response
 from nddo_ml.scf.density import aufbau
 from nddo_ml.scf.fock import electronic_energy, fock, kernel, one_electron
@@ -33,7 +37,7 @@ from nddo_ml.scf.stability import lower, two_channels
 from nddo_ml.states import buckets, channels, electrons, start_density, suspicious
 from nddo_ml.struct import tensor_map
 
-REMEMBERED, REMEMBERED_PAIRS = 16, 500_000   # topologies kept, so that a moving molecule pays for its indices once
+REMEMBERED_PAIRS = 500_000   # of the topologies kept
 
 
 @dataclass(frozen=True)
@@ -47,61 +51,95 @@ class Options:
     max_steps: int
     stability: bool | None
     biradical: bool
+    response_tolerance: float
 
 
 class Hamiltonian(nn.Module):
     """An NDDO Hamiltonian: `Hamiltonian("PM6")(molecules)` returns a Result.
 
-    method: a name from `nddo_ml.methods()`; UnknownOption for any other. Parameters: one tensor per column of the method's
-    table (a value per species), and alpha_AB, x_AB of its pairs.
+    method: a name from `nddo_ml.methods()` or a Method; UnknownOption for any other. network: shifts the parameters of this
+    parent from the geometry (nddo_ml.networks). dispersion: a correction term added to the energy, DispersionD3BJ for one; it
+    is
+    refused where the method has its own (UnknownOption).
+    Parameters: one tensor per column of the method's table (a value per species), alpha_AB and x_AB of its pairs, and those of
+    the network. `atom_offsets` (eV, one per row of the table, 0 for published methods) are added for each atom: they bring
+    the energies of a trained model to the zero of its reference. `atom_energies` (eV, NaN where unknown): of the free atoms at
+    the
+    level it was trained on. `remembered`: how many topologies are kept, so that a moving
+    molecule pays for its indices once.
     """
 
-    def __init__(self, method: str = "PM6", device=None):
+    remembered = 16
+
+    def __init__(self, method: str | Method = "PM6", network: nn.Module | None = None, dispersion=None, device=None):
         super().__init__()
         device = usable(device)
         self.method = find_method(method)
+        if self.method.card is not None and network is None:
+            network, dispersion = weights.parts(self.method.card)
+        self.network, self.dispersion = network, dispersion
+        self.terms = {**self.method.terms}
+        if dispersion is not None:
+            if any(GROUPS[name] == "dispersion" for name in self.terms):
+                raise UnknownOption(f"{self.method.name} has dispersion of its own: take its base method as parent, or "
+                                    "dispersion=None.")
+            self.terms["dispersion_d3bj"] = dispersion
         for name in PARAMETER_NAMES:
             self.register_parameter(name, nn.Parameter(getattr(self.method.parameters, name).clone(), requires_grad=False))
         self.alpha_AB = nn.Parameter(self.method.pairs.alpha.clone(), requires_grad=False)
         self.x_AB = nn.Parameter(self.method.pairs.x.clone(), requires_grad=False)
         self.register_buffer("pair_index", self.method.pairs.index, persistent=False)
+        self.register_buffer("atom_offsets", torch.zeros_like(self.method.parameters.U_ss))
+        self.register_buffer("atom_energies", torch.full_like(self.method.parameters.U_ss, torch.nan))
+        if self.method.card is not None:
+            weights.fill(self, self.method.card)
         self._topologies: OrderedDict = OrderedDict()
         self._derived = None
         self.to(device)
 
     def forward(self, molecules: Molecules, *, forces: bool = False, unrestricted: bool | None = None,
-                guess: Result | None = None, field: Float[Tensor, "molecule 3"] | None = None, order: int = 1,
-                tolerance: float = 1e-7, max_steps: int = 300, stability: bool | None = None, biradical: bool = False,
-                raise_unconverged: bool | None = None) -> Result:
+                guess: Result | None = None, field: Float[Tensor, "molecule 3"] | None = None,
+                point_charges: PointCharges | None = None, order: int = 1, tolerance: float = 1e-7, max_steps: int = 300,
+                stability: bool | None = None, biradical: bool = False,
+                raise_unconverged: bool | None = None, response_tolerance: float = response.TOLERANCE) -> Result:
         """Energies and properties of molecules.
 
-        forces: also -dE/dR.
+        forces: also -dE/dR, on the atoms and on the point charges.
         unrestricted: None: alpha and beta orbitals apart for open shells only; True: always (a singlet starts with broken
             symmetry); False: never, open shells are half-electron states.
         guess: an earlier result of the same molecules to start from.
         field: uniform electric field, V/angstrom.
-        order: how often the results may be differentiated, by positions, field and parameters that require gradients. 1: the
-            energy, once, at no cost; 2 and 3: through the response of the density, charges and dipoles then once less.
+        point_charges: charges around the molecules (integrals/external.py); the energy holds their interaction with the
+            molecule, not that among themselves.
+        order: how often the results may be differentiated, by positions, field, point charges and parameters that require
+            gradients. 1: the energy, once, at no cost; 2 and 3: through the response of the density, charges and dipoles then
+            once less.
         tolerance: largest commutator element, eV. max_steps: SCF iterations.
         stability: True: look for a lower state, a broken spin symmetry included, and return it; None: only where a lower one of
             the same kind is to be feared (states.suspicious) and there is no guess to follow; False: never.
         biradical: singlets are open shells of two half-filled orbitals (half-electron, lowest root of their configuration
             interaction) instead of closed shells.
         raise_unconverged: None: a single molecule raises SCFNotConverged, a member of a batch is flagged and its energy NaN.
+        response_tolerance: relative residual of the response equations behind orders 2 and 3.
 
         Raises InvalidMolecule, MissingParameter, SCFNotConverged.
         """
         check(molecules)
         molecules = molecules.to(self.U_ss.device)
-        options = _checked(Options(forces, unrestricted, order, tolerance, max_steps, stability, biradical))
+        options = _checked(Options(forces, unrestricted, order, tolerance, max_steps, stability, biradical,
+                                   response_tolerance))
         field = None if field is None else _checked_field(field, molecules)
+        if point_charges is not None:
+            check_charges(point_charges, molecules)
+            point_charges = point_charges.to(molecules.positions.device)
         spins = channels(molecules, unrestricted)
         parts = []
         for index in buckets(self.method, molecules, spins):
             part = molecules if len(index) == len(molecules) else molecules.select(index)
             here = None if field is None else field[index]
-            parts.append((index, *self._solve(part, index, len(molecules) > 1, spins[index[0]], guess, here, options)))
-        result = merged(self.method.name, self.method.constants, molecules, parts)
+            sites = point_charges if point_charges is None or part is molecules else point_charges.select(index)
+            parts.append((index, *self._solve(part, index, len(molecules) > 1, spins[index[0]], guess, here, sites, options)))
+        result = merged(self.method.name, self.method.constants, molecules, parts, point_charges)
         if raise_unconverged or (raise_unconverged is None and len(molecules) == 1):
             refuse_unconverged(result, tolerance, max_steps)
         return result
@@ -111,22 +149,27 @@ class Hamiltonian(nn.Module):
         return (AtomParameters(*[getattr(self, f.name) for f in fields(AtomParameters)]),
                 PairParameters(self.alpha_AB, self.x_AB, self.pair_index))
 
-    def parameters_of(self, top: Topology) -> Parameters:
-        """Parameters of a batch where they are used: where a network would shift them."""
+    def parameters_of(self, top: Topology):
+        """Parameters of a batch, from the tables alone: Parameters where they are used, or the Parent a network will shift."""
         P, pairs = self.records()
-        return spread(top, gather(self._rows(P), top.rows), gather(P, top.rows), pair_values(pairs, top.rules))
+        A, P, pairs = gather(self._rows(P), top.rows), gather(P, top.rows), pair_values(pairs, top.rules)
+        return spread(top, A, P, pairs) if self.network is None else parent(P, A, pairs)
 
     def _taped(self):
-        """Whether the parameters are on a tape."""
+        """Whether any parameter is on a tape."""
+        return torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
+
+    def _table_taped(self):
+        """Whether the parameters of the table are."""
         return torch.is_grad_enabled() and any(p.requires_grad for p in self._parameters.values())
 
-    def _version(self):
-        """Changes whenever a parameter is replaced or changed in place."""
+    def _table_version(self):
+        """Changes whenever a parameter of the table is replaced or changed in place."""
         return tuple((id(p), p._version, p.device) for p in self._parameters.values())
 
     def _rows(self, P):
         """Geometry-independent integrals of the table's rows; kept while the parameters stay as they are."""
-        version, taped = self._version(), self._taped()
+        version, taped = self._table_version(), self._table_taped()
         if taped or self._derived is None or self._derived[0] != version:
             elements = tensor_map(lambda t: t.to(P.U_ss.device), self.method.elements)
             A = atom_integrals(P, elements, self.method.constants)
@@ -141,58 +184,92 @@ class Hamiltonian(nn.Module):
         found = self._topologies.pop(key, None) or {"top": topology(self.method, molecules)}
         self._topologies[key] = found
         pairs = sum(len(kept["top"].i) for kept in self._topologies.values())
-        while len(self._topologies) > 1 and (len(self._topologies) > REMEMBERED or pairs > REMEMBERED_PAIRS):
+        while len(self._topologies) > 1 and (len(self._topologies) > self.remembered or pairs > REMEMBERED_PAIRS):
             pairs -= len(self._topologies.popitem(last=False)[1]["top"].i)
-        if self._taped():
+        if self._table_taped():
             return found["top"], self.parameters_of(found["top"])
-        version = self._version()
+        version = self._table_version()
         if found.get("version") != version:
             with torch.no_grad():
                 found["parameters"], found["version"] = self.parameters_of(found["top"]), version
         return found["top"], found["parameters"]
 
-    def _solve(self, molecules, index, several, spins, earlier, field, options):
+    def _solve(self, molecules, index, several, spins, earlier, field, sites, options):
         """One bucket, the molecules `index` of the batch: its state, and all quantities by name."""
         positions, constants = molecules.positions, self.method.constants
-        wanted = positions.requires_grad or (field is not None and field.requires_grad)
+        outside = ([] if field is None else [field]) + ([] if sites is None else [sites.positions, sites.charges, sites.rho])
+        wanted = positions.requires_grad or any(t.requires_grad for t in outside)
         taped = self._taped() or (wanted and torch.is_grad_enabled())
         if options.forces and not positions.requires_grad:
             positions = positions.detach().requires_grad_()
+        if options.forces and sites is not None and not sites.positions.requires_grad:
+            sites = sites.with_positions(sites.positions.detach().requires_grad_())
         top, p = self._topology(molecules)
         alpha, beta = electrons(molecules, top, index, options.biradical and spins == 1)
         with torch.set_grad_enabled(taped or options.forces):
             R, u = distances(top, positions, index if several else None)
-            integrals = assemble(self.method, top, positions, R, u, p, field)
+            shifts = None if self.network is None else self.network(molecules.numbers, top.i, top.j, R, u)
+            p = p if shifts is None else shifted(top, p, shifts, constants)
+            integrals = assemble(self.method, top, positions, R, u, p, field, sites, index if several else None)
             task = problem(top.layout, integrals, aufbau(alpha, beta, spins, top.layout.size))
             solution = solve(task, start_density(top, alpha, beta, spins, earlier, index), options.tolerance, options.max_steps)
             state = _settled(State(index, task, solution, torch.zeros_like(solution.energy)), top, molecules, earlier, options)
-            electronic, D = _electronic(top, integrals, state, molecules, options.order)
-            state = state if options.order == 1 or not taped else replace(state, tape=(integrals, D))
+            electronic, D = _electronic(top, integrals, state, molecules, options.order, options.response_tolerance)
+            if taped:
+                state = replace(state, tape=None if options.order == 1 else (integrals, D), shifts=shifts)
             parts = {"electronic": electronic, "core_core": integrals.core,
-                     **corrections(terms(self.method.name), top.composition, positions, R, constants)}
+                     **corrections(self.terms, top.composition, positions, R, constants),
+                     **self._atomic(top, molecules, shifts)}
             converged = state.solution.converged
             energy = sum(parts.values())
-            forces = None
+            forces = on_charges = None
             if options.forces:
-                forces = _forces(torch.where(converged, energy, 0.0), positions, taped and options.order > 1, taped)
+                moved = (positions,) if sites is None else (positions, sites.positions)
+                forces, *rest = _forces(torch.where(converged, energy, 0.0), moved, taped and options.order > 1, taped)
+                on_charges = rest[0] if rest else None
         energy = torch.where(converged, energy, torch.nan)
         with torch.set_grad_enabled(taped and options.order > 1):      # at fixed density their derivatives would be wrong
             found = populations(top, D, molecules.with_positions(positions), p.A.D1, p.A.D_pd, constants.bohr)
-        atoms = top.elements.EHEAT - constants.kcal_mol * p.A.EISOL
-        heat = (constants.kcal_mol * energy).index_add(0, molecules.molecule, atoms)
-        found = {"forces": forces, "heat_of_formation": heat, **found}
+        found = {"forces": forces, "point_charge_forces": on_charges,
+                 "heat_of_formation": self._heat(top, molecules, p, energy),
+                 "atomization_energy": self._atomization(top, molecules, energy), **found}
         if not bool(converged.all()):
             of_atoms = converged.index_select(0, molecules.molecule)
-            found = {name: _valid(value, of_atoms if name in PER_ATOM else converged) for name, value in found.items()}
+            of_sites = None if sites is None else converged.index_select(0, sites.molecule)
+            found = {name: _valid(value, of_atoms if name in PER_ATOM else of_sites if name in PER_SITE else converged)
+                     for name, value in found.items()}
         found |= {"energy": energy, "energies": parts}
         return state, found if taped else tensor_map(torch.Tensor.detach, found)
+
+
+    def _atomic(self, top, molecules, shifts):
+        """Energies that are sums over atoms, of a Hamiltonian with a network: the offsets and what the network adds, eV."""
+        if self.network is None:
+            return {}
+        zero = self.atom_offsets.new_zeros(len(molecules))
+        parts = {"atoms": zero.index_add(0, molecules.molecule, self.atom_offsets.index_select(0, top.rows))}
+        return parts if shifts.local is None else parts | {"local": zero.index_add(0, molecules.molecule, shifts.local)}
+
+    def _atomization(self, top, molecules, energy):
+        """Energy of the free atoms less that of the molecule, eV, at the level the network was trained on; NaN where
+        unknown."""
+        if self.network is None:
+            return torch.full_like(energy, torch.nan)
+        return (-energy).index_add(0, molecules.molecule, self.atom_energies.index_select(0, top.rows))
+
+    def _heat(self, top, molecules, p, energy):
+        """Heat of formation at 298 K, kcal/mol; NaN with a network, whose energies hold no thermal motion."""
+        if self.network is not None:
+            return torch.full_like(energy, torch.nan)
+        kcal_mol = self.method.constants.kcal_mol
+        return (kcal_mol * energy).index_add(0, molecules.molecule, top.elements.EHEAT - kcal_mol * p.A.EISOL)
 
 
 def _checked(options: Options) -> Options:
     """The options, if they mean something (UnknownOption)."""
     if options.order not in (1, 2, 3):
         raise UnknownOption(f"order={options.order!r}: derivatives are exact to order 1, 2 or 3.")
-    for name in ("tolerance", "max_steps"):
+    for name in ("tolerance", "max_steps", "response_tolerance"):
         if not getattr(options, name) > 0:
             raise UnknownOption(f"{name}={getattr(options, name)!r}: it must be positive.")
     if options.biradical and options.unrestricted:
@@ -214,19 +291,19 @@ def _valid(values, converged):
     return None if values is None else torch.where(converged.view(-1, *[1] * (values.dim() - 1)), values, torch.nan)
 
 
-def _forces(energy, positions, differentiable, keep):
-    """-dE/dR of the molecules together; a free atom's energy does not know its position."""
-    total = energy.sum() + 0.0 * positions.sum()
-    return -torch.autograd.grad(total, positions, create_graph=differentiable, retain_graph=keep)[0]
+def _forces(energy, moved, differentiable, keep):
+    """-dE/dR of the molecules together, for each tensor of positions; a free atom's energy does not know its position."""
+    total = energy.sum() + sum(0.0 * positions.sum() for positions in moved)
+    return [-g for g in torch.autograd.grad(total, moved, create_graph=differentiable, retain_graph=keep)]
 
 
-def _electronic(top, integrals, state, molecules, order):
+def _electronic(top, integrals, state, molecules, order, tolerance):
     """Electronic energy of a bucket, differentiable `order` times, and the density that its populations come from."""
     lay, D, f = top.layout, state.solution.D, state.problem.occupations
     open_shell = bool(((f > 0) & (f < 1)).any())
     if order == 1 and not open_shell:
         return electronic_energy(lay, integrals, D), D
-    ref = response.reference(lay, state.problem.integrals, state.orbitals, D, state.solution.F)
+    ref = response.reference(lay, state.problem.integrals, state.orbitals, D, state.solution.F, tolerance)
     if not open_shell:
         return response.energy(ref, integrals, order)
     if order > 1:

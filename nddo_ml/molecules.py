@@ -1,4 +1,4 @@
-"""Molecules: a batch of structures as flat tensors.
+"""Molecules: a batch of structures as flat tensors, and the point charges around them.
 
 Atoms of all molecules lie end to end; `molecule` names the owner of each atom. A single molecule is a batch of one. Nothing
 is padded here. `numbers` are species numbers: atomic numbers, or those of sparkles and pseudo-atoms (see elements.py).
@@ -87,6 +87,71 @@ class Molecules:
         return Molecules(self.numbers, positions, self.molecule, self.charge, self.unpaired)
 
 
+@record
+class PointCharges:
+    """External point charges of a batch of molecules: positions `site 3` in angstrom, charges `site` in e, molecule `site` (the
+    molecule that feels it, non-decreasing), rho `site` in bohr (additive term that softens its potential; 0: a bare charge).
+
+    Charges do not move, polarise or feel each other. Tensors keep their tape: energies are differentiable by all but
+    `molecule`.
+    """
+
+    positions: Float[Tensor, "site 3"]
+    charges: Float[Tensor, "site"]
+    molecule: Int[Tensor, "site"]
+    rho: Float[Tensor, "site"]
+
+    def __len__(self):
+        return self.charges.shape[0]
+
+    @staticmethod
+    def single(positions, charges, rho=0.0) -> "PointCharges":
+        """The charges around one molecule, from sequences or arrays; rho one for all or one each."""
+        return PointCharges.batch([positions], [charges], rho)
+
+    @staticmethod
+    def batch(positions: Sequence, charges: Sequence, rho=0.0) -> "PointCharges":
+        """The charges around several molecules, one entry of `positions` and of `charges` per molecule (empty: none); rho one
+        for all, or one entry per molecule."""
+        if len(positions) != len(charges):
+            raise InvalidMolecule(f"Positions of point charges of {len(positions)} molecules but charges of {len(charges)}: "
+                                  "give one entry of each per molecule, empty where there are none.")
+        if len(charges) == 0:
+            raise InvalidMolecule("No molecules given: pass one entry of positions and charges per molecule.")
+        charges = [_numbers("point charges", k, q, (-1,)) for k, q in enumerate(charges)]
+        positions = [_numbers("positions of point charges", k, x, (len(q), 3))
+                     for k, (x, q) in enumerate(zip(positions, charges, strict=True))]
+        sizes = [len(q) for q in charges]
+        single = isinstance(rho, float | int) or (isinstance(rho, Tensor) and rho.dim() == 0)
+        if not single and len(rho) != len(sizes):
+            raise InvalidMolecule(f"rho has {len(rho)} entries for {len(sizes)} molecules: give one value for all or one entry "
+                                  "per molecule.")
+        values = [torch.as_tensor(rho, dtype=torch.float64).expand(n) if single
+                  else _numbers("rho of point charges", k, rho[k], (n,)) for k, n in enumerate(sizes)]
+        owner = torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes))
+        xyz, q, values = (torch.cat(parts) for parts in (positions, charges, values))
+        return PointCharges(xyz, q, owner.to(xyz.device), values)
+
+    def sizes(self, molecules: int) -> list[int]:
+        """Charges of each of so many molecules."""
+        return torch.bincount(self.molecule, minlength=molecules).tolist()
+
+    def to(self, device) -> "PointCharges":
+        """The same charges on another device."""
+        return tensor_map(lambda t: t.to(device), self)
+
+    def select(self, indices: Sequence[int]) -> "PointCharges":
+        """The charges of the molecules of these indices, in this order."""
+        found = [(self.molecule == k).nonzero()[:, 0] for k in indices]
+        sites = torch.cat(found) if found else self.molecule[:0]
+        owner = torch.from_numpy(np.repeat(np.arange(len(found)), [len(f) for f in found])).to(sites.device)
+        return PointCharges(self.positions[sites], self.charges[sites], owner, self.rho[sites])
+
+    def with_positions(self, positions: Float[Tensor, "site 3"]) -> "PointCharges":
+        """The same charges at other positions (angstrom)."""
+        return PointCharges(positions, self.charges, self.molecule, self.rho)
+
+
 def check(molecules: Molecules) -> None:
     """Refuse what cannot be calculated (InvalidMolecule): no Molecules, atoms not in the order of their molecules, non-finite
     coordinates, impossible multiplicities.
@@ -107,6 +172,34 @@ def check(molecules: Molecules) -> None:
     if bool((molecules.unpaired < 0).any()):
         k = int((molecules.unpaired < 0).nonzero()[0, 0])
         raise InvalidMolecule(f"Molecule {k} has multiplicity {int(molecules.unpaired[k]) + 1}: it must be 1 or more.")
+
+
+def check_charges(charges: PointCharges, molecules: Molecules) -> None:
+    """Refuse point charges that cannot be used with these molecules (InvalidMolecule): no PointCharges, of molecules that are
+    not there, out of order, of other shapes or types than PointCharges says, not finite, rho negative."""
+    if not isinstance(charges, PointCharges):
+        raise InvalidMolecule(f"A {type(charges).__name__} was given as point charges: expected nddo_ml.PointCharges, as "
+                              "PointCharges.single(positions, charges) makes them.")
+    n = len(charges)
+    for name, shape in (("positions", (n, 3)), ("charges", (n,)), ("rho", (n,)), ("molecule", (n,))):
+        values = getattr(charges, name)
+        wanted = torch.int64 if name == "molecule" else torch.float64
+        if tuple(values.shape) != shape or values.dtype != wanted:
+            raise InvalidMolecule(f"The {name} of the point charges have shape {tuple(values.shape)} and type {values.dtype}: "
+                                  f"expected {shape} and {wanted}.")
+    if n == 0:
+        return
+    owner, x = charges.molecule, charges.positions.detach()
+    if bool((owner.diff() < 0).any()) or int(owner[0]) < 0 or int(owner[-1]) >= len(molecules):
+        raise InvalidMolecule(f"The owners in `molecule` of the point charges must not decrease and lie between 0 and "
+                              f"{len(molecules) - 1}: there are {len(molecules)} molecules.")
+    rest = torch.stack((charges.charges.detach(), charges.rho.detach()), 1)
+    bad = ~(x.abs() <= FARTHEST).all(1) | ~torch.isfinite(rest).all(1) | (rest[:, 1] < 0)
+    if bool(bad.any()):
+        k = int(bad.nonzero()[0, 0])
+        raise InvalidMolecule(f"Point charge {k} of the batch (counting from 0) has position {x[k].tolist()}, charge "
+                              f"{float(rest[k, 0]):g} and rho {float(rest[k, 1]):g}: all must be finite, coordinates below "
+                              f"{FARTHEST:g} angstrom, rho not negative.")
 
 
 def coinciding(owner: Int[Tensor, "atom"], names, i: int, j: int, distance: float) -> InvalidMolecule:
@@ -151,6 +244,26 @@ def _coordinates(k, positions, atoms):
         raise InvalidMolecule(f"Molecule {k} has {atoms} numbers but positions of shape {tuple(array.shape)}: "
                               f"expected ({atoms}, 3), in angstrom.")
     return array
+
+
+def _numbers(name, k, values, shape):
+    """Values of molecule k as a tensor of floats of that shape (-1: any length); a tensor of floats keeps its tape."""
+    if not isinstance(values, Tensor):
+        try:
+            array = np.asarray(values)
+            array = array.astype(np.float64) if array.dtype.kind in "iufb" else None
+        except ValueError:
+            array = None
+        if array is None:
+            raise InvalidMolecule(f"The {name} of molecule {k} are no array of numbers.")
+        values = torch.from_numpy(array)
+    values = values.to(torch.float64)
+    if values.numel() == 0 and shape[0] in (-1, 0):
+        return values.reshape(0, *shape[1:])
+    if values.dim() != len(shape) or any(n not in (-1, m) for n, m in zip(shape, values.shape, strict=True)):
+        expected = "one value each" if shape == (-1,) else shape
+        raise InvalidMolecule(f"The {name} of molecule {k} have shape {tuple(values.shape)}: expected {expected}.")
+    return values
 
 
 def _whole(name, value, count):

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nddo_ml.errors import SCFNotConverged
-from nddo_ml.molecules import Molecules
+from nddo_ml.molecules import Molecules, PointCharges
 from nddo_ml.scf.density import Orbitals
 from nddo_ml.scf.fock import fock, kernel, one_electron
 from nddo_ml.scf.solve import RUNGS, Problem, Solution, canonical
@@ -22,7 +22,8 @@ from nddo_ml.units import Constants
 @dataclass(frozen=True, eq=False)
 class State:
     """The self-consistent states of some molecules of a batch that were solved together; `index` says which, `lowered` by how
-    much (eV) leaving an instability lowered the energy of each; `tape`: integrals and density that carry derivatives.
+    much (eV) leaving an instability lowered the energy of each; `tape`: integrals and density that carry derivatives; `shifts`:
+    what a network said (networks.shifts), while it is on the tape.
     """
 
     index: list
@@ -30,6 +31,7 @@ class State:
     solution: Solution
     lowered: Float[Tensor, "molecule"]
     tape: tuple | None = None
+    shifts: object = None
 
     @cached_property
     def orbitals(self) -> Orbitals:
@@ -50,8 +52,11 @@ class State:
 class Result:
     """Energies and properties of a batch; eV, angstrom and e unless the name says otherwise.
 
-    energy `molecule`: total energy with every correction, what `forces` (atom 3; None unless asked for) are the derivative of.
-    energies: its parts by name: electronic, core_core and the corrections of the method. heat_of_formation: kcal/mol at 298 K.
+    energy `molecule`: total energy with every correction, what `forces` (atom 3; None unless asked for) are the derivative of;
+    with point charges it holds their interaction, and point_charge_forces (site 3) is the force on each of them.
+    energies: its parts by name: electronic, core_core, the corrections of the method; with a network also the offsets `atoms`
+    and its `local` energy. heat_of_formation: kcal/mol at 298 K; NaN with a network, whose energy holds no thermal motion.
+    atomization_energy: of a trained network, electronic, from the free atoms of its reference; NaN for published methods.
     dipole `molecule 3`: e angstrom, of an ion about its centre of mass. charges, spin_populations `atom`. s2: <S^2>.
     converged, residual (largest commutator element), iterations `molecule`; the energy of a member that did not converge is
     NaN.
@@ -63,7 +68,9 @@ class Result:
     energy: Float[Tensor, "molecule"]
     energies: dict
     heat_of_formation: Float[Tensor, "molecule"]
+    atomization_energy: Float[Tensor, "molecule"]
     forces: Float[Tensor, "atom 3"] | None
+    point_charge_forces: Float[Tensor, "site 3"] | None
     charges: Float[Tensor, "atom"]
     dipole: Float[Tensor, "molecule 3"]
     spin_populations: Float[Tensor, "atom"]
@@ -156,13 +163,17 @@ def routes(state: State) -> list[str]:
 
 
 PER_ATOM = ("forces", "charges", "spin_populations")
+PER_SITE = ("point_charge_forces",)
 
 
-def merged(method: str, constants: Constants, molecules: Molecules, parts: list[tuple[list, State, dict]]) -> Result:
+def merged(method: str, constants: Constants, molecules: Molecules, parts: list[tuple[list, State, dict]],
+           point_charges: PointCharges | None = None) -> Result:
     """The result of all molecules, in the order of the input, from groups: (their indices, state, quantities by name)."""
-    order = torch.tensor([k for index, _, _ in parts for k in index]).argsort()
-    start = torch.tensor([0, *molecules.sizes]).cumsum(0).tolist()
-    atoms = torch.cat([torch.arange(start[k], start[k + 1]) for index, _, _ in parts for k in index]).argsort()
+    indices = [k for index, _, _ in parts for k in index]
+    order, atoms = torch.tensor(indices).argsort(), _places(molecules.sizes, indices)
+    places = dict.fromkeys(PER_ATOM, atoms)
+    if point_charges is not None:
+        places |= dict.fromkeys(PER_SITE, _places(point_charges.sizes(len(molecules)), indices))
 
     def join(values, index):
         if len(values) == 1 or values[0] is None:
@@ -170,14 +181,19 @@ def merged(method: str, constants: Constants, molecules: Molecules, parts: list[
         return torch.cat(values).index_select(0, index.to(values[0].device))
 
     first = parts[0][2]
-    found = {name: join([q[name] for _, _, q in parts], atoms if name in PER_ATOM else order)
-             for name in first if name != "energies"}
+    found = {name: join([q[name] for _, _, q in parts], places.get(name, order)) for name in first if name != "energies"}
     energies = {name: join([q["energies"][name] for _, _, q in parts], order) for name in first["energies"]}
     scf = {name: join([getattr(state.solution, name) for _, state, _ in parts], order)
            for name in ("converged", "residual", "iterations")}
     route = [r for _, state, _ in parts for r in routes(state)]
     return Result(molecules=molecules, method=method, constants=constants, energies=energies, **found, **scf,
                   route=[route[k] for k in order.tolist()], states=[state for _, state, _ in parts])
+
+
+def _places(sizes, indices):
+    """Where the members of molecules 0, 1, ... of these sizes lie in the molecules `indices`, one after another."""
+    start = torch.tensor([0, *sizes]).cumsum(0).tolist()
+    return torch.cat([torch.arange(start[k], start[k + 1]) for k in indices]).argsort()
 
 
 def refuse_unconverged(result: Result, tolerance: float, max_steps: int) -> None:

@@ -96,7 +96,7 @@ def test_lookup():
     assert method("MNDOD") is method("mndo-d") is method("MNDO/d")
     assert method(method("AM1")) is method("AM1")
     assert method("MNDO/d").constants == MNDO_1977 and method("PM7").constants == CODATA_2018
-    assert method("PM7").joins_point_charge and not method("PM6").joins_point_charge
+    assert method("PM7").join and not method("PM6").join
     with pytest.raises(UnknownOption, match=r"'PM66'.*available: MNDO, AM1.*Did you mean PM6"):
         method("PM66")
 

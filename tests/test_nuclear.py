@@ -28,7 +28,7 @@ def core_radii(m, rows, given):
 def unit_repulsion(m, r, rho_i, rho_j):
     """gamma, joined to the point charges for PM7."""
     g = gamma(r / m.constants.bohr, rho_i, rho_j, m.constants)
-    if not m.joins_point_charge:
+    if not m.join:
         return g
     w = torch.where(r < 7.0, 1.0 - torch.exp(-0.22 * (r - 7.0).square()), 0.0)
     return w * g + (1.0 - w) * m.constants.coulomb / r

@@ -42,7 +42,7 @@ def pair(name, shells, z_i, z_j, vectors, separate_core=None):
     A_j, E_j = atoms(name, [z_j] * len(x))
     R = x.square().sum(1).sqrt()
     separate = {z_i, z_j} & {2, 26} != set() if separate_core is None else separate_core
-    return two_centre(shells, R, x / R[:, None], A_i, A_j, E_i, E_j, m.constants, m.joins_point_charge, separate)
+    return two_centre(shells, R, x / R[:, None], A_i, A_j, E_i, E_j, m.constants, m.join, separate)
 
 
 def table(n):
@@ -324,7 +324,7 @@ def pair_at(name, shells, z_i, z_j, r):
     m = method(name)
     (A_i, E_i), (A_j, E_j) = atoms(name, [z_i] * len(r)), atoms(name, [z_j] * len(r))
     u = directions()[:1].expand(len(r), 3)
-    return two_centre(shells, r, u, A_i, A_j, E_i, E_j, m.constants, m.joins_point_charge, True)
+    return two_centre(shells, r, u, A_i, A_j, E_i, E_j, m.constants, m.join, True)
 
 
 def test_pm7_equalises_averages_of_metals():
@@ -435,7 +435,7 @@ def test_derivatives_by_position(example, name):
 
     def f(x):
         R = x.square().sum(1).sqrt()
-        t = two_centre(shells, R, x / R[:, None], A_i, A_j, E_i, E_j, m.constants, m.joins_point_charge, True)
+        t = two_centre(shells, R, x / R[:, None], A_i, A_j, E_i, E_j, m.constants, m.join, True)
         values = (t.w, t.resonance, t.attraction_i, t.attraction_j, t.gamma)
         g.manual_seed(1)
         return torch.stack([(v * torch.randn(v.shape, dtype=v.dtype, generator=g)).sum() for v in values])

@@ -9,12 +9,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 from ase import Atoms
+from ase.outputs import all_outputs
 
 from nddo_ml.dynamics.optimise import Optimised, optimise
 from nddo_ml.elements import masses
+from nddo_ml.errors import UnknownOption
 from nddo_ml.interfaces.ase import ase_results, molecule, off_tape
 from nddo_ml.model import Hamiltonian
-from nddo_ml.molecules import Molecules
+from nddo_ml.molecules import Molecules, PointCharges
 from nddo_ml.properties import response
 from nddo_ml.properties.thermochemistry import ATMOSPHERE, Thermochemistry, thermochemistry
 from nddo_ml.properties.vibrations import Raman, Vibrations, ir_intensities, normal_modes, raman_activities
@@ -40,11 +42,17 @@ class Wanted:
     temperature: float = 298.15
     pressure: float = ATMOSPHERE
     symmetry_number: int | None = None
+    point_charges: PointCharges | None = None
+
+    def __post_init__(self):
+        if self.point_charges is not None and self.vibrations:
+            raise UnknownOption("Frequencies are those of an isolated molecule, which turns and moves freely: leave out "
+                                "--point-charges, or take the Hessian from the calculator (get_hessian).")
 
     @property
     def scf(self) -> dict:
         """The part that is passed to the model."""
-        return {"unrestricted": self.unrestricted, "max_steps": self.max_steps}
+        return {"unrestricted": self.unrestricted, "max_steps": self.max_steps, "point_charges": self.point_charges}
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +180,8 @@ def record(found: Calculation) -> dict:
         "formula": found.atoms.get_chemical_formula(), "method": r.method, "charge": int(m.charge[0]),
         "multiplicity": int(m.unpaired[0]) + 1, "numbers": m.numbers.tolist(), "positions": m.positions.tolist(),
         "energy": float(r.energy[0]), "energies": {name: float(value[0]) for name, value in r.energies.items()},
-        "heat_of_formation": float(r.heat_of_formation[0]), "forces": r.forces.tolist(), "charges": r.charges.tolist(),
+        "heat_of_formation": float(r.heat_of_formation[0]),
+        "atomization_energy": float(r.atomization_energy[0]), "forces": r.forces.tolist(), "charges": r.charges.tolist(),
         "dipole": r.dipole[0].tolist(), "dipole_debye": r.dipole_debye[0].tolist(),
         "spin_populations": r.spin_populations.tolist(),
         "s2": float(r.s2[0]), "homo": homo, "lumo": lumo, "orbital_energies": r.orbital_energies(0).tolist(),
@@ -180,6 +189,8 @@ def record(found: Calculation) -> dict:
         "scf": {"converged": bool(r.converged[0]), "iterations": int(r.iterations[0]), "residual": float(r.residual[0]),
                 "route": r.route[0]},
         "seconds": found.seconds, "warnings": found.warnings}
+    if r.point_charge_forces is not None:
+        entry["point_charge_forces"] = r.point_charge_forces.tolist()
     if found.optimised is not None:
         entry["optimisation"] = {
             "converged": bool(found.optimised.converged[0]), "evaluations": int(found.optimised.evaluations[0]),
@@ -203,8 +214,9 @@ def _vibrational_record(s):
     return found
 
 
-UNITS = {"energy": "eV", "positions": "angstrom", "forces": "eV/angstrom", "charges": "e", "dipole": "e angstrom",
-         "dipole_debye": "debye", "heat_of_formation": "kcal/mol at 298 K", "orbital_energies": "eV", "homo": "eV",
+UNITS = {"energy": "eV", "positions": "angstrom", "forces": "eV/angstrom", "point_charge_forces": "eV/angstrom",
+         "charges": "e", "dipole": "e angstrom", "dipole_debye": "debye", "heat_of_formation": "kcal/mol at 298 K",
+         "atomization_energy": "eV", "orbital_energies": "eV", "homo": "eV",
          "lumo": "eV", "residual": "eV", "frequencies": "cm^-1, imaginary ones negative", "intensities": "km/mol",
          "raman_activities": "angstrom^4/amu", "reduced_masses": "amu", "modes": "amu^-1/2", "polarizability": "angstrom^3",
          "thermochemistry": "eV, eV/K, K, Pa"}
@@ -222,6 +234,7 @@ def finite(tree):
 def written(found: Calculation) -> tuple[dict, dict]:
     """Properties (ASE's names) and info of the final geometry for a structure file."""
     r, m = found.result, found.molecules
-    info = {"charge": int(m.charge[0]), "multiplicity": int(m.unpaired[0]) + 1, "method": r.method,
-            "heat_of_formation": float(r.heat_of_formation[0])}
-    return ase_results(r), info
+    info = {"charge": int(m.charge[0]), "multiplicity": int(m.unpaired[0]) + 1, "method": r.method}
+    known = {"heat_of_formation": float(r.heat_of_formation[0]), "atomization_energy": float(r.atomization_energy[0])}
+    results = {name: value for name, value in ase_results(r).items() if name in all_outputs}
+    return results, info | {name: value for name, value in known.items() if np.isfinite(value)}

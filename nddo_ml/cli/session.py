@@ -18,8 +18,8 @@ from nddo_ml.elements import symbol
 from nddo_ml.errors import NDDOError
 from nddo_ml.interfaces.ase import check_device
 from nddo_ml.interfaces.molden import write_molden
+from nddo_ml.methods import learned, methods
 from nddo_ml.methods import method as find_method
-from nddo_ml.methods import methods
 from nddo_ml.model import Hamiltonian
 from nddo_ml.properties import spectra
 
@@ -49,7 +49,7 @@ def run(name: str, method: str, wanted: Wanted, outputs: Outputs, device: str, t
     frames = structures.read(path, isolated)
     check_outputs(outputs)
     torch.set_num_threads(threads or useful_threads(max(len(atoms) for atoms in frames)))
-    model = Hamiltonian(method, device)
+    model = Hamiltonian(method, device=device)
     entries = []
     with _progress(len(frames), wanted) as (advance, report):
         for k, atoms in enumerate(frames):
@@ -161,17 +161,21 @@ def exit_code(entries) -> int:
 
 
 def show_methods(name: str | None, as_json: bool) -> None:
-    """Methods and elements, as a table or as JSON."""
-    chosen = [find_method(n) for n in (methods() if name is None else [name])]
+    """Methods, published and trained, and their elements, as a table or as JSON."""
+    chosen = [find_method(n) for n in ((*methods(), *learned.names()) if name is None else [name])]
     console = _console()
     if as_json:
         listed = [{"name": m.name, "elements": [symbol(n) for n in m.species if n <= 118], "corrections": list(m.corrections),
-                   "sparkles_and_pseudo_atoms": [symbol(n) for n in m.species if n > 118], "citation": m.citation}
+                   "sparkles_and_pseudo_atoms": [symbol(n) for n in m.species if n > 118], "citation": m.citation,
+                   "trained_on": m.card and m.card.level, "parent": m.card and m.card.parent}
                   for m in chosen]
         console.print_json(json.dumps(listed))
         return
     console.print(tables.methods(chosen))
-    if name is not None:
+    if name is None and learned.names():
+        console.print(f"{learned.NEWEST} means {learned.shipped()[learned.NEWEST].name}; a file of weights (.safetensors) is a "
+                      "method too", highlight=False)
+    if name is not None and chosen[0].card is None:
         m = chosen[0]
         extra = [symbol(n) for n in m.species if n > 118]
         console.print(f"sparkles and pseudo-atoms, by name: {', '.join(extra) or 'none'}", highlight=False)

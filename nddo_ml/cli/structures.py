@@ -17,6 +17,7 @@ from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 
 from nddo_ml.elements import SPARKLE, is_sparkle, number
 from nddo_ml.errors import IncompatibleFile, InvalidMolecule
+from nddo_ml.molecules import PointCharges
 
 MDL_CHARGES = {1: 3, 2: 2, 3: 1, 5: -1, 6: -2, 7: -3}   # old charge codes of the atom lines of a molfile
 SPECIES = "nddo_species"   # array of names of sparkles and pseudo-atoms, as the calculator knows it
@@ -63,6 +64,21 @@ def read(path: Path, isolated=False) -> list[Atoms]:
         if isolated:
             atoms.pbc = False
     return frames
+
+
+def read_charges(path: Path) -> PointCharges:
+    """The point charges of a file of lines x y z (angstrom) q (e); lines that start with # are left out. IncompatibleFile: it
+    cannot be read as that."""
+    if not path.is_file():
+        raise IncompatibleFile(f"There is no file {path}: give one with a line x y z q for each point charge.")
+    try:
+        table = np.loadtxt(path, ndmin=2)
+    except ValueError as error:
+        raise IncompatibleFile(f"{path} cannot be read as point charges ({error}): expected lines of four numbers, x y z "
+                               "(angstrom) q (e).") from error
+    if table.size and table.shape[1] != 4:
+        raise IncompatibleFile(f"{path} has {table.shape[1]} numbers in a line: expected four, x y z (angstrom) q (e).")
+    return PointCharges.single(table[:, :3], table[:, 3]) if table.size else PointCharges.single([], [])
 
 
 def check_writable(path: Path) -> None:

@@ -41,7 +41,7 @@ def energies(found: Calculation) -> Table:
         if e or name in ("electronic", "core_core"):
             table.add_row(NAMES.get(name, name.replace("_", " ")), f"{e:.6f}", f"{e * r.constants.kcal_mol:.4f}")
     table.add_row("total energy", f"{float(r.energy[0]):.6f}", f"{float(r.energy[0]) * r.constants.kcal_mol:.4f}", style="bold")
-    table.add_row("heat of formation", "", f"{float(r.heat_of_formation[0]):.4f}", "at 298 K, ideal gas", style="bold")
+    table.add_row(*_bond_energy(r), style="bold")
     table.add_section()
     homo, lumo = r.homo_lumo(0)
     table.add_row("HOMO", _level(homo), "", "")
@@ -55,6 +55,14 @@ def energies(found: Calculation) -> Table:
     table.add_row("largest force", f"{found.largest_force:.6f}", "eV/Å", "")
     table.add_row("SCF", f"{int(r.iterations[0])}", "iterations", f"{r.route[0]}; commutator {float(r.residual[0]):.0e} eV")
     return table
+
+
+def _bond_energy(r):
+    """What stands for the stability of the molecule: the heat of formation, or a trained network's atomization energy."""
+    heat, atomization = float(r.heat_of_formation[0]), float(r.atomization_energy[0])
+    if np.isfinite(heat):
+        return "heat of formation", "", f"{heat:.4f}", "at 298 K, ideal gas"
+    return "atomization energy", _level(atomization), _level(atomization * r.constants.kcal_mol), "electronic, 0 K"
 
 
 def atoms(found: Calculation, every: bool) -> Table:
@@ -151,7 +159,7 @@ def frames(entries: list) -> Table:
         r, m = found.result, found.molecules
         homo, lumo = r.homo_lumo(0)
         table.add_row(str(k), found.atoms.get_chemical_formula(), f"{int(m.charge[0]):+d}", str(int(m.unpaired[0]) + 1),
-                      f"{float(r.energy[0]):.6f}", f"{float(r.heat_of_formation[0]):.4f}",
+                      f"{float(r.energy[0]):.6f}", _level(float(r.heat_of_formation[0])),
                       f"{float(r.dipole_debye[0].norm()):.4f}", _level(lumo - homo), str(int(r.iterations[0])),
                       f"{found.largest_force:.4f}")
     return table
@@ -163,8 +171,8 @@ def methods(entries) -> Table:
     table.show_lines = True
     for m in entries:
         elements = [n for n in m.species if n <= 118]
-        table.add_row(m.name, f"{len(elements)}: {ranges(elements)}",
-                      ", ".join(NAMES[GROUPS[c]] for c in m.corrections) or "none", m.citation)
+        corrections = ", ".join(NAMES[GROUPS[c]] for c in m.corrections) or ("a network" if m.card else "none")
+        table.add_row(m.name, f"{len(elements)}: {ranges(elements)}", corrections, m.citation)
     return table
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from nddo_ml.integrals.blocks import Integrals
 from nddo_ml.integrals.corrections.geometry import Composition
 from nddo_ml.integrals.dipole import dipole_blocks
+from nddo_ml.integrals.external import external
 from nddo_ml.integrals.multipole import AtomIntegrals
 from nddo_ml.integrals.nuclear import PairValues
 from nddo_ml.integrals.one_centre import one_centre
@@ -22,7 +23,7 @@ from nddo_ml.integrals.overlap import slater_classes
 from nddo_ml.integrals.two_centre import two_centre
 from nddo_ml.methods import Method
 from nddo_ml.methods.parameters import AtomParameters, Elements, gather
-from nddo_ml.molecules import COINCIDENT, Molecules, coinciding
+from nddo_ml.molecules import COINCIDENT, Molecules, PointCharges, coinciding
 from nddo_ml.orbitals import Layout, layout, packed_pairs
 from nddo_ml.struct import record
 
@@ -84,7 +85,8 @@ class CoreParameters:
 class Parameters:
     """Every parameter of a batch where it is used, none of it dependent on the positions: A per atom, A of both atoms of each
     pair group, core parameters of both atoms of each pair and of the pair itself; one-electron and two-electron blocks of the
-    free atoms by group.
+    free atoms by group; factors of the resonance integrals of each pair group (pair, n_i n_j) in the frame of the pair, alike
+    for equal shells and m (None: 1).
     """
 
     A: AtomIntegrals
@@ -94,6 +96,7 @@ class Parameters:
     pairs: PairValues
     U: list
     one: list
+    resonance: list | None = None
 
 
 def spread(top: Topology, A: AtomIntegrals, P: AtomParameters, pairs: PairValues) -> Parameters:
@@ -126,16 +129,18 @@ def assemble(
     u: Float[Tensor, "pair 3"],
     p: Parameters,
     field: Float[Tensor, "molecule 3"] | None = None,
+    charges: PointCharges | None = None,
+    names=None,
 ) -> Integrals:
     """The integrals of a batch (eV) from positions and the `distances` of its pairs; field: uniform electric field of each
-    molecule, V/angstrom."""
+    molecule, V/angstrom; charges: around them, names as for `distances`."""
     lay, constants = top.layout, method.constants
     h_atoms = list(p.U)
     h_pairs, two, gammas, start = [], [], [], 0
     for k, (group, (A_i, A_j), (E_i, E_j)) in enumerate(zip(lay.pairs, p.A_pairs, top.pair_elements, strict=True)):
         part = slice(start, start := start + len(group.i))
-        found = two_centre(group.shells, R[part], u[part], A_i, A_j, E_i, E_j, constants, method.joins_point_charge,
-                           top.separate_core[k], top.slater[k])
+        found = two_centre(group.shells, R[part], u[part], A_i, A_j, E_i, E_j, constants, method.join,
+                           top.separate_core[k], top.slater[k], None if p.resonance is None else p.resonance[k], method.fade)
         a, b = group.groups
         if group.shells[0]:
             h_atoms[a] = h_atoms[a].index_add(0, group.row_i, found.attraction_i)
@@ -154,6 +159,9 @@ def assemble(
             h_atoms[k] = h_atoms[k] + torch.einsum("kmx,kx->km", D, field.index_select(0, group.molecule))
         energy = -(top.elements.core[:, None] * positions * field.index_select(0, lay.molecule)).sum(1)
         core = core.index_add(0, lay.molecule, energy)
+    if charges is not None:
+        added, energy = external(lay, top.elements, p.A, positions, charges, constants, method.join is not None, names)
+        h_atoms, core = [h + V for h, V in zip(h_atoms, added, strict=True)], core + energy
     return Integrals(h_atoms, h_pairs, p.one, two, core)
 
 

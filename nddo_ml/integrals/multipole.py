@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nddo_ml.integrals.slater_condon import isolated_atom, one_centre_parameters
+from nddo_ml.integrals.slater_condon import G_NAMES, isolated_atom, one_centre_parameters
 from nddo_ml.methods.parameters import AtomParameters, Elements
 from nddo_ml.struct import record
 from nddo_ml.units import Constants
@@ -72,10 +72,15 @@ class AtomIntegrals:
     EISOL: Float[Tensor, "row"]
 
 
-def atom_integrals(parameters: AtomParameters, elements: Elements, constants: Constants) -> AtomIntegrals:
-    """All geometry-independent quantities of each row, from its parameters."""
+def atom_integrals(parameters: AtomParameters, elements: Elements, constants: Constants, slater=None) -> AtomIntegrals:
+    """All geometry-independent quantities of each row, from its parameters. slater: the Slater-Condon parameters (row, 12) if
+    they
+    are known; the g and h of `parameters` are then taken as they are."""
     t = parameters
-    g, slater = one_centre_parameters(t, elements, constants)
+    if slater is None:
+        g, slater = one_centre_parameters(t, elements, constants)
+    else:
+        g = torch.stack([getattr(t, name) for name in G_NAMES], 1)
     g_ss, g_sp, h_sp, g_pp, g_p2 = g.unbind(1)
     p, d = elements.n_ao >= 4, elements.n_ao == 9
     zeta_p = torch.where(p, t.zeta_p.clamp_min(ZETA_FLOOR), 0.0)
@@ -108,7 +113,7 @@ def _with_d(parameters, elements, constants, zeta_p, Q, h_pp, rho1, rho2, slater
         return without
     hartree = constants.hartree
     values = torch.stack((parameters.zeta_s, zeta_p, parameters.zeta_d, Q, h_pp, rho1, rho2), 1).index_select(0, rows)
-    zeta, (Q, h_pp, rho1, rho2) = values[:, :3], values[:, 3:].unbind(1)
+    zeta, (Q, h_pp, rho1, rho2) = values[:, :3].contiguous(), values[:, 3:].unbind(1)
     n = torch.stack((elements.m_sp, elements.m_sp, elements.m_d), 1).index_select(0, rows)
     slater = slater.index_select(0, rows)
     G2sd, G1pd, F0dd, F2dd = slater[:, 1], slater[:, 4], slater[:, 6], slater[:, 7]

@@ -25,9 +25,11 @@ from torch import Tensor
 
 from nddo_ml.integrals.configurations import MEMBERS
 from nddo_ml.integrals.frame import SHELLS
+from nddo_ml.integrals.switch import step
 from nddo_ml.struct import record
 
 REACH = 15.0       # angstrom: no overlap from here on, as in MOPAC
+FADE = 12.0        # angstrom: from here on `fade` acts
 EXCLUDED = -2000   # added to the logarithm of what does not exist
 ALWAYS_NEAR = 15.0   # bohr; below, looking for negligible pairs costs more than it saves
 # (points, b0, b1, c): that many points of the quadrature are enough if |b| <= b0 - b1 n, or if (zeta_max/zeta_min - 1) n <= c
@@ -70,11 +72,14 @@ def slater_classes(shells, E_i, E_j) -> SlaterClasses:
     return SlaterClasses(tuple(numbers), excluded.to(torch.float64) if bool(excluded.any()) else None, pairs)
 
 
-def resonance(shells, R: Float[Tensor, "pair"], O_i, O_j, along, A_i, A_j, classes: SlaterClasses, bohr: float):
+def resonance(shells, R: Float[Tensor, "pair"], O_i, O_j, along, A_i, A_j, classes: SlaterClasses, bohr: float,
+              factors: Float[Tensor, "pair orbitals"] | None = None):
     """The pairs that overlap (near) and their 1/2 (beta_i + beta_j) S_ij (near, n_i, n_j), laboratory frame, eV; R in bohr.
 
     O_i, O_j: rotations of the orbitals (frame.rotations) where both atoms have p functions; along: harmonics of u on i
-    elsewhere. Pairs are left out beyond 15 angstrom, and before that where S is below 1e-13 (`reach`).
+    elsewhere. factors: of each integral in the frame of the pair, n_i n_j. Pairs are left out beyond 15 angstrom, and before
+    that
+    where S is below 1e-13 (`reach`).
     """
     n_i, n_j = shells
     if n_j == 0:
@@ -89,17 +94,24 @@ def resonance(shells, R: Float[Tensor, "pair"], O_i, O_j, along, A_i, A_j, class
     if near is None:
         near = classes.pairs
     else:
-        R, zeta, beta, O_i, O_j, along, excluded = (
-            None if x is None else x.index_select(0, near) for x in (R, zeta, beta, O_i, O_j, along, excluded))
+        R, zeta, beta, O_i, O_j, along, excluded, factors = (
+            None if x is None else x.index_select(0, near) for x in (R, zeta, beta, O_i, O_j, along, excluded, factors))
     c = constants(n_i, n_j, classes.numbers, points, R.device)
     y = torch.log(torch.cat((zeta @ c.sums, R[:, None]), 1)) @ c.powers
     if excluded is not None:
         y = torch.addmm(y, excluded, c.exclusions)
     X = torch.exp((zeta @ c.exponents) * R[:, None])
     local = ((X @ c.quadrature) * torch.exp(y)) @ c.orbitals * (beta @ c.mean)
+    if factors is not None:
+        local = local * factors
     if n_j == 1:
         return near, (local if n_i == 1 else local * along[:, 1:1 + n_i])[:, :, None]
     return near, O_i @ local.unflatten(1, (n_i, n_j)) @ O_j.transpose(1, 2)
+
+
+def fade(R: Float[Tensor, "pair"]) -> Float[Tensor, "pair"]:
+    """Factor that takes resonance integrals to 0 at 15 angstrom with all their derivatives; 1 below 12."""
+    return step((REACH - R) / (REACH - FADE))
 
 
 def reach(R: Float[Tensor, "pair"], zeta: Float[Tensor, "pair shell"], classes: SlaterClasses, limit: float):

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from nddo_ml.integrals.configurations import kernel
 from nddo_ml.integrals.frame import orbital_starts, packed
+from nddo_ml.integrals.switch import step
 from nddo_ml.orbitals import packed_pairs
 
 HELIUM = 2
 JOIN_RANGE, JOIN_EXPONENT = 7.0, 0.22   # angstrom, 1/angstrom^2
+JOIN_WIDTH, JOIN_CORE = 1.0, 0.5   # angstrom: over the last of it, and below, the smooth join leaves the published one
 
 
 def local_integrals(n_i, n_j, R: Float[Tensor, "pair"], A_i, A_j, hartree: float) -> Float[Tensor, "pair integral"]:
@@ -46,12 +48,27 @@ def repulsion(shells, R: Float[Tensor, "pair"], T_i, T_j, along, A_i, A_j, hartr
     return T_i @ local.unflatten(1, (T_i.shape[2], T_j.shape[2])) @ T_j.transpose(1, 2)
 
 
-def point_charge(R: Float[Tensor, "pair"], constants):
-    """PM7's weight of the multipole integrals, w = 1 - exp[-0.22 (R - 7)^2], 0 from 7 on, and (1 - w) e^2/R; R in angstrom.
+def published_join(R: Float[Tensor, "pair"]) -> Float[Tensor, "pair"]:
+    """PM7's weight of the multipole integrals, w = 1 - exp[-0.22 (R - 7)^2], 0 from 7 on; R in angstrom.
 
-    Continuous with the first derivative; the second of w jumps by 0.44.         Stewart, J. Mol. Model. 19, 1 (2013)
+    Continuous with the first derivative; the second jumps by 0.44.         Stewart, J. Mol. Model. 19, 1 (2013)
     """
-    weight = -torch.expm1(-JOIN_EXPONENT * (JOIN_RANGE - R).clamp_min(0).square())
+    return -torch.expm1(-JOIN_EXPONENT * (JOIN_RANGE - R).clamp_min(0).square())
+
+
+def smooth_join(R: Float[Tensor, "pair"]) -> Float[Tensor, "pair"]:
+    """`published_join` with all its derivatives; R in angstrom.
+
+    The published weight from 0.5 to 6. From there steps take it to 0 at 7, and to 1 at R = 0, where the published one leaves
+    2e-5 of 1/R.
+    """
+    weight = published_join(R) * step((JOIN_RANGE - R) / JOIN_WIDTH)
+    return weight + (1 - weight) * (1 - step(R / JOIN_CORE))
+
+
+def point_charge(join, R: Float[Tensor, "pair"], constants):
+    """The weight w = join(R) of the multipole integrals, and (1 - w) e^2/R, eV, of the point charges; R in angstrom."""
+    weight = join(R)
     return weight, (1 - weight) * constants.coulomb / R
 
 

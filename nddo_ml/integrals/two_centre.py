@@ -1,5 +1,7 @@
 """All integrals between two atoms, for a group of pairs of one class at once."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -28,14 +30,16 @@ class PairIntegrals:
 
 
 def two_centre(shells, R: Float[Tensor, "pair"], u: Float[Tensor, "pair 3"], A_i, A_j, E_i, E_j, constants: Constants,
-               join: bool, separate_core: bool, classes: SlaterClasses | None = None) -> PairIntegrals:
+               join: Callable | None, separate_core: bool, classes: SlaterClasses | None = None, factors=None,
+               fade: Callable | None = None) -> PairIntegrals:
     """The integrals of pairs whose atoms are treated with shells = (n_i, n_j) orbitals, n_i >= n_j, each 0, 1, 4 or 9.
 
     R in angstrom, u from i to j; A, E: AtomIntegrals and Elements of the two atoms of each pair. An atom treated with p
     functions it does not have (zeta_p = beta_p = 0) gets zero resonance there; its other p entries are finite and meaningless.
-    join: PM7's point-charge limit beyond 7 angstrom. separate_core: needed if any atom has rho_core != rho0, rho1c != rho1 or
+    join: weight of the multipole integrals against point charges, as repulsion.published_join; fade: factor of the resonance
+    integrals, as overlap.fade (None: 1). separate_core: needed if any atom has rho_core != rho0, rho1c != rho1 or
     rho2c != rho2, is helium, or has d electrons (occ_d > 0); otherwise the cores take the integrals of the s distributions.
-    classes: slater_classes(shells, E_i, E_j), to be kept for a given set of atoms.
+    classes: slater_classes(shells, E_i, E_j), to be kept for a given set of atoms. factors: see overlap.resonance.
     """
     n_i, n_j = shells
     r, hartree = R / constants.bohr, constants.hartree
@@ -49,7 +53,7 @@ def two_centre(shells, R: Float[Tensor, "pair"], u: Float[Tensor, "pair 3"], A_i
     w = repulsion(shells, r, T_i, T_j, along, A_i, A_j, hartree)
     if separate_core and shells == (9, 4):
         w = helium_without_d(w, E_j)
-    weight, limit = point_charge(R, constants) if join else (None, None)
+    weight, limit = point_charge(join, R, constants) if join else (None, None)
     if own_core:
         V_i = attraction(n_i, r, along, A_i, A_j, E_i, hartree)
         V_j = attraction(n_j, r, harmonics(-u, n_j) if n_j >= 4 else None, A_j, A_i, E_j, hartree)
@@ -66,5 +70,7 @@ def two_centre(shells, R: Float[Tensor, "pair"], u: Float[Tensor, "pair 3"], A_i
         w = equalised(w, shells, E_i, E_j)
         V_i, V_j = equalised_attraction(V_i, n_i, E_i, E_j), equalised_attraction(V_j, n_j, E_j, E_i)
     classes = slater_classes(shells, E_i, E_j) if classes is None else classes
-    near, H = resonance(shells, r, O_i, O_j, along, A_i, A_j, classes, constants.bohr)
+    near, H = resonance(shells, r, O_i, O_j, along, A_i, A_j, classes, constants.bohr, factors)
+    if fade is not None:
+        H = H * fade(R.index_select(0, near))[:, None, None]
     return PairIntegrals(w, near, H, -E_j.core[:, None] * V_i, -E_i.core[:, None] * V_j, gamma)

@@ -14,12 +14,13 @@ from typing import ClassVar
 import numpy as np
 import torch
 from ase.calculators.calculator import Calculator, all_changes
+from ase.outputs import Properties, all_outputs
 
 from nddo_ml.elements import SPARKLE, is_sparkle, number, symbol
 from nddo_ml.errors import InvalidMolecule, UnknownOption
 from nddo_ml.methods import Method
 from nddo_ml.methods import method as find_method
-from nddo_ml.molecules import Molecules
+from nddo_ml.molecules import Molecules, PointCharges
 
 ROUNDING = 0.1   # e or Bohr magnetons by which a sum of partial charges or moments may miss the whole number it stands for
 # arrays with names of species; the second survives extended XYZ, whose own column is called species
@@ -32,9 +33,11 @@ class NDDO(Calculator):
     method: a name from `nddo_ml.methods()`, or a Hamiltonian of your own. charge, multiplicity: see the head of this file.
     unrestricted: None: open shells only; True: always (a singlet starts with broken symmetry); False: never (half-electron open
     shells). device: of the tensors. threads: of torch while this calculator works. max_steps: SCF iterations. stability: look
-    for a lower state.
+    for a lower state. point_charges: (positions, charges) in angstrom and e, or one array of x y z q, of charges around the
+    molecule; a copy is kept, `set` replaces it.
 
-    energy and free_energy are the total energy with every correction, eV, and the forces its derivative. The density of the
+    energy and free_energy are the total energy with every correction, eV, and the forces its derivative. With point charges the
+    energy holds their interaction with the molecule, and results["point_charge_forces"] the forces on them. The density of the
     last step is the next guess. `result` holds the full Result of the last calculation. A new calculator costs nothing; tables
     are read at the first calculation.
 
@@ -43,16 +46,17 @@ class NDDO(Calculator):
 
     implemented_properties = ("energy", "free_energy", "forces", "dipole", "charges", "magmom", "magmoms")
     default_parameters: ClassVar = {"method": "PM6-D3H4", "charge": None, "multiplicity": None, "unrestricted": None,
-                                    "device": None, "threads": None, "max_steps": 300, "stability": False}
+                                    "device": None, "threads": None, "max_steps": 300, "stability": False,
+                                    "point_charges": None}
     discard_results_on_any_change = True
     name = "nddo_ml"
 
     def __init__(self, method="PM6-D3H4", charge=None, multiplicity=None, unrestricted=None, device=None, threads=None,
-                 max_steps=300, stability=False, *, atoms=None, label=None, directory="."):
+                 max_steps=300, stability=False, point_charges=None, *, atoms=None, label=None, directory="."):
         self.result, self._model, self._solved = None, None, None
         super().__init__(atoms=atoms, label=label, directory=directory, method=method, charge=charge,
                          multiplicity=multiplicity, unrestricted=unrestricted, device=device, threads=threads,
-                         max_steps=max_steps, stability=stability)
+                         max_steps=max_steps, stability=stability, point_charges=point_charges)
 
     @property
     def model(self):
@@ -61,7 +65,7 @@ class NDDO(Calculator):
             from nddo_ml.model import Hamiltonian  # a calculator that is never used reads no table
 
             given = self.parameters.method
-            self._model = given if isinstance(given, torch.nn.Module) else Hamiltonian(given, self.parameters.device)
+            self._model = given if isinstance(given, torch.nn.Module) else Hamiltonian(given, device=self.parameters.device)
         return self._model
 
     def set(self, **options):
@@ -70,9 +74,11 @@ class NDDO(Calculator):
         if unknown:
             raise UnknownOption(f"NDDO has no option {unknown[0]!r}; it has: {', '.join(self.default_parameters)}.")
         if isinstance(options.get("method"), str):
-            options["method"] = find_method(options["method"]).name
+            options["method"] = find_method(options["method"]).key
         if options.get("device") is not None:
             check_device(options["device"])
+        if options.get("point_charges") is not None:
+            options["point_charges"] = charge_table(options["point_charges"])
         changed = super().set(**options)
         if {"method", "device"} & set(changed):
             self._model = None
@@ -101,9 +107,13 @@ class NDDO(Calculator):
         p = self.parameters
         with threads(p.threads):
             result = self.model(molecules, forces=True, unrestricted=p.unrestricted, guess=guess, max_steps=p.max_steps,
-                                stability=p.stability, raise_unconverged=True)
+                                stability=p.stability, point_charges=self._charges(), raise_unconverged=True)
         self.result, self._solved = off_tape(result), self._identity(molecules)
         self.results = ase_results(self.result)
+
+    def export_properties(self):
+        """The results that ASE has names for (the forces on point charges are not among them)."""
+        return Properties({name: value for name, value in self.results.items() if name in all_outputs})
 
     def get_hessian(self, atoms=None):
         """Second derivatives of the energy, (3N, 3N), eV/angstrom^2, from the response of the density."""
@@ -111,8 +121,13 @@ class NDDO(Calculator):
         p = self.parameters
         with threads(p.threads):
             found = hessian(self.model, self._molecule(self.atoms if atoms is None else atoms), unrestricted=p.unrestricted,
-                            max_steps=p.max_steps)
+                            max_steps=p.max_steps, point_charges=self._charges())
         return found[0].cpu().numpy()
+
+    def _charges(self):
+        """The point charges around the molecule, if there are any."""
+        table = self.parameters.point_charges
+        return None if table is None else PointCharges.single(table[:, :3], table[:, 3])
 
     def _molecule(self, atoms):
         p = self.parameters
@@ -183,6 +198,22 @@ def spin_multiplicity(atoms, method, numbers, charge, argument=None) -> int:
     return 1 + (round(float(cores)) - charge) % 2
 
 
+def charge_table(given) -> np.ndarray:
+    """Point charges as one array of x y z q (site, 4), from that or from (positions, charges). InvalidMolecule: they are
+    neither."""
+    try:
+        table = np.array(given, dtype=float)
+    except (TypeError, ValueError):   # positions and charges differ in shape
+        table = np.zeros(0)
+    if table.ndim == 2 and table.shape[1] == 4:
+        return table
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        raise InvalidMolecule("point_charges must be (positions, charges) in angstrom and e, or an array of x y z q, one row "
+                              "for each charge.")
+    charges = PointCharges.single(*given)
+    return np.column_stack((_array(charges.positions), _array(charges.charges)))
+
+
 @contextmanager
 def threads(count: int | None):
     """Torch with so many threads inside the block; None leaves it as it is."""
@@ -227,7 +258,11 @@ def ase_results(result, k: int = 0) -> dict:
     found = {"energy": energy, "free_energy": energy, "dipole": _array(result.dipole[k]),
              "charges": _array(result.charges)[owned], "magmom": float(result.molecules.unpaired[k]),
              "magmoms": _array(result.spin_populations)[owned]}
-    return found if result.forces is None else found | {"forces": _array(result.forces)[owned]}
+    if result.forces is not None:
+        found["forces"] = _array(result.forces)[owned]
+    if result.point_charge_forces is not None and k == 0 and len(result.molecules) == 1:
+        found["point_charge_forces"] = _array(result.point_charge_forces)
+    return found
 
 
 def _array(tensor):

@@ -1,11 +1,13 @@
 """The methods: one static record each, over the published tables.
 
 A method is a base table, the constants it was fitted with and a core-core form; integrals.corrections says what is added to it.
-`method("PM6-D3H4")` finds one by name; a new one is a table, a line here and at most a new core-core function.
+`method("PM6-D3H4")` finds one by name; a new one is a table, a line here and at most a new core-core function. `smooth` makes a
+method the parent of a learned one.
 """
 
 import difflib
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -14,19 +16,27 @@ from torch import Tensor
 
 from nddo_ml.elements import SPECIES, symbol
 from nddo_ml.errors import MissingParameter, UnknownOption
-from nddo_ml.integrals.corrections import terms
+from nddo_ml.integrals.corrections import Term, terms
 from nddo_ml.integrals.nuclear import CoreForm, core_rules
-from nddo_ml.methods import core_core
+from nddo_ml.integrals.overlap import fade
+from nddo_ml.integrals.repulsion import published_join, smooth_join
+from nddo_ml.methods import core_core, learned
+from nddo_ml.methods.learned import Card
 from nddo_ml.methods.parameters import AtomParameters, Elements, PairParameters
 from nddo_ml.methods.tables import UNPUBLISHED, table
 from nddo_ml.struct import tensor_map
 from nddo_ml.units import CODATA_2018, MNDO_1977, Constants
 
+SMOOTH = "-smooth"   # ends the names of smooth parents
+
 
 @dataclass(frozen=True)
 class Method:
-    """A method: its name, base table, core-core form, citation, physical constants, and whether two-centre integrals join the
-    point-charge limit at 7 angstrom (PM7).
+    """A method: its name, base table, core-core form, citation and physical constants.
+
+    join: weight, as a function of R, of the two-centre integrals against their point-charge limit (PM7; None: no such limit).
+    fade: factor of the resonance integrals as a function of R (None: they end at 15 angstrom as they are). corrected: whether
+    the geometry-dependent corrections of that name are added. card: what the file of a learned method says (None: published).
     """
 
     name: str
@@ -34,12 +44,25 @@ class Method:
     core_core: CoreForm
     citation: str
     constants: Constants = CODATA_2018
-    joins_point_charge: bool = False
+    join: Callable | None = None
+    fade: Callable | None = None
+    corrected: bool = True
+    card: Card | None = None
+
+    @property
+    def terms(self) -> Mapping[str, Term]:
+        """The geometry-dependent corrections of the method: name -> term."""
+        return terms(self.card.parent if self.card else self.name) if self.corrected else {}
+
+    @property
+    def key(self) -> str:
+        """What `method` finds it by: its name, or the file of a learned method that is not shipped."""
+        return self.name if self.card is None or self.name.lower() in learned.shipped() else str(self.card.path)
 
     @property
     def corrections(self) -> tuple[str, ...]:
         """Names of the geometry-dependent corrections that belong to the method."""
-        return tuple(terms(self.name))
+        return tuple(self.terms)
 
     @property
     def elements(self) -> Elements:
@@ -59,6 +82,8 @@ class Method:
     @property
     def species(self) -> list[int]:
         """Species numbers the method covers, lanthanides that fall back to their sparkle included."""
+        if self.card:
+            return sorted(self.card.elements)
         return _row_of(self.table, torch.device("cpu")).ge(0).nonzero().flatten().tolist()
 
     def rows(self, numbers: Int[Tensor, "atom"]) -> Int[Tensor, "atom"]:
@@ -72,6 +97,8 @@ class Method:
         low, high = (int(bound) for bound in numbers.aminmax())
         if low < 1 or high >= SPECIES:
             symbol(low if low < 1 else high)   # raises
+        if self.card and not set(numbers.tolist()) <= set(self.card.elements):
+            raise _unlearned(self.card, numbers)
         rows = row_of.index_select(0, numbers)
         if bool((rows < 0).any()):
             raise _missing(self, int(numbers[rows < 0][0]))
@@ -83,20 +110,41 @@ class Method:
 
 
 def method(name: "str | Method") -> Method:
-    """The method of that name, upper or lower case (MNDOD and MNDO-d mean MNDO/d). UnknownOption lists the names there are."""
+    """The method of that name, upper or lower case (MNDOD and MNDO-d mean MNDO/d; PM7-smooth is smooth("PM7")), or of a file of
+    trained weights. UnknownOption lists the names there are, IncompatibleFile says what is wrong with a file.
+    """
     if isinstance(name, Method):
         return name
+    found = learned.find(str(name).strip())
+    if found:
+        return replace(method(found.parent), name=found.name, card=found,
+                       citation=f"nddo_ml, trained on {found.level}; parent {method(found.parent).citation}")
     key = str(name).strip().lower()
+    if key.endswith(SMOOTH):
+        return smooth(key.removesuffix(SMOOTH))
     try:
         return _METHODS[_ALIASES.get(key, key)]
     except KeyError:
         close = difflib.get_close_matches(key, _METHODS, n=1, cutoff=0.4)
         hint = f" Did you mean {_METHODS[close[0]].name}?" if close else ""
-        raise UnknownOption(f"There is no method {name!r}; available: {', '.join(methods())}.{hint}") from None
+        names = ", ".join((*methods(), *learned.shipped()))
+        raise UnknownOption(f"There is no method {name!r}; available: {names}, or a file of weights (.safetensors).{hint}"
+                            ) from None
+
+
+def smooth(name: "str | Method") -> Method:
+    """The base of a method as a function of the positions that has every derivative: the parent of a learned Hamiltonian.
+
+    Resonance integrals end at 15 angstrom by `fade` (from 12 on) instead of a step, PM7's integrals reach their point charges
+    by `smooth_join`, and all corrections are left out: they count neighbours or have kinks. PM6-D3H4 and the like become PM6
+    here. The name ends in -smooth, and `method` finds it by that.
+    """
+    base = next(m for m in _BASES if m.table == method(name).table)
+    return replace(base, name=base.name + SMOOTH, join=base.join and smooth_join, fade=fade, corrected=False)
 
 
 def methods() -> tuple[str, ...]:
-    """Names of all methods."""
+    """Names of all published methods; `learned.shipped()` has the trained ones."""
     return tuple(m.name for m in _METHODS.values())
 
 
@@ -110,6 +158,14 @@ def _core_table(name, device):
     """Rules of all pairs of rows of a base table."""
     form = next(m.core_core for m in _BASES if m.table == name)
     return tensor_map(lambda t: t.flatten(0, 1).contiguous().to(device), form.table(table(name)))
+
+
+def _unlearned(card, numbers) -> MissingParameter:
+    """The error for elements that a learned method has not seen."""
+    missing = ", ".join(symbol(n) for n in sorted(set(numbers.tolist()) - set(card.elements)))
+    seen = " ".join(symbol(n) for n in sorted(card.elements))
+    return MissingParameter(f"{card.name} was trained on {seen} and knows nothing of {missing}: use a published method "
+                            "(`nddo-ml methods`) for molecules that contain it.")
 
 
 def _missing(method, number) -> MissingParameter:
@@ -147,7 +203,7 @@ _BASES = (
            constants=MNDO_1977),
     _pm6("PM6"),
     Method("PM7", "pm7", core_core.PM7,
-           "J.J.P. Stewart, J. Mol. Model. 19, 1 (2013)", joins_point_charge=True),
+           "J.J.P. Stewart, J. Mol. Model. 19, 1 (2013)", join=published_join),
 )
 _METHODS = {m.name.lower(): m for m in (
     *_BASES,

@@ -29,6 +29,7 @@ from nddo_ml.scf.rotations import Levels, Spaces, levels, occupied_virtual, resp
 from nddo_ml.struct import record
 
 TOLERANCE = 1e-10       # relative residual of the linear solves
+WORST = 0.1             # relative residual beyond which no conjugate gradients are believed, however loose the tolerance
 ITERATIONS = 200
 SMALLEST_GAP = 1e-6     # eV
 DENSE_ELEMENTS = 4e7    # largest dense response matrix, for states where conjugate gradients cannot work
@@ -36,16 +37,18 @@ DENSE_ELEMENTS = 4e7    # largest dense response matrix, for states where conjug
 
 @record
 class Reference:
-    """A converged state as a constant: layout, spaces, density D0, two-electron kernel, Fock matrix within the spaces."""
+    """A converged state as a constant: layout, spaces, density D0, two-electron kernel, Fock matrix within the spaces; relative
+    residual to which its response is solved."""
 
     layout: Layout
     spaces: Spaces
     D: Float[Tensor, "molecule spin orbital orbital"]
     kernel: Kernel
     levels: Levels
+    tolerance: float = TOLERANCE
 
 
-def reference(layout: Layout, integrals: Integrals, orbitals: Orbitals, D, F) -> Reference:
+def reference(layout: Layout, integrals: Integrals, orbitals: Orbitals, D, F, tolerance: float = TOLERANCE) -> Reference:
     """The constant part of every derivative, from canonical orbitals. A vanishing gap raises SCFNotConverged: such a state has
     no response."""
     with torch.no_grad():
@@ -59,7 +62,7 @@ def reference(layout: Layout, integrals: Integrals, orbitals: Orbitals, D, F) ->
                 f"Molecule {k} of the batch has no gap between occupied and empty orbitals ({float(smallest.amin()):.1e} eV): "
                 "its response to a perturbation is not defined. Use unrestricted=True or another multiplicity."
             )
-        return Reference(layout, s, D, kernel(layout, integrals), within)
+        return Reference(layout, s, D, kernel(layout, integrals), within, tolerance)
 
 
 def rotation(ref: Reference, integrals: Integrals) -> tuple[Tensor, Tensor]:
@@ -99,12 +102,13 @@ def linear_change(ref: Reference, X):
     return half + half.mT
 
 
-def solve(ref: Reference, b: Float[Tensor, "molecule vector spin virtual occupied"], tolerance: float = TOLERANCE):
-    """J0^-1 b for several right-hand sides per molecule, to the relative `tolerance` of each residual.
+def solve(ref: Reference, b: Float[Tensor, "molecule vector spin virtual occupied"]):
+    """J0^-1 b for several right-hand sides per molecule, to the relative `tolerance` of the reference in each residual.
 
     Conjugate gradients; where J0 is not positive definite (a state that is not a minimum) the dense matrix instead. Raises
     SCFNotConverged if neither reaches the tolerance.
     """
+    tolerance = ref.tolerance
     with torch.no_grad():
         weight = ref.spaces.weight[:, None]
         allowed = (weight > 0).to(b.dtype)
@@ -114,7 +118,7 @@ def solve(ref: Reference, b: Float[Tensor, "molecule vector spin virtual occupie
         scale = torch.where(weight > 0, weight * ref.levels.gap[:, None].abs().clamp(min=0.1), torch.ones_like(weight))
         x, _ = conjugate_gradients(lambda v: weight * operator(v), rhs, scale, limit, ITERATIONS)
         norm = b.flatten(2).norm(dim=-1)
-        if bool(((operator(x) - b * allowed).flatten(2).norm(dim=-1) > 1e2 * tolerance * norm).any()):
+        if bool(((operator(x) - b * allowed).flatten(2).norm(dim=-1) > min(1e2 * tolerance, WORST) * norm).any()):
             x = _dense(operator, b * allowed, allowed)
         return x
 

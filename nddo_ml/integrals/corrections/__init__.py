@@ -7,6 +7,7 @@ MOPAC prints them. Energies are exact functions of the positions, differentiable
 
 from collections.abc import Callable, Mapping
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from nddo_ml.integrals.corrections.nitrogen import NonplanarNitrogen
 from nddo_ml.integrals.corrections.peptide import Peptide
 from nddo_ml.integrals.corrections.silanol import SiliconOxygenHydrogen
 from nddo_ml.integrals.corrections.triple_bond import TripleBond
+from nddo_ml.molecules import Molecules
 from nddo_ml.units import CODATA_2018, Constants
 
 Term = Callable[[Geometry, Constants], Tensor | None]   # kcal/mol (molecule), or None where it does not apply
@@ -30,7 +32,7 @@ GROUPS = {   # name of a correction -> name in a result
     "peptide": "peptide", "triple_bond": "triple_bond", "nonplanar_nitrogen": "nonplanar_nitrogen", "si_o_h": "si_o_h",
     "dispersion_dh": "dispersion", "dispersion_d3": "dispersion", "hydrogen_bond_dh": "hydrogen_bond",
     "hydrogen_bond_d3": "hydrogen_bond", "h4": "hydrogen_bond", "hh_repulsion": "hh_repulsion",
-    "halogen_dh2x": "halogen", "halogen_d3h4x": "halogen",
+    "halogen_dh2x": "halogen", "halogen_d3h4x": "halogen", "dispersion_d3bj": "dispersion",   # the last: added to a parent
 }
 
 _PM6: dict[str, Term] = {"peptide": Peptide(2.5), "triple_bond": TripleBond(), "nonplanar_nitrogen": NonplanarNitrogen()}
@@ -69,6 +71,18 @@ def terms(method: str) -> Mapping[str, Term]:
     if method not in TERMS:
         raise UnknownOption(f"No corrections are known for the method {method!r}; methods: {', '.join(TERMS)}.")
     return TERMS[method]
+
+
+def energy_and_forces(
+    term: Term, molecules: Molecules, constants: Constants = CODATA_2018
+) -> tuple[Float[Tensor, "molecule"], Float[Tensor, "atom 3"]]:
+    """Energy (eV, per molecule) and forces (eV/angstrom, per atom) of one term alone, off the tape."""
+    positions = molecules.positions.detach().requires_grad_()
+    with torch.enable_grad():
+        energy = term(Geometry.of(Composition.of(molecules), positions), constants)
+        energy = positions.new_zeros(len(molecules)) if energy is None else energy / constants.kcal_mol
+        gradient, = torch.autograd.grad(energy.sum() + 0.0 * positions.sum(), positions)
+    return energy.detach(), -gradient
 
 
 def corrections(

@@ -1,0 +1,88 @@
+"""Learned methods: what a file of trained weights says about itself.
+
+A file is a safetensors archive whose metadata name the parent method, the network, the elements and the level of theory of the
+labels. Here only the metadata are read; `nddo_ml.weights` reads the tensors. Shipped files lie in the package's data; the
+newest
+general model is also called "neural".
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from nddo_ml.elements import number
+from nddo_ml.errors import IncompatibleFile
+
+FORMAT = "nddo_ml weights 1"
+SUFFIX = ".safetensors"
+SHIPPED = Path(__file__).parents[1] / "data" / "weights"
+NEWEST = "neural"
+REQUIRED = ("name", "parent", "network", "dispersion", "elements", "level", "data", "code")
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a file of weights says: its path, name, parent method, settings of the network and of the dispersion (None:
+    without),
+    elements, level of theory, hash of the training data, version of the code, notes, number of members.
+    """
+
+    path: Path
+    name: str
+    parent: str
+    network: dict
+    dispersion: dict | None
+    elements: tuple[int, ...]
+    level: str
+    data: str
+    code: str
+    notes: str
+    members: int
+    calibration: dict
+
+
+def card(path: str | Path) -> Card:
+    """The card of a file of weights. IncompatibleFile names what is wrong with any other."""
+    path = Path(path)
+    if not path.is_file():
+        raise IncompatibleFile(f"There is no file {path}: expected weights written by nddo_ml ({SUFFIX}).")
+    try:
+        with safe_open(path, "np") as archive:
+            said = archive.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise IncompatibleFile(f"{path} is not a safetensors file ({error}): expected weights written by nddo_ml.") from None
+    if said.get("format") != FORMAT:
+        found = f"format {said['format']!r}" if "format" in said else "no format"
+        raise IncompatibleFile(f"{path} holds other tensors ({found} in its metadata): expected {FORMAT!r}, as "
+                               "nddo_ml.weights.save writes it.")
+    missing = [key for key in REQUIRED if key not in said]
+    if missing:
+        raise IncompatibleFile(f"{path} lacks {', '.join(missing)} in its metadata: it is damaged or was edited; train again.")
+    return Card(path, said["name"], said["parent"], json.loads(said["network"]), json.loads(said["dispersion"]),
+                tuple(number(e) for e in said["elements"].split()), said["level"], said["data"], said["code"],
+                said.get("notes", ""), int(said.get("members", 1)), json.loads(said.get("calibration", "{}")))
+
+
+@cache
+def shipped() -> dict[str, Card]:
+    """Cards of the models that come with the package by lower-case name, oldest first; the newest general one also as
+    "neural"."""
+    cards = [card(path) for path in sorted(SHIPPED.glob(f"*{SUFFIX}"))]
+    found = {c.name.lower(): c for c in cards}
+    general = [c for c in cards if c.name.lower().startswith(NEWEST)]
+    return found | ({NEWEST: general[-1]} if general else {})
+
+
+def names() -> tuple[str, ...]:
+    """Names of the shipped models, oldest first."""
+    return tuple(c.name for key, c in shipped().items() if key != NEWEST)
+
+
+def find(name: str) -> Card | None:
+    """The card of a shipped model or of a file of weights; None if the name means neither."""
+    if name.lower() in shipped():
+        return shipped()[name.lower()]
+    return card(name) if name.endswith(SUFFIX) else None

@@ -1,0 +1,74 @@
+"""What a network sees of a batch of molecules: elements, and the pairs of atoms within a cutoff.
+
+Everything is a function of distances and directions, so features made from it do not know where a molecule lies. Neighbours
+enter and leave through `switch`, which is smooth to any order: so is everything built on it.
+"""
+
+from collections.abc import Sequence
+from math import pi, sqrt
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from nddo_ml.elements import symbol
+from nddo_ml.errors import MissingParameter
+from nddo_ml.struct import record
+
+
+@record
+class Environment:
+    """Atoms and their neighbours: `kind` (atom), the place of each element in the network's list; directed edges from `centre`
+    to `neighbour`, first all pairs i -> j, then the same j -> i: length R (angstrom) and direction u; `pairs`, the place of
+    each undirected pair among all pairs of the batch.
+    """
+
+    kind: Int[Tensor, "atom"]
+    centre: Int[Tensor, "edge"]
+    neighbour: Int[Tensor, "edge"]
+    R: Float[Tensor, "edge"]
+    u: Float[Tensor, "edge 3"]
+    pairs: Int[Tensor, "near"]
+
+    def summed(self, values: Float[Tensor, "edge ..."]) -> Float[Tensor, "atom ..."]:
+        """The sum over the neighbours of each atom."""
+        return values.new_zeros(len(self.kind), *values.shape[1:]).index_add(0, self.centre, values)
+
+
+def environment(kind: Int[Tensor, "atom"], i: Int[Tensor, "pair"], j: Int[Tensor, "pair"], R: Float[Tensor, "pair"],
+                u: Float[Tensor, "pair 3"], cutoff: float) -> Environment:
+    """The environment of atoms from all pairs of a batch (R in angstrom, u from i to j)."""
+    near = (R.detach() < cutoff).nonzero()[:, 0]     # which pairs are neighbours is not differentiated: the switch is
+    i, j, R, u = (t.index_select(0, near) for t in (i, j, R, u))
+    return Environment(kind, torch.cat((i, j)), torch.cat((j, i)), torch.cat((R, R)), torch.cat((u, -u)), near)
+
+
+def kinds(species: Sequence[int], numbers: Int[Tensor, "atom"], table: Int[Tensor, "number"]) -> Int[Tensor, "atom"]:
+    """The place of each atomic number in `species`, by the `table` of `places`; MissingParameter for any other."""
+    known = (numbers < len(table)) & (table[numbers.clamp(0, len(table) - 1)] >= 0)
+    if not bool(known.all()):
+        missing = ", ".join(symbol(n) for n in sorted(set(numbers[~known].tolist())))
+        raise MissingParameter(f"This network was made for {' '.join(symbol(z) for z in species)} and knows nothing of "
+                               f"{missing}: use a published method (`nddo-ml methods`) for molecules that contain it.")
+    return table[numbers]
+
+
+def places(species: Sequence[int]) -> Int[Tensor, "number"]:
+    """Table from atomic number to the place in `species`, -1 elsewhere."""
+    table = torch.full((max(species) + 1,), -1)
+    table[torch.tensor(list(species))] = torch.arange(len(species))
+    return table
+
+
+def switch(R: Float[Tensor, "edge"], cutoff: float) -> Float[Tensor, "edge"]:
+    """exp[1 - 1/(1 - x^2)], x = R/cutoff < 1: 1 at R = 0 and 0 with all derivatives at the cutoff."""
+    x = R / cutoff
+    return torch.exp(1.0 - 1.0 / (1.0 - x * x).clamp_min(1e-12))
+
+
+def radial_functions(R: Float[Tensor, "edge"], cutoff: float, count: int) -> Float[Tensor, "edge function"]:
+    """Spherical Bessel functions sqrt(2/c) sin(n pi R/c)/R, n = 1 ... count (Gasteiger, Gross, Guennemann, ICLR 2020), times
+    the
+    switch."""
+    n = torch.arange(1, count + 1, dtype=R.dtype, device=R.device) * (pi / cutoff)
+    return torch.sin(R[:, None] * n) * (sqrt(2.0 / cutoff) * switch(R, cutoff) / R)[:, None]

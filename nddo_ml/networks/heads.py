@@ -1,0 +1,151 @@
+"""From features of atoms to shifts of parameters: the network a Hamiltonian takes.
+
+Three gates make the limits hold whatever the weights are: shifts of an atom vanish with the density of its neighbours, shifts
+of
+a pair with its distance, and tanh bounds both. Resonance integrals and core-core terms of a pair come from one function of the
+ordered pair, evaluated both ways: symmetric channels take the mean, s-p of (i, j) is p-s of (j, i). The last layers are zero at
+the start, so that a new network is the parent method.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from nddo_ml.errors import UnknownOption
+from nddo_ml.networks.environment import Environment, environment, kinds, places, radial_functions, switch
+from nddo_ml.networks.message_passing import Features
+from nddo_ml.networks.shifts import (
+    BLOCK_BOUND,
+    BOUND,
+    CORE_BOUNDS,
+    FACTOR_NAMES,
+    ORDERED,
+    SYMMETRIC,
+    U_BOUND,
+    U_NAMES,
+    Shifts,
+)
+
+HEADS = ("atom", "pair", "block", "local")
+GATE = 2.0               # how fast the first neighbour opens the gate of an atom
+RADIAL = 8               # radial functions of the pair head
+
+
+class ParameterNetwork(nn.Module):
+    """Shifts of the parent's parameters from features of the atoms: `network(numbers, i, j, R, u)` returns Shifts.
+
+    features: a module from an Environment to Features. heads: any of atom (one-centre parameters), pair (resonance integrals
+    and
+    core-core terms), block (equivariant one-centre blocks; needs vectors), local (an energy of each atom). Alone, `local` is a
+    pure correction of the frozen parent.
+    """
+
+    def __init__(self, species: Sequence[int], features: nn.Module, heads: Sequence[str] = ("atom", "pair"), name: str = ""):
+        super().__init__()
+        unknown = [h for h in heads if h not in HEADS]
+        if unknown or not heads:
+            raise UnknownOption(f"heads={list(heads)}: expected one or more of {', '.join(HEADS)}.")
+        if "block" in heads and not features.vectors:
+            raise UnknownOption("The head 'block' needs features with vectors: use message passing.")
+        self.species, self.heads, self.name = tuple(species), tuple(heads), name
+        self.register_buffer("table", places(species), persistent=False)
+        self.features = features
+        c = features.channels
+        self.atom = Head(c, len(U_NAMES) + len(FACTOR_NAMES), len(species)) if "atom" in heads else None
+        self.pair = PairHead(c, features.cutoff) if "pair" in heads else None
+        self.local = Head(c, 1, len(species)) if "local" in heads else None
+        self.block = BlockHead(features.vectors) if "block" in heads else None
+
+    @property
+    def config(self) -> dict:
+        """The settings `networks.build` makes this network from."""
+        return {"features": self.name, "species": list(self.species), "heads": list(self.heads), **self.features.config}
+
+    def forward(self, numbers: Int[Tensor, "atom"], i, j, R: Float[Tensor, "pair"], u: Float[Tensor, "pair 3"]) -> Shifts:
+        """The shifts of a batch, from all pairs i, j at R (angstrom) along u. MissingParameter for an unknown element."""
+        env = self.environment(numbers, i, j, R, u)
+        found = self.features(env)
+        gate = -torch.expm1(-GATE * env.summed(switch(env.R, self.features.cutoff)))
+        U = factors = resonance = core = block = local = None
+        if self.atom is not None:
+            raw = torch.tanh(self.atom(found.s, env.kind)).double() * gate[:, None]
+            U, factors = U_BOUND * raw[:, :len(U_NAMES)], BOUND * raw[:, len(U_NAMES):]
+        if self.pair is not None:
+            resonance, core = self.pair(env, found.s)
+        if self.local is not None:
+            local = self.local(found.s, env.kind)[:, 0].double() * gate
+        if self.block is not None:
+            block = self.block(found).double() * gate[:, None]
+        return Shifts(U, factors, env.pairs, resonance, core, block, local)
+
+    def environment(self, numbers, i, j, R, u) -> Environment:
+        """The environment the features see."""
+        return environment(kinds(self.species, numbers, self.table), i, j, R, u, self.features.cutoff)
+
+
+class Head(nn.Module):
+    """Numbers per atom from its scalars, with a constant per element; zero at the start."""
+
+    def __init__(self, channels: int, outputs: int, species: int):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(channels, channels), nn.SiLU(), nn.Linear(channels, outputs, bias=False))
+        self.constant = nn.Embedding(species, outputs)
+        nn.init.zeros_(self.layers[-1].weight)
+        nn.init.zeros_(self.constant.weight)
+
+    def forward(self, s: Float[Tensor, "atom channel"], kind: Int[Tensor, "atom"]) -> Float[Tensor, "atom output"]:
+        return self.layers(s) + self.constant(kind)
+
+
+class PairHead(nn.Module):
+    """Shifts of the resonance integrals (near, CHANNELS) and of the core-core terms (near, 2) of pairs; zero at the start."""
+
+    def __init__(self, channels: int, cutoff: float):
+        super().__init__()
+        self.cutoff = cutoff
+        self.first = nn.Linear(channels, channels)
+        self.second = nn.Linear(channels, channels, bias=False)
+        self.distance = nn.Linear(RADIAL, channels, bias=False)
+        self.layers = nn.Sequential(nn.SiLU(), nn.Linear(channels, channels), nn.SiLU(),
+                                    nn.Linear(channels, len(SYMMETRIC) + len(CORE_BOUNDS) + len(ORDERED)))
+        nn.init.zeros_(self.layers[-1].weight)
+        nn.init.zeros_(self.layers[-1].bias)
+
+    def forward(self, env: Environment, s: Float[Tensor, "atom channel"]):
+        f = radial_functions(env.R, self.cutoff, RADIAL).to(s.dtype)
+        ordered = self.layers(self.first(s).index_select(0, env.centre) + self.second(s).index_select(0, env.neighbour)
+                              + self.distance(f))
+        forward, backward = ordered.double().unflatten(0, (2, len(env.pairs)))
+        n = len(SYMMETRIC) + len(CORE_BOUNDS)
+        raw = torch.cat(((forward + backward)[:, :n] / 2, forward[:, n:], backward[:, n:]), 1)
+        raw = torch.tanh(raw) * switch(env.R[:len(env.pairs)], self.cutoff)[:, None]
+        same, core, other = raw.split((len(SYMMETRIC), len(CORE_BOUNDS), 2 * len(ORDERED)), 1)
+        return BOUND * torch.cat((same, other), 1), core * core.new_tensor(CORE_BOUNDS)
+
+
+class BlockHead(nn.Module):
+    """One-electron elements between the orbitals of one atom that follow its vectors: s-p along a vector, p-p along the
+    traceless
+    products of two; bounded by their norm. Zero at the start."""
+
+    def __init__(self, vectors: int):
+        super().__init__()
+        self.mix = nn.Linear(vectors, 2 * vectors, bias=False)
+        self.weight = nn.Parameter(torch.zeros(2, vectors))
+
+    def forward(self, found: Features) -> Float[Tensor, "atom 9"]:
+        a, b = self.mix(found.v).chunk(2, -1)
+        sp = (a * self.weight[0]).sum(-1)
+        products = (a[:, :, None] * b[:, None, :] * self.weight[1]).sum(-1)
+        products = products + products.mT
+        trace = products.diagonal(dim1=1, dim2=2).mean(-1)
+        pp = products - trace[:, None, None] * torch.eye(3, dtype=sp.dtype, device=sp.device)
+        x, y = (0, 1, 1, 2, 2, 2), (0, 0, 1, 0, 1, 2)
+        return BLOCK_BOUND * torch.cat((bounded(sp), bounded(pp.flatten(1)).unflatten(1, (3, 3))[:, x, y]), 1)
+
+
+def bounded(x: Float[Tensor, "atom n"]) -> Float[Tensor, "atom n"]:
+    """x / sqrt(1 + |x|^2): the same direction, shorter than 1."""
+    return x * torch.rsqrt(1 + x.square().sum(-1, keepdim=True))

@@ -1,0 +1,47 @@
+"""What a network says to the integrals: shifts of the parent's parameters.
+
+All shifts are bounded and vanish with the neighbours: U moves by at most U_BOUND, everything else is multiplied by exp(shift)
+with |shift| <= the bound of its kind. A free atom therefore keeps its parameters, and zero shifts are the parent exactly.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from nddo_ml.struct import record
+
+U_BOUND = 4.0           # eV
+BOUND = 0.25            # of the logarithm of one-centre parameters and resonance integrals: within 29 %
+CORE_BOUNDS = (0.5, 0.2)          # of the logarithms of the size (x, K) and the exponents (alpha) of core-core terms
+BLOCK_BOUND = 1.0       # eV, of the elements of an equivariant one-centre block
+U_NAMES = ("U_ss", "U_pp", "U_dd")
+FACTOR_NAMES = ("zeta_s", "zeta_p", "zeta_d", "g_ss", "g_sp", "g_pp", "h_pp", "h_sp", "beta_s", "beta_p", "beta_d", "rho2")
+# resonance integrals by shells and m: (a, b, m), a on the first atom of an ordered pair
+SYMMETRIC = ((0, 0, 0), (1, 1, 0), (1, 1, 1), (2, 2, 0), (2, 2, 1), (2, 2, 2))
+ORDERED = ((0, 1, 0), (0, 2, 0), (1, 2, 0), (1, 2, 1))
+CHANNELS = (*SYMMETRIC, *ORDERED, *((b, a, m) for a, b, m in ORDERED))
+
+
+@record
+class Shifts:
+    """Shifts of a batch: U (atom, U_NAMES) in eV; factors (atom, FACTOR_NAMES), logarithms; for the `pairs` within reach,
+    places among all pairs, resonance (near, CHANNELS) and core (near, 2), logarithms; block (atom, 9), added to the
+    one-electron elements s-x, s-y, s-z and xx, yx, yy, zx, zy, zz, eV; local (atom), energies, eV. None where a network has no
+    such head.
+    """
+
+    U: Float[Tensor, "atom 3"] | None
+    factors: Float[Tensor, "atom 12"] | None
+    pairs: Int[Tensor, "near"]
+    resonance: Float[Tensor, "near 14"] | None
+    core: Float[Tensor, "near 2"] | None
+    block: Float[Tensor, "atom 9"] | None
+    local: Float[Tensor, "atom"] | None
+
+    def drift(self) -> Tensor:
+        """Mean square of the shifts relative to their bounds: what a training may hold down."""
+        parts = [(self.U, U_BOUND), (self.factors, BOUND), (self.resonance, BOUND), (self.block, BLOCK_BOUND)]
+        squares = [(x / bound).square().mean() for x, bound in parts if x is not None and x.numel()]
+        if self.core is not None and self.core.numel():
+            squares.append((self.core / self.core.new_tensor(CORE_BOUNDS)).square().mean())
+        return torch.stack(squares).mean() if squares else self.pairs.new_zeros((), dtype=torch.float64)

@@ -1,0 +1,143 @@
+"""The parameters of a batch: gathered from the tables, then shifted by a network.
+
+A network returns Shifts; here they meet the records of the parent method. Which shift an atom can take is decided by the
+parent's values alone, so that no step appears when a network moves them. D, Q and rho are solved again from the shifted
+parameters: every limit of the integrals survives.
+"""
+
+from dataclasses import replace
+from functools import cache
+from math import exp
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from nddo_ml.integrals.assembly import Parameters, Topology, spread
+from nddo_ml.integrals.multipole import H_PP_FLOOR, AtomIntegrals, atom_integrals
+from nddo_ml.integrals.nuclear import PairValues
+from nddo_ml.integrals.slater_condon import G_NAMES
+from nddo_ml.methods.parameters import AtomParameters
+from nddo_ml.networks.shifts import BOUND, CHANNELS, FACTOR_NAMES, U_NAMES, Shifts
+from nddo_ml.orbitals import packed_pairs
+from nddo_ml.struct import record
+from nddo_ml.units import Constants
+
+BLOCK = ((1, 0), (2, 0), (3, 0), (1, 1), (2, 1), (2, 2), (3, 1), (3, 2), (3, 3))   # orbitals of the columns of Shifts.block
+
+
+@record
+class Parent:
+    """What a network shifts: AtomParameters of each atom, values of each pair; the Slater-Condon parameters and EISOL of the
+    free
+    atoms, which stay; and 1 for the shifts of U (atom, U_NAMES) and factors (atom, FACTOR_NAMES) that an atom can take.
+    """
+
+    P: AtomParameters
+    pairs: PairValues
+    slater: Float[Tensor, "atom 12"]
+    EISOL: Float[Tensor, "atom"]
+    U: Float[Tensor, "atom 3"]
+    factors: Float[Tensor, "atom 12"]
+
+
+def parent(P: AtomParameters, A: AtomIntegrals, pairs: PairValues) -> Parent:
+    """The parent's parameters of a batch, per atom and per pair. The g and h are those of A, where the method computes them.
+
+    Where the condition on h_pp = (g_pp - g_p2)/2 ends at its floor, or might when h_pp is scaled, rho2 is scaled instead.
+    """
+    P = replace(P, **{name: getattr(A, name) for name in G_NAMES})
+    shells = torch.stack((P.zeta_s, P.zeta_p, P.zeta_d), 1).gt(0).to(P.U_ss.dtype)
+    floored = ((P.g_pp - P.g_p2) / 2 * exp(-BOUND) < H_PP_FLOOR).to(P.U_ss.dtype)
+    special = {"h_pp": 1 - floored, "rho2": floored}
+    factors = torch.stack([special.get(name, torch.ones_like(floored)) for name in FACTOR_NAMES], 1)
+    return Parent(P, pairs, A.slater, A.EISOL, shells, factors)
+
+
+def shifted(top: Topology, base: Parent, shifts: Shifts, constants: Constants) -> Parameters:
+    """The parent's parameters with the shifts of a network, where they are used."""
+    allowed = base.factors
+    if shifts.resonance is not None:     # beta would say the same as the resonance integrals of the pairs
+        allowed = allowed * _without_beta(allowed.device)
+    factors = None if shifts.factors is None else torch.exp(shifts.factors * allowed)
+    A = atom_integrals(shifted_atoms(base, shifts.U, factors), top.elements, constants, base.slater)
+    A = replace(A, EISOL=base.EISOL)
+    if factors is not None:
+        f = factors[:, FACTOR_NAMES.index("rho2")]
+        A = replace(A, rho2=A.rho2 * f, rho2c=A.rho2c * f)
+    p = spread(top, A, base.P, base.pairs)
+    if shifts.core is not None:
+        p = _with_core(p, over_all(shifts.core, shifts.pairs, len(top.i)))
+    if shifts.resonance is not None:
+        p = replace(p, resonance=_by_group(top, over_all(shifts.resonance, shifts.pairs, len(top.i))))
+    return p if shifts.block is None else replace(p, U=_with_blocks(top, p.U, shifts.block, base))
+
+
+def shifted_atoms(base: Parent, U: Float[Tensor, "atom 3"] | None, factors: Float[Tensor, "atom 12"] | None) -> AtomParameters:
+    """AtomParameters of each atom with shifts of U and factors of zeta, beta, g and h.
+
+    g_pp and h_pp = (g_pp - g_p2)/2 are scaled, not g_p2, so that h_pp keeps its sign whatever the network says.
+    """
+    P = base.P
+    if U is not None:
+        P = replace(P, **{name: getattr(P, name) + u for name, u in zip(U_NAMES, (U * base.U).unbind(1), strict=True)})
+    if factors is None:
+        return P
+    f = dict(zip(FACTOR_NAMES, factors.unbind(1), strict=True))
+    scaled = {name: getattr(P, name) * f[name] for name in FACTOR_NAMES if name not in ("h_pp", "rho2")}
+    # g_pp' - 2 h_pp', written so that factors of 1 leave g_p2 to the last bit
+    scaled["g_p2"] = P.g_p2 + P.g_pp * (f["g_pp"] - 1) - (P.g_pp - P.g_p2) * (f["h_pp"] - 1)
+    return replace(P, **scaled)
+
+
+def over_all(values: Float[Tensor, "near column"], pairs: Int[Tensor, "near"], count: int) -> Float[Tensor, "pair column"]:
+    """Values of the pairs within reach spread over all pairs, 0 elsewhere."""
+    return values.new_zeros(count, values.shape[1]).index_copy(0, pairs, values)
+
+
+def _with_core(p: Parameters, core: Float[Tensor, "pair 2"]) -> Parameters:
+    """Core-core terms with their size (x, K) and their exponents (alpha) scaled, per pair."""
+    size, exponent = torch.exp(core).unbind(1)
+    P_i, P_j = (replace(P, alpha=P.alpha * exponent, K=P.K * size[:, None]) for P in (p.P_i, p.P_j))
+    return replace(p, P_i=P_i, P_j=P_j, pairs=PairValues(p.pairs.alpha * exponent, p.pairs.x * size))
+
+
+def _by_group(top, resonance):
+    """Factors of the local resonance integrals of each pair group, (pair, n_i n_j)."""
+    parts = resonance.split([len(g.i) for g in top.layout.pairs])
+    return [torch.exp(x @ _channel_of(*g.shells, x.device)) for g, x in zip(top.layout.pairs, parts, strict=True)]
+
+
+@cache
+def _channel_of(n_i: int, n_j: int, device) -> Float[Tensor, "channel orbitals"]:
+    """1 where a local integral (orbital of i, orbital of j) belongs to a channel: same shells, same m."""
+    members = [(0, 0), *((1, m) for m in (1, 1, 0)), *((2, m) for m in (2, 1, 0, 1, 2))]     # shell and |m| of x, y, z, ...
+    found = torch.zeros(len(CHANNELS), n_i, n_j, dtype=torch.float64)
+    for a in range(n_i):
+        for b in range(n_j):
+            (l, m), (k, n) = members[a], members[b]
+            if n_j == 1 or m == n:      # beside an s-only atom the sigma integral stands at every orbital of a shell
+                found[CHANNELS.index((l, k, 0 if n_j == 1 else m)), a, b] = 1
+    return found.flatten(1).to(device)
+
+
+def _with_blocks(top, U, block, base):
+    """One-electron blocks of the free atoms with the equivariant additions, for atoms with p functions."""
+    block = block * base.U[:, 1:2]
+    found = []
+    for group, values in zip(top.layout.atoms, U, strict=True):
+        if group.orbitals >= 4:
+            values = values.index_add(1, _packed(group.orbitals, values.device), block.index_select(0, group.atoms))
+        found.append(values)
+    return found
+
+
+@cache
+def _packed(orbitals, device):
+    table = packed_pairs(orbitals)[2]
+    return torch.tensor([int(table[a, b]) for a, b in BLOCK], device=device)
+
+
+@cache
+def _without_beta(device):
+    return torch.tensor([0.0 if name.startswith("beta") else 1.0 for name in FACTOR_NAMES], dtype=torch.float64, device=device)
