@@ -21,8 +21,10 @@ LAYERS = (
     ("molecules",), ("orbitals",),
     ("integrals", "methods"),          # a method names its core-core form; the integrals read the tables' records
     ("networks",),
+    ("weights", "parametrization"),
     ("scf",),
     ("results",), ("states",), ("model", "properties"),       # the model makes the populations, other properties need the model
+    ("calibration",), ("ensemble",),
     ("dynamics",), ("training",), ("embedding",), ("functional",), ("wavefunction",),
     ("interfaces",), ("stream",),
     ("cli",),
@@ -32,9 +34,12 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 STANDARD = set(sys.stdlib_module_names)
 REQUIRED = {"torch", "numpy", "scipy", "ase", "jaxtyping", "safetensors"}
-CONFINED = {"typer": "cli", "rich": "cli", "click": "cli", "matplotlib": "properties/spectra.py",
+CONFINED = {"typer": "cli", "rich": "cli", "click": "cli",
+            "matplotlib": ("properties/spectra.py", "training/plots.py", "training/uncertainty_plots.py"),
             "ase": ("elements.py", "interfaces", "cli", "dynamics", "properties", "training")}
-LAZY = {"matplotlib"}                  # imported inside a function, behind a MissingExtra
+CONFINED |= {"pyscf": "training/pyscf_", "tblite": "training/levels.py", "rdkit": "training/structures.py",
+             "distributed": "training/queue.py"}
+LAZY = {"matplotlib", "pyscf", "tblite", "rdkit", "distributed"}   # imported inside a function, behind a MissingExtra
 
 
 def group(path):

@@ -93,6 +93,8 @@ def run(
                                                          "[default: detected]")] = None,
     stability: Annotated[bool, typer.Option("--stability", help="Look for a lower SCF state and report it.")] = False,
     max_steps: Annotated[int, typer.Option("--max-steps", min=1, help="Most SCF iterations.")] = 300,
+    point_charges: Annotated[Path | None, typer.Option("--point-charges", metavar="FILE", help="Charges around every "
+                                                       "structure, one a line: x y z (Å) q (e).")] = None,
     isolated: Annotated[bool, typer.Option("--isolated", help="Take periodic input as an isolated molecule.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [default: 1, more for large molecules]")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
@@ -106,13 +108,14 @@ def run(
             raise IncompatibleFile("No structure given: nddo-ml run FILE, or nddo-ml run --example for the bundled aspirin.")
         from nddo_ml.cli import session
         from nddo_ml.cli.calculate import Wanted
+        from nddo_ml.cli.structures import read_charges
 
         vibrations = vibrations or raman or ir_png is not None
         name = file or "aspirin"
         stem = Path(name).stem
         wanted = Wanted(charge, multiplicity, unrestricted, stability, max_steps, optimisation,
                         fmax or (0.001 if vibrations else 0.01), steps, vibrations, raman, temperature, pressure,
-                        symmetry_number)
+                        symmetry_number, None if point_charges is None else read_charges(point_charges))
         outputs = session.Outputs(
             json_file, output or (Path(f"{stem}-opt.extxyz") if optimisation else None),
             trajectory or (Path(f"{stem}-opt-steps.extxyz") if optimisation else None),
@@ -130,6 +133,104 @@ def methods(method: Annotated[str | None, typer.Argument(help="Only this one, wi
         from nddo_ml.cli import session
 
         session.show_methods(method, json_)
+
+
+@app.command()
+def label(
+    structures: Annotated[list[str] | None, typer.Argument(help="Structure files (xyz, extxyz, sdf, ...) and lists of SMILES "
+                                                           "(.smi, .json).")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="LABELS.extxyz", help="Frames are appended; the same "
+                                         "command goes on after an interruption.")] = Path("labels.extxyz"),
+    smiles: Annotated[list[str] | None, typer.Option(help="A molecule as SMILES; may be repeated.")] = None,
+    level: Annotated[str | None, typer.Option(help="FUNCTIONAL/BASIS or WAVE FUNCTION/BASIS of PySCF (mp2, ccsd, "
+                                              "ccsd(t), ...), GFN2-xTB, or one of our methods. [default: wb97x-v/def2-tzvp "
+                                              "without VV10]")] = None,
+    functional: Annotated[str | None, typer.Option(help="Functional, or wave function, of --level.")] = None,
+    basis: Annotated[str | None, typer.Option(help="Basis set of --level.")] = None,
+    dispersion: Annotated[str | None, typer.Option(help="Functional whose D3(BJ) parameters are used, kept apart; vv10; none. "
+                                                   "[default: those of the functional]")] = None,
+    grid: Annotated[int | None, typer.Option(min=0, max=9, help="Grid level of a functional. [default: 1]")] = None,
+    sample: Annotated[str, typer.Option(metavar="PLAN", help="Structures drawn from each molecule: conformers:4, "
+                                        "md:300/600/1000:2, modes:2, dimers:4, interactions:2, bonds:3, separated by "
+                                        "commas.")] = "",
+    method: Annotated[str, typer.Option("--method", "-m", help="Method of ours that the sampling uses.")] = "PM6-D3H4",
+    point_charges: Annotated[float, typer.Option(metavar="FRACTION", help="Fraction of the structures that is labelled among "
+                                                 "point charges too.")] = 0.0,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Tasks at a time, one CPU core each.")] = 1,
+    dask: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Work on this Dask scheduler, or `local`.")] = None,
+    seed: Annotated[int, typer.Option(help="Of all random numbers.")] = 0,
+    retry: Annotated[bool, typer.Option("--retry", help="Try again what failed in an earlier run.")] = False,
+    isolated: Annotated[bool, typer.Option("--isolated", help="Take periodic input as isolated molecules.")] = False,
+):
+    """Reference labels: energies, forces and dipoles of structures at a level of theory, to train on."""
+    with refusals():
+        from nddo_ml.cli.label import Request, run
+        from nddo_ml.training.levels import level as find_level
+
+        request = Request(structures or [], smiles or [], output, sample, method, point_charges, seed, isolated, retry)
+        chosen = find_level(level, functional, basis, dispersion_model=dispersion, grid=grid)
+        code = run(request, chosen, jobs, dask)
+    raise typer.Exit(code)
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="Configuration, TOML; see examples/train.toml.")],
+    restart: Annotated[bool, typer.Option("--restart", help="Begin again, whatever the output folder holds. "
+                                          "[default: go on from its checkpoint]")] = False,
+    minutes: Annotated[float | None, typer.Option(min=0.0, help="Stop after so long; the same command goes on.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads per process.")] = 1,
+):
+    """Train a neural Hamiltonian on reference labels; several processes through torchrun."""
+    with refusals():
+        import torch
+
+        from nddo_ml.cli.train import run_training
+
+        torch.set_num_threads(threads)
+        run_training(config, restart, minutes)
+
+
+@app.command()
+def evaluate(
+    files: Annotated[list[str], typer.Argument(help="Labelled frames, extxyz.")],
+    method: Annotated[str, typer.Option("--method", "-m", help="A method or a file of weights.")] = "PM6",
+    validation: Annotated[float, typer.Option(min=0.0, max=0.9, help="Fraction of molecules held out, as in training.")] = 0.1,
+    large: Annotated[int, typer.Option(min=1, help="Heavy atoms from which on a molecule is large, as in training.")] = 10,
+    labels: Annotated[str, typer.Option(help="What the labels hold of dispersion: apart, included, learned (as in "
+                                        "[[stage]]).")] = "apart",
+    total: Annotated[bool | None, typer.Option("--total/--bare", help="Compare with labels with or without dispersion. "
+                                               "[default: with, if the method has dispersion]")] = None,
+    fit_offsets: Annotated[str | None, typer.Option(metavar="PART", help="Fit energies per element on this part of the files, "
+                                                    "for methods of another zero.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="OUT.json", help="Scores, for machines.")] = None,
+    picture: Annotated[Path | None, typer.Option(metavar="OUT.png", help="Parity plots, one per part.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+):
+    """Score a method on labelled frames, by named test set."""
+    with refusals():
+        import torch
+
+        from nddo_ml.cli.train import run_evaluation
+
+        torch.set_num_threads(threads)
+        run_evaluation(files, method, validation, large, labels, total, fit_offsets, output, picture)
+
+
+@app.command()
+def active(
+    config: Annotated[Path, typer.Argument(help="Configuration, TOML; see examples/active.toml.")],
+    minutes: Annotated[float | None, typer.Option(min=0.0, help="Stop after so long; the same command goes on.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of exploring and training.")] = 1,
+):
+    """Explore with an ensemble, label what it is least sure of, retrain, again; goes on from where it stands."""
+    with refusals():
+        import torch
+
+        from nddo_ml.cli.active import run
+
+        torch.set_num_threads(threads)
+        run(config, minutes)
 
 
 def main():

@@ -1,0 +1,1 @@
+"""Training: reference labels, data sets, losses, the loop, ensembles and active learning."""

@@ -1,0 +1,80 @@
+"""Checkpoints: everything a training needs to go on as if it had never stopped, and the weights it leaves behind.
+
+A checkpoint is written beside its predecessor and then put in its place, so a kill never leaves half of one. The densities of
+the warm starts lie in a second file that carries the same mark; where it is missing, the SCF starts cold, and the continuation
+differs in the last digits of the SCF tolerance.
+"""
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import torch
+
+from nddo_ml import weights
+from nddo_ml.errors import IncompatibleFile
+
+FORMAT = "nddo_ml training 1"
+LOOSE = ("output", "log")      # settings that may change between a checkpoint and its continuation
+
+
+def write(path: Path, content: dict) -> None:
+    """Write a checkpoint, or the densities beside it, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".writing")
+    torch.save({"format": FORMAT, **content}, temporary)
+    os.replace(temporary, path)
+
+
+def read(path: Path) -> dict:
+    """What `write` wrote. IncompatibleFile for anything else."""
+    try:
+        found = torch.load(path, weights_only=True, map_location="cpu")
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise IncompatibleFile(f"{path} is not a readable checkpoint ({type(error).__name__}): choose another output "
+                               "folder, or --restart.") from error
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise IncompatibleFile(f"{path} is not a checkpoint of this version: expected {FORMAT!r}. Choose another output "
+                               "folder, or --restart.")
+    return found
+
+
+def checked(state: dict, config: dict, path: Path) -> dict:
+    """The checkpoint, if it is one of this configuration (IncompatibleFile names the first setting that differs)."""
+    changed = different(state["config"], config)
+    if changed:
+        raise IncompatibleFile(f"{path} belongs to a training with other settings ({changed}): restore them, choose another "
+                               "output folder, or --restart.")
+    return state
+
+
+def different(old: dict, new: dict, prefix: str = "") -> str:
+    """The first setting of the old configuration that is another now, with both values; empty if none is. A setting the old
+    one did not have yet does not count."""
+    for key in sorted(old, key=str):
+        if not prefix and key in LOOSE:
+            continue
+        a, b = old[key], new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found = different(a, b, f"{prefix}{key}.")
+            if found:
+                return found
+        elif _plain(a) != _plain(b):
+            return f"{prefix}{key}: {a!r} then, {b!r} now"
+    return ""
+
+
+def save_weights(hamiltonian, path: Path, level: str, data: str, notes: dict) -> Path:
+    """Write a trained Hamiltonian: `nddo_ml.weights` where it has a network, its tables as a torch file where it has none."""
+    if hamiltonian.network is not None:
+        weights.save(hamiltonian, path, name=path.stem, level=level, data=data, notes=json.dumps(notes))
+        return path
+    path = path.with_suffix(".pt")
+    write(path, {"method": hamiltonian.method.name, "level": level, "data": data,
+                 "notes": json.dumps(notes), "state": hamiltonian.state_dict()})
+    return path
+
+
+def _plain(value):
+    return [_plain(x) for x in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,210 @@
+"""A training as a TOML file: what it says, checked against what there is to say.
+
+Every table of the file is a frozen record below; a key that does not exist is refused with the nearest one that does.
+"""
+
+import tomllib
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from types import UnionType
+from typing import get_args, get_origin
+
+from nddo_ml.errors import IncompatibleFile, UnknownOption
+from nddo_ml.training.losses import Weights, Widths
+
+KINDS = ("frozen", "pretrain", "finetune")
+OFFSETS = ("atoms", "fitted", "kept")
+DISPERSION = ("apart", "included", "learned")
+TRAINABLE = ("network", "parameters", "all")
+
+
+@dataclass(frozen=True)
+class Model:
+    """[model] parent: method whose parameters are shifted. network: settings for networks.build, {} for the default one.
+    trainable: network; parameters (the parent's tables themselves, one global fit, no network); all. start: weights to go on
+    from, instead of parent and network. dispersion: whether the finished model adds D3(BJ) of omegaB97X-D3(BJ). device: cpu or
+    cuda."""
+
+    parent: str = "PM6"
+    network: dict = field(default_factory=dict)
+    trainable: str = "network"
+    start: str | None = None
+    dispersion: bool = True
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Data:
+    """[data] validation: fraction of molecules held out. large: heavy atoms from which on molecules are for tests only.
+    largest_force: frames with a larger force component (eV/angstrom) are left out and counted. contamination: largest
+    difference of <S^2> from the reference's; beyond it a frame is masked. level: of theory, for the weights' metadata."""
+
+    validation: float = 0.1
+    large: int = 10
+    largest_force: float = 30.0
+    contamination: float = 0.3
+    level: str = "unknown"
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """[optimiser] batch: frames per step. ratio: rate of AdamW relative to Muon's. warm_up, final: fraction of steps the rate
+    rises over, and factor it ends at. clip: largest gradient norm. average: decay of the averaged weights."""
+
+    batch: int = 24
+    ratio: float = 0.25
+    momentum: float = 0.95
+    weight_decay: float = 0.0
+    warm_up: float = 0.03
+    final: float = 0.01
+    clip: float = 1.0
+    average: float = 0.99
+
+
+@dataclass(frozen=True)
+class SCF:
+    """[scf] tolerance: commutator, eV. response_tolerance: relative. max_steps. cold: every so many epochs each structure is
+    also solved from neutral atoms, against hysteresis (0: never)."""
+
+    tolerance: float = 1e-4
+    response_tolerance: float = 3e-3
+    max_steps: int = 120
+    cold: int = 10
+
+
+@dataclass(frozen=True)
+class Log:
+    """[log] validate, plot, checkpoint: every so many epochs (0: plots never). frames: at most so many of each part when
+    validating; the end of a stage takes all."""
+
+    validate: int = 2
+    frames: int = 300
+    plot: int = 10
+    checkpoint: int = 1
+
+
+@dataclass(frozen=True)
+class Stage:
+    """[[stage]] kind: frozen (one pass over data and losses, nothing is changed), pretrain, finetune. files: data. epochs.
+    rate: learning rate. offsets: atoms (labelled free atoms), fitted (least squares), kept. dispersion: apart (the labels
+    hold none), included (they do: D3(BJ) is subtracted), learned (labels as they are). limit: only so many training frames.
+    [stage.losses], [stage.widths]: losses.py."""
+
+    kind: str
+    files: tuple[str, ...]
+    epochs: int = 100
+    rate: float = 1.2e-2
+    offsets: str = "fitted"
+    dispersion: str = "apart"
+    limit: int | None = None
+    name: str = ""
+    losses: Weights = field(default_factory=Weights)
+    widths: Widths = field(default_factory=Widths)
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole training. output: folder of everything it writes. seeds: one member of the ensemble each."""
+
+    output: str
+    stage: tuple[Stage, ...]
+    seeds: tuple[int, ...] = (0,)
+    model: Model = Model()
+    data: Data = Data()
+    optimiser: Optimisation = Optimisation()
+    scf: SCF = SCF()
+    log: Log = Log()
+
+    def as_dict(self) -> dict:
+        """Plain values, for checkpoints and metadata."""
+        return asdict(self)
+
+
+def read_config(file: str | Path) -> Config:
+    """The training a TOML file describes; relative paths in it start at its folder. Raises IncompatibleFile, UnknownOption."""
+    return anchored(from_dict(read_toml(file), str(file)), Path(file).parent)
+
+
+def read_toml(file: str | Path) -> dict:
+    """The values of a TOML file. IncompatibleFile: it is none."""
+    path = Path(file)
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise IncompatibleFile(f"There is no configuration file {path}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise IncompatibleFile(f"{path} is not a TOML file: {error}.") from None
+
+
+def from_dict(values: dict, where: str = "the configuration") -> Config:
+    """A Config from plain values. UnknownOption for a key that does not exist, or a value that cannot be."""
+    config = record(Config, values, where)
+    if not config.stage:
+        raise UnknownOption(f"{where} has no [[stage]]: give at least one, with kind, files and epochs.")
+    _one_of(config.model.trainable, TRAINABLE, "model.trainable", where)
+    for k, stage in enumerate(config.stage):
+        _one_of(stage.kind, KINDS, f"stage {k + 1}: kind", where)
+        _one_of(stage.offsets, OFFSETS, f"stage {k + 1}: offsets", where)
+        _one_of(stage.dispersion, DISPERSION, f"stage {k + 1}: dispersion", where)
+    for name, value, low, high in (
+            ("data.validation", config.data.validation, 0.0, 0.9), ("optimiser.average", config.optimiser.average, 0, 0.99999),
+            ("optimiser.batch", config.optimiser.batch, 1, 100_000), ("log.validate", config.log.validate, 1, 10**9),
+            ("log.checkpoint", config.log.checkpoint, 1, 10**9), ("optimiser.warm_up", config.optimiser.warm_up, 0.0, 1.0)):
+        if not low <= value <= high:
+            raise UnknownOption(f"{name} = {value} in {where}: it must lie between {low} and {high}.")
+    if not config.seeds:
+        raise UnknownOption(f"seeds = [] in {where}: give at least one integer.")
+    return config
+
+
+def anchored(config: Config, folder: Path) -> Config:
+    """The configuration with its relative paths as seen from `folder`."""
+    def at(name):
+        return str(folder / name)
+
+    stages = tuple(replace(s, files=tuple(at(f) for f in s.files)) for s in config.stage)
+    model = config.model
+    if model.start is not None and (folder / model.start).exists():
+        model = replace(model, start=at(model.start))
+    return replace(config, output=at(config.output), stage=stages, model=model)
+
+
+def _one_of(value, allowed, name, where):
+    if value not in allowed:
+        raise UnknownOption(f"{name} = {value!r} in {where}: expected {', '.join(allowed)}.")
+
+
+def record(cls, values, where: str, prefix: str = ""):
+    """A record of frozen dataclasses from a table of the file `where`. UnknownOption for a key that does not exist, one that
+    is missing, or a value of another type."""
+    if not isinstance(values, dict):
+        raise UnknownOption(f"{prefix or 'the top level'} in {where} must be a table.")
+    known = {f.name: f for f in fields(cls)}
+    for key in values:
+        if key not in known:
+            near = get_close_matches(key, known, 1, 0.5)
+            hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}."
+            raise UnknownOption(f"{prefix}{key} in {where} does not exist: {hint}")
+    for name, f in known.items():
+        if name not in values and f.default is MISSING and f.default_factory is MISSING:
+            raise UnknownOption(f"{where} lacks {prefix}{name}.")
+    return cls(**{key: _value(known[key].type, value, where, prefix + key) for key, value in values.items()})
+
+
+def _value(kind, value, where, name):
+    """A value of the type its record declares."""
+    if is_dataclass(kind):
+        return record(kind, value, where, name + ".")
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list | tuple):
+            raise UnknownOption(f"{name} = {value!r} in {where}: expected a list.")
+        return tuple(_value(get_args(kind)[0], x, where, f"{name}[{k}]" if is_dataclass(get_args(kind)[0]) else name)
+                     for k, x in enumerate(value))
+    if isinstance(kind, UnionType):
+        kind = get_args(kind)[0]
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise UnknownOption(f"{name} = {value!r} in {where}: expected {kind.__name__}.")
+    return value

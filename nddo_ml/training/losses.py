@@ -1,0 +1,101 @@
+"""What a training minimises: Huber losses of energies, forces, dipoles and whatever else is labelled, and two restraints.
+
+Each term is the mean over what is labelled in a batch and valid, in eV, angstrom and e, times its weight. A Huber loss is the
+square of an error up to a width and grows linearly beyond, so that no single structure decides a step.
+P. J. Huber, Ann. Math. Statist. 35, 73 (1964)
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from nddo_ml.training.batches import Batch
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights of the terms: forces, energy (per square root of the number of atoms), dipole, relative (energies of frames of
+    one molecule among themselves, per square root of atoms), charges, point_charges (forces on them), gap (restraint: a gap
+    below `Widths.gap`), drift (restraint: mean square shift of the parameters relative to their bounds)."""
+
+    forces: float = 1.0
+    energy: float = 4.0
+    dipole: float = 40.0
+    relative: float = 0.0
+    charges: float = 0.0
+    point_charges: float = 0.0
+    gap: float = 0.0
+    drift: float = 0.0
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Errors at which the losses turn from squares into straight lines: forces eV/angstrom, energy eV (per square root of
+    atoms), dipole e angstrom, charges e, point_charges eV/angstrom; gap: the gap (eV) below which the restraint acts."""
+
+    forces: float = 0.5
+    energy: float = 0.2
+    dipole: float = 0.2
+    charges: float = 0.1
+    point_charges: float = 0.1
+    gap: float = 3.0
+
+
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """What a model says about a batch, on the tape: energies with all offsets, forces, dipole, charges, gaps, forces on the
+    point charges (None without), drift of the parameters (None where there is none); `valid` marks the molecules that count."""
+
+    energy: Float[Tensor, "molecule"]
+    forces: Float[Tensor, "atom 3"]
+    dipole: Float[Tensor, "molecule 3"]
+    charges: Float[Tensor, "atom"]
+    gap: Float[Tensor, "molecule"] | None
+    site_forces: Float[Tensor, "site 3"] | None
+    drift: Tensor | None
+    valid: Bool[Tensor, "molecule"]
+
+
+def huber(x: Tensor, width: float) -> Tensor:
+    """x^2 up to |x| = width, width (2 |x| - width) beyond."""
+    size = x.abs()
+    return torch.where(size < width, x.square(), width * (2 * size - width))
+
+
+def terms(found: Outputs, batch: Batch, weights: Weights, widths: Widths) -> dict[str, Tensor]:
+    """The weighted terms by name; those of weight 0, or without any label in the batch, are left out."""
+    valid = found.valid
+    of_atoms = valid[batch.molecules.molecule]
+    error = (found.energy - batch.energy)[valid] / batch.atoms[valid].sqrt()
+    parts = {}
+
+    def add(name, values, width):
+        values = values[torch.isfinite(values.detach())]
+        if getattr(weights, name) and values.numel():
+            parts[name] = getattr(weights, name) * huber(values, width).mean()
+
+    add("forces", (found.forces - batch.forces)[of_atoms], widths.forces)
+    add("energy", error, widths.energy)
+    if weights.relative:
+        add("relative", _within(error, batch.species[valid]), widths.energy)
+    labelled = valid & torch.isfinite(batch.dipole).all(-1)
+    add("dipole", (found.dipole - batch.dipole)[labelled], widths.dipole)
+    if weights.charges:
+        add("charges", (found.charges - batch.charges)[of_atoms & torch.isfinite(batch.charges)], widths.charges)
+    if weights.point_charges and found.site_forces is not None:
+        of_sites = valid[batch.point_charges.molecule]
+        add("point_charges", (found.site_forces - batch.site_forces)[of_sites], widths.point_charges)
+    if weights.gap and found.gap is not None:
+        parts["gap"] = weights.gap * torch.relu(widths.gap - found.gap[valid]).square().mean()
+    if weights.drift and found.drift is not None:
+        parts["drift"] = weights.drift * found.drift
+    return parts
+
+
+def _within(error, species):
+    """Errors less the mean error of the frames of the same species; species with one frame only are left out."""
+    count = torch.bincount(species, minlength=int(species.max()) + 1 if len(species) else 0).to(error.dtype)
+    total = error.new_zeros(len(count)).index_add(0, species, error)
+    return (error - (total / count.clamp(min=1))[species])[count[species] > 1]

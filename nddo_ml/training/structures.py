@@ -1,0 +1,215 @@
+"""Structures to be labelled: a geometry with its charge, its multiplicity and where it came from.
+
+A structure is known by a hash of what decides its label, so that it is labelled once whatever list it stands in. Positions are
+rounded to what an extended XYZ file holds: the label belongs to the written coordinates, not to some nearby ones.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+from ase.data import chemical_symbols, ground_state_magnetic_moments
+
+from nddo_ml.errors import IncompatibleFile, InvalidMolecule
+from nddo_ml.training.extras import needed
+
+DECIMALS = 8            # of the coordinates in an extended XYZ file
+COINCIDENT = 0.45       # angstrom; no two nuclei of a reference structure are nearer
+MAIN_GROUP = (*range(1, 21), *range(31, 39), *range(49, 57), *range(81, 87))
+READ_AS_TRUTH = {"F": "[H]F"}    # SMILES that a reader of extended XYZ takes for "false", and the same molecule in other words
+TRIPLETS = ("O=O", "[O][O]", "S=S", "[O]=[O]")   # Lewis structures that hide two unpaired electrons
+KEYS = ("smiles", "group", "how", "source", "complex", "fragment")      # of the origin, copied from and to atoms.info
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """What a level labels: numbers `atom`, positions `atom 3` (angstrom), charge (e), multiplicity, unrestricted (a singlet
+    with broken spin symmetry is wanted), charges around it (sites `site 4`: x, y, z in angstrom, charge in e), and its origin
+    (smiles, group, how, source; "" where unknown). complex, fragment: name shared by a pair ("AB") and its parts ("A", "B").
+    """
+
+    numbers: np.ndarray
+    positions: np.ndarray
+    charge: int = 0
+    multiplicity: int = 1
+    unrestricted: bool = False
+    sites: np.ndarray | None = None
+    smiles: str = ""
+    group: str = ""
+    how: str = ""
+    source: str = ""
+    complex: str = ""
+    fragment: str = ""
+
+    def __post_init__(self):
+        object.__setattr__(self, "numbers", np.asarray(self.numbers, dtype=np.int64))
+        object.__setattr__(self, "positions", _written(self.positions))
+        if self.sites is not None:
+            object.__setattr__(self, "sites", _written(self.sites))
+        _check(self)
+
+    @property
+    def id(self) -> str:
+        """Hash of all that decides the label (a letter in front: no reader takes it for a number)."""
+        words = [" ".join(map(str, self.numbers)), _digits(self.positions), f"{self.charge} {self.multiplicity}"]
+        words += ["unrestricted"] if self.unrestricted else []
+        words += [_digits(self.sites)] if self.sites is not None else []
+        return "s" + hashlib.sha256("|".join(words).encode()).hexdigest()[:16]
+
+    @property
+    def formula(self) -> str:
+        return Atoms(self.numbers).get_chemical_formula()
+
+    @property
+    def atoms(self) -> Atoms:
+        """As ASE knows it; charge, multiplicity and origin in info."""
+        atoms = Atoms(self.numbers, self.positions)
+        atoms.info = {"charge": self.charge, "multiplicity": self.multiplicity}
+        atoms.info |= {"unrestricted": True} if self.unrestricted else {}
+        atoms.info |= {key: getattr(self, key) for key in KEYS if getattr(self, key)}
+        if self.smiles in READ_AS_TRUTH:
+            atoms.info["smiles"] = READ_AS_TRUTH[self.smiles]
+        if self.sites is not None:
+            atoms.info |= {"pc_positions": self.sites[:, :3].ravel(), "pc_charges": self.sites[:, 3]}
+        return atoms
+
+
+def from_atoms(atoms: Atoms, charge=None, multiplicity=None, **origin) -> Structure:
+    """The structure of an Atoms object; charge and multiplicity from the arguments, atoms.info, or the sums of initial charges
+    and magnetic moments, else neutral and the lowest multiplicity (a free atom: its ground state). InvalidMolecule: it is none,
+    or the sources contradict each other.
+    """
+    info = atoms.info
+    if atoms.pbc.any():
+        raise InvalidMolecule("The structure is periodic: labels are made of molecules. Set pbc to false, or give --isolated.")
+    charges, moments = (float(np.sum(atoms.arrays.get(name, 0.0))) for name in ("initial_charges", "initial_magmoms"))
+    charge = _stated("charge", (charge, info.get("charge"), charges or None), 0)
+    spins = (multiplicity, info.get("multiplicity"), info.get("spin"), abs(moments) + 1 if moments else None)
+    multiplicity = _stated("multiplicity", spins, None)
+    multiplicity = lowest_multiplicity(atoms.numbers, charge) if multiplicity is None else multiplicity
+    sites = None
+    if "pc_charges" in info:
+        sites = np.column_stack([np.reshape(info["pc_positions"], (-1, 3)), np.atleast_1d(info["pc_charges"])])
+    known = {key: str(info[key]) for key in KEYS if key in info} | {k: v for k, v in origin.items() if v}
+    broken = bool(info.get("unrestricted", False))
+    found = Structure(atoms.numbers, atoms.positions, charge, multiplicity, broken, sites, **known)
+    return found if found.group else replace(found, group=kind(found))
+
+
+def lowest_multiplicity(numbers, charge: int) -> int:
+    """2S + 1 of the lowest spin, of a free atom that of its ground state (Hund's first rule). InvalidMolecule: an ion of a
+    transition metal, whose ground state has to be said.
+    """
+    electrons = int(np.sum(numbers)) - charge
+    if len(numbers) > 1 or electrons < 1:
+        return 1 + electrons % 2
+    if charge and not (int(numbers[0]) in MAIN_GROUP and electrons in MAIN_GROUP):
+        raise InvalidMolecule(f"The multiplicity of {chemical_symbols[int(numbers[0])]} with charge {charge:+d} is not "
+                              "tabulated: give multiplicity=.")
+    return 1 + round(float(ground_state_magnetic_moments[electrons]))
+
+
+def kind(structure: Structure) -> str:
+    """What kind of structure it is: complex, radical, ion or molecule."""
+    if "." in structure.smiles:
+        return "complex"
+    return "radical" if structure.multiplicity > 1 else "ion" if structure.charge else "molecule"
+
+
+def from_smiles(smiles: str, seed: int, group: str = "") -> Structure:
+    """A geometry of one molecule by distance geometry, at random by `seed` (RDKit's ETKDG); charge and unpaired electrons are
+    those of the SMILES. InvalidMolecule: it is no SMILES, or RDKit finds no geometry. MissingExtra: there is no RDKit.
+    """
+    needed("rdkit", "train", "Geometries from SMILES")
+    from rdkit import Chem
+    from rdkit.Chem import AllChem
+
+    molecule = parsed(smiles)
+    molecule = Chem.AddHs(molecule)
+    small = molecule.GetNumAtoms() < 4
+    if all(AllChem.EmbedMolecule(molecule, randomSeed=(seed + k) % 2**31, useRandomCoords=small or k > 0) for k in range(3)):
+        raise InvalidMolecule(f"RDKit finds no geometry of the SMILES {smiles!r}: give a structure file instead.")
+    numbers = [atom.GetAtomicNum() for atom in molecule.GetAtoms()]
+    charge = Chem.GetFormalCharge(molecule)
+    unpaired = 2 if smiles in TRIPLETS else sum(atom.GetNumRadicalElectrons() for atom in molecule.GetAtoms())
+    multiplicity = lowest_multiplicity(numbers, charge) if len(numbers) == 1 else unpaired + 1
+    found = Structure(numbers, molecule.GetConformer().GetPositions(), charge, multiplicity, smiles=smiles, how="embedded")
+    return replace(found, group=group or kind(found))
+
+
+def parsed(smiles: str):
+    """RDKit's molecule of a SMILES, without hydrogens. InvalidMolecule: it is no SMILES."""
+    needed("rdkit", "train", "Geometries from SMILES")
+    from rdkit import Chem, rdBase
+
+    with rdBase.BlockLogs():
+        molecule = Chem.MolFromSmiles(smiles)
+    if molecule is None or molecule.GetNumAtoms() == 0:
+        raise InvalidMolecule(f"{smiles!r} is not a SMILES that RDKit understands: check brackets, ring numbers and valences.")
+    return molecule
+
+
+def read_smiles(path: Path) -> list[tuple[str, str]]:
+    """(SMILES, group) of a list: .smi (one a line, then an optional group or name; # starts a comment) or .json (strings, or
+    records with "smiles" and perhaps "group"). IncompatibleFile: it is none.
+    """
+    text = Path(path).read_text(encoding="utf-8")
+    if Path(path).suffix.lower() == ".json":
+        try:
+            entries = json.loads(text)
+            if not isinstance(entries, list):
+                raise TypeError(f"a {type(entries).__name__}")
+            found = [(e, "") if isinstance(e, str) else (e["smiles"], e.get("group", "")) for e in entries]
+        except (ValueError, KeyError, TypeError) as error:
+            raise IncompatibleFile(f"{path} is no list of SMILES ({type(error).__name__}: {error}): expected a JSON list of "
+                                   'strings, or of records with "smiles" and perhaps "group".') from error
+    else:
+        words = [line.split() for line in text.splitlines()]
+        found = [(w[0], w[1] if len(w) > 1 else "") for w in words if w and not w[0].startswith("#")]
+    if not found:
+        raise IncompatibleFile(f"{path} holds no SMILES: expected at least one.")
+    return found
+
+
+def _written(values):
+    """Values as a file holds them."""
+    return np.round(np.asarray(values, dtype=float), DECIMALS) + 0.0     # + 0.0: no negative zero
+
+
+def _digits(values):
+    return " ".join(f"{x:.{DECIMALS}f}" for x in values.ravel())
+
+
+def _stated(what, values, default):
+    """The whole number that all values agree on which are not None; `default` without any. InvalidMolecule: they do not."""
+    try:
+        given = {round(float(value)) for value in values if value is not None}
+    except (TypeError, ValueError, OverflowError):
+        given = set(map(str, values))
+    if len(given) > 1:
+        raise InvalidMolecule(f"The {what} is said to be {' and '.join(map(str, sorted(given)))}: make the sources (info, "
+                              "initial charges, initial magnetic moments) agree.")
+    return given.pop() if given else default
+
+
+def _check(structure):
+    """Refuse what cannot be labelled (InvalidMolecule)."""
+    numbers, positions = structure.numbers, structure.positions
+    if len(numbers) == 0 or positions.shape != (len(numbers), 3) or not np.isfinite(positions).all():
+        raise InvalidMolecule(f"{len(numbers)} atoms with positions of shape {positions.shape}: expected at least one atom and "
+                              "a finite position for each.")
+    if structure.sites is not None and (structure.sites.ndim != 2 or structure.sites.shape[1] != 4
+                                        or not np.isfinite(structure.sites).all()):
+        raise InvalidMolecule(f"Point charges of shape {structure.sites.shape}: expected (site, 4), finite: x, y, z, charge.")
+    electrons = int(numbers.sum()) - structure.charge
+    if structure.multiplicity < 1 or (electrons - structure.multiplicity + 1) % 2 or electrons < structure.multiplicity - 1:
+        raise InvalidMolecule(f"{structure.formula} with charge {structure.charge:+d} has {electrons} electrons, which cannot "
+                              f"have multiplicity {structure.multiplicity}.")
+    if len(numbers) > 1:
+        d = np.linalg.norm(positions[:, None] - positions[None], axis=-1)[np.triu_indices(len(numbers), 1)].min()
+        if d < COINCIDENT:
+            raise InvalidMolecule(f"Two atoms of {structure.formula} are {d:.3f} angstrom apart: below {COINCIDENT} there is "
+                                  "no chemistry to learn.")
