@@ -8,16 +8,13 @@ and what the next stage starts from. Everything that decides the next step is in
 
 import time
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from nddo_ml import weights
 from nddo_ml.integrals.corrections.d3 import OMEGA_B97X_D3BJ
-from nddo_ml.methods import method as find_method
 from nddo_ml.model import Hamiltonian
 from nddo_ml.networks import build
 from nddo_ml.training import checkpoints, plots
@@ -62,8 +59,7 @@ def hamiltonian_of(config: Config, seed: int) -> Hamiltonian:
     torch.manual_seed(seed)
     model = config.model
     if model.start is not None:
-        method = find_method(model.start)
-        found = Hamiltonian(method, network=weights.parts(method.card)[0], device=model.device)
+        found = finished(Hamiltonian(model.start, device=model.device), dispersion=False)
     else:
         network = None if model.trainable == "parameters" else build(model.network)
         found = Hamiltonian(model.parent, network=network, device=model.device)
@@ -77,8 +73,7 @@ def hamiltonian_of(config: Config, seed: int) -> Hamiltonian:
 def finished(hamiltonian: Hamiltonian, dispersion: bool) -> Hamiltonian:
     """The trained Hamiltonian as it is used: with D3(BJ) if asked for."""
     device = hamiltonian.U_ss.device
-    network = deepcopy(hamiltonian.network)      # a learned method fills its network from its file: not the one in training
-    found = Hamiltonian(hamiltonian.method, network, OMEGA_B97X_D3BJ if dispersion else None, device)
+    found = Hamiltonian(hamiltonian.method, hamiltonian.network, OMEGA_B97X_D3BJ if dispersion else None, device)
     found.load_state_dict(hamiltonian.state_dict())
     return found
 

@@ -40,7 +40,8 @@ def reliability_picture(found: Errors, calibration: Calibration, path: Path, tit
         left.plot(LEVELS, coverage(spread, error), color=INK, lw=1, ls="--", label="bare spread")
         left.plot(LEVELS, coverage(scale(spread), error), color=ACCENT, lw=1.6, label="calibrated")
         said = "" if worth is None else f", area {worth.area:.3f}, rank {worth.rank:.2f}"
-        left.set(xlabel="confidence", ylabel=f"fraction of {name} within", title=f"{error.size} errors{said}", aspect="equal")
+        left.set(xlabel="confidence", ylabel=f"fraction of the errors of {name} within", title=f"{error.size} errors{said}",
+                 aspect="equal")
         left.legend(frameon=False, fontsize="small")
         _scatter(right, scale(spread), np.abs(error), name)
     fig.suptitle(title)
