@@ -57,16 +57,14 @@ class Options:
 class Hamiltonian(nn.Module):
     """An NDDO Hamiltonian: `Hamiltonian("PM6")(molecules)` returns a Result.
 
-    method: a name from `nddo_ml.methods()` or a Method; UnknownOption for any other. network: shifts the parameters of this
-    parent from the geometry (nddo_ml.networks). dispersion: a correction term added to the energy, DispersionD3BJ for one; it
-    is
-    refused where the method has its own (UnknownOption).
+    method: a name from `nddo_ml.methods()`, that of a learned method or its file, or a Method; UnknownOption for any other.
+    network: shifts the parameters of this parent from the geometry (nddo_ml.networks). dispersion: a correction term added to
+    the energy, DispersionD3BJ for one; it is refused where the method has its own (UnknownOption). A learned method comes with
+    both, unless another network is given.
     Parameters: one tensor per column of the method's table (a value per species), alpha_AB and x_AB of its pairs, and those of
-    the network. `atom_offsets` (eV, one per row of the table, 0 for published methods) are added for each atom: they bring
-    the energies of a trained model to the zero of its reference. `atom_energies` (eV, NaN where unknown): of the free atoms at
-    the
-    level it was trained on. `remembered`: how many topologies are kept, so that a moving
-    molecule pays for its indices once.
+    the network. `atom_offsets` (eV, one per row of the table, 0 for published methods) are added for each atom: they bring the
+    energies of a trained model to the zero of its reference. `atom_energies` (eV, NaN where unknown): of the free atoms at the
+    level it was trained on. `remembered`: how many topologies are kept, so that a moving molecule pays for its indices once.
     """
 
     remembered = 16
@@ -75,7 +73,8 @@ class Hamiltonian(nn.Module):
         super().__init__()
         device = usable(device)
         self.method = find_method(method)
-        if self.method.card is not None and network is None:
+        learned = self.method.card is not None and network is None
+        if learned:
             network, dispersion = weights.parts(self.method.card)
         self.network, self.dispersion = network, dispersion
         self.terms = {**self.method.terms}
@@ -91,7 +90,7 @@ class Hamiltonian(nn.Module):
         self.register_buffer("pair_index", self.method.pairs.index, persistent=False)
         self.register_buffer("atom_offsets", torch.zeros_like(self.method.parameters.U_ss))
         self.register_buffer("atom_energies", torch.full_like(self.method.parameters.U_ss, torch.nan))
-        if self.method.card is not None:
+        if learned:
             weights.fill(self, self.method.card)
         self._topologies: OrderedDict = OrderedDict()
         self._derived = None

@@ -44,6 +44,16 @@ def test_round_trip(trained):
     assert not any(p.requires_grad for p in again.parameters())
 
 
+def test_another_network_is_left_alone(trained):
+    """A network in training keeps its weights when it is put on the method it started from."""
+    path = str(trained[1])
+    method, network = Hamiltonian(path).method, shaken({}, seed=1)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    other = Hamiltonian(method, network=network)
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    assert float(other(molecule("water")).energy) != float(Hamiltonian(path)(molecule("water")).energy)
+
+
 def test_metadata_can_be_read(trained):
     with safe_open(trained[1], "np") as archive:
         said = archive.metadata()
