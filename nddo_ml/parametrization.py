@@ -38,7 +38,7 @@ class Parent:
     slater: Float[Tensor, "atom 12"]
     EISOL: Float[Tensor, "atom"]
     U: Float[Tensor, "atom 3"]
-    factors: Float[Tensor, "atom 12"]
+    factors: Float[Tensor, "atom factor"]
 
 
 def parent(P: AtomParameters, A: AtomIntegrals, pairs: PairValues) -> Parent:
@@ -73,10 +73,12 @@ def shifted(top: Topology, base: Parent, shifts: Shifts, constants: Constants) -
     return p if shifts.block is None else replace(p, U=_with_blocks(top, p.U, shifts.block, base))
 
 
-def shifted_atoms(base: Parent, U: Float[Tensor, "atom 3"] | None, factors: Float[Tensor, "atom 12"] | None) -> AtomParameters:
+def shifted_atoms(base: Parent, U: Float[Tensor, "atom 3"] | None, factors: Float[Tensor, "atom factor"] | None) -> AtomParameters:
     """AtomParameters of each atom with shifts of U and factors of zeta, beta, g and h.
 
-    g_pp and h_pp = (g_pp - g_p2)/2 are scaled, not g_p2, so that h_pp keeps its sign whatever the network says.
+    g_ss, g_pp, h_sp and h_pp/g_pp are scaled, h_pp = (g_pp - g_p2)/2. g_p2 = g_pp - 2 h_pp follows, and g_sp takes the geometric
+    mean of the factors of g_ss and of g_pp + 2 g_p2. So the matrix (AA|AA), whose eigenvalues are h_sp, h_pp and those of
+    [[g_ss, sqrt(3) g_sp], [sqrt(3) g_sp, g_pp + 2 g_p2]], is positive definite wherever the parent's is.
     """
     P = base.P
     if U is not None:
@@ -85,9 +87,11 @@ def shifted_atoms(base: Parent, U: Float[Tensor, "atom 3"] | None, factors: Floa
         return P
     f = dict(zip(FACTOR_NAMES, factors.unbind(1), strict=True))
     scaled = {name: getattr(P, name) * f[name] for name in FACTOR_NAMES if name not in ("h_pp", "rho2")}
-    # g_pp' - 2 h_pp', written so that factors of 1 leave g_p2 to the last bit
-    scaled["g_p2"] = P.g_p2 + P.g_pp * (f["g_pp"] - 1) - (P.g_pp - P.g_p2) * (f["h_pp"] - 1)
-    return replace(P, **scaled)
+    # f_pp (g_pp - 2 f_h h_pp), written so that factors of 1 leave g_p2 to the last bit
+    g_p2 = f["g_pp"] * (P.g_p2 - (P.g_pp - P.g_p2) * (f["h_pp"] - 1))
+    monopole = P.g_pp + 2 * P.g_p2
+    growth = torch.where(monopole > 0, scaled["g_pp"] + 2 * g_p2, 1.0) / torch.where(monopole > 0, monopole, 1.0)
+    return replace(P, g_p2=g_p2, g_sp=P.g_sp * torch.sqrt(f["g_ss"] * growth), **scaled)
 
 
 def over_all(values: Float[Tensor, "near column"], pairs: Int[Tensor, "near"], count: int) -> Float[Tensor, "pair column"]:

@@ -88,4 +88,7 @@ def write_whole(path: str, write) -> None:
     """Call write(unfinished) with a name beside `path`, then move the file there: a kill leaves the old file or the new one."""
     unfinished = f"{path}.{os.getpid()}.part"
     write(unfinished)
+    mask = os.umask(0)
+    os.umask(mask)
+    os.chmod(unfinished, 0o666 & ~mask)      # the writers of tensors keep files to their owner
     os.replace(unfinished, path)

@@ -11,11 +11,11 @@ from torch import Tensor
 from nddo_ml.struct import record
 
 U_BOUND = 4.0           # eV
-BOUND = 0.25            # of the logarithm of one-centre parameters and resonance integrals: within 29 %
+BOUND = 0.24            # of the logarithm of one-centre parameters and resonance integrals: with what follows from them within 30 %
 CORE_BOUNDS = (0.5, 0.2)          # of the logarithms of the size (x, K) and the exponents (alpha) of core-core terms
 BLOCK_BOUND = 1.0       # eV, of the elements of an equivariant one-centre block
 U_NAMES = ("U_ss", "U_pp", "U_dd")
-FACTOR_NAMES = ("zeta_s", "zeta_p", "zeta_d", "g_ss", "g_sp", "g_pp", "h_pp", "h_sp", "beta_s", "beta_p", "beta_d", "rho2")
+FACTOR_NAMES = ("zeta_s", "zeta_p", "zeta_d", "g_ss", "g_pp", "h_pp", "h_sp", "beta_s", "beta_p", "beta_d", "rho2")
 # resonance integrals by shells and m: (a, b, m), a on the first atom of an ordered pair
 SYMMETRIC = ((0, 0, 0), (1, 1, 0), (1, 1, 1), (2, 2, 0), (2, 2, 1), (2, 2, 2))
 ORDERED = ((0, 1, 0), (0, 2, 0), (1, 2, 0), (1, 2, 1))
@@ -31,7 +31,7 @@ class Shifts:
     """
 
     U: Float[Tensor, "atom 3"] | None
-    factors: Float[Tensor, "atom 12"] | None
+    factors: Float[Tensor, "atom factor"] | None
     pairs: Int[Tensor, "near"]
     resonance: Float[Tensor, "near 14"] | None
     core: Float[Tensor, "near 2"] | None

@@ -100,7 +100,7 @@ def solve_offsets(hamiltonian, stage: Stage, data: StageData) -> tuple[dict[int,
         some = _some([f for f in data.train if f.external is None], FITTED_ON)
         found, charges = offsets.fitted(some, [p.energy for p in predict(hamiltonian, some, 1e-4)], needed)
     offsets.install(hamiltonian, found)
-    for frame in atoms:
+    for frame in (f for f in atoms if f.charge == 0):
         row = hamiltonian.method.rows(molecules_of([frame]).numbers)
         hamiltonian.atom_energies[row] = min(frame.energy, _known(float(hamiltonian.atom_energies[row])))
     return found, charges
