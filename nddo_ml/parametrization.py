@@ -73,11 +73,12 @@ def shifted(top: Topology, base: Parent, shifts: Shifts, constants: Constants) -
     return p if shifts.block is None else replace(p, U=_with_blocks(top, p.U, shifts.block, base))
 
 
-def shifted_atoms(base: Parent, U: Float[Tensor, "atom 3"] | None, factors: Float[Tensor, "atom factor"] | None) -> AtomParameters:
+def shifted_atoms(base: Parent, U: Float[Tensor, "atom 3"] | None,
+                  factors: Float[Tensor, "atom factor"] | None) -> AtomParameters:
     """AtomParameters of each atom with shifts of U and factors of zeta, beta, g and h.
 
-    g_ss, g_pp, h_sp and h_pp/g_pp are scaled, h_pp = (g_pp - g_p2)/2. g_p2 = g_pp - 2 h_pp follows, and g_sp takes the geometric
-    mean of the factors of g_ss and of g_pp + 2 g_p2. So the matrix (AA|AA), whose eigenvalues are h_sp, h_pp and those of
+    g_ss, g_pp, h_sp and h_pp/g_pp are scaled, h_pp = (g_pp - g_p2)/2. g_p2 = g_pp - 2 h_pp follows, and g_sp takes the
+    geometric mean of the factors of g_ss and of g_pp + 2 g_p2. So the matrix (AA|AA), whose eigenvalues are h_sp, h_pp and those of
     [[g_ss, sqrt(3) g_sp], [sqrt(3) g_sp, g_pp + 2 g_p2]], is positive definite wherever the parent's is.
     """
     P = base.P

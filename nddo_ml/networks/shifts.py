@@ -11,7 +11,7 @@ from torch import Tensor
 from nddo_ml.struct import record
 
 U_BOUND = 4.0           # eV
-BOUND = 0.24            # of the logarithm of one-centre parameters and resonance integrals: with what follows from them within 30 %
+BOUND = 0.24            # of the logarithm of one-centre parameters and resonance integrals: within 30 %, g_sp and g_p2 too
 CORE_BOUNDS = (0.5, 0.2)          # of the logarithms of the size (x, K) and the exponents (alpha) of core-core terms
 BLOCK_BOUND = 1.0       # eV, of the elements of an equivariant one-centre block
 U_NAMES = ("U_ss", "U_pp", "U_dd")
