@@ -78,8 +78,8 @@ def shifted_atoms(base: Parent, U: Float[Tensor, "atom 3"] | None,
     """AtomParameters of each atom with shifts of U and factors of zeta, beta, g and h.
 
     g_ss, g_pp, h_sp and h_pp/g_pp are scaled, h_pp = (g_pp - g_p2)/2. g_p2 = g_pp - 2 h_pp follows, and g_sp takes the
-    geometric mean of the factors of g_ss and of g_pp + 2 g_p2. So the matrix (AA|AA), whose eigenvalues are h_sp, h_pp and those of
-    [[g_ss, sqrt(3) g_sp], [sqrt(3) g_sp, g_pp + 2 g_p2]], is positive definite wherever the parent's is.
+    geometric mean of the factors of g_ss and of g_pp + 2 g_p2. So the matrix (AA|AA), whose eigenvalues are h_sp, h_pp and
+    those of [[g_ss, sqrt(3) g_sp], [sqrt(3) g_sp, g_pp + 2 g_p2]], is positive definite wherever the parent's is.
     """
     P = base.P
     if U is not None:
