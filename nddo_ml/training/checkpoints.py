@@ -55,7 +55,7 @@ def different(old: dict, new: dict, prefix: str = "") -> str:
     for key in sorted(old, key=str):
         if not prefix and key in LOOSE:
             continue
-        a, b = old[key], new.get(key)
+        a, b = _by_number(old[key]), _by_number(new.get(key))
         if isinstance(a, dict) and isinstance(b, dict):
             found = different(a, b, f"{prefix}{key}.")
             if found:
@@ -63,6 +63,13 @@ def different(old: dict, new: dict, prefix: str = "") -> str:
         elif _plain(a) != _plain(b):
             return f"{prefix}{key}: {a!r} then, {b!r} now"
     return ""
+
+
+def _by_number(value):
+    """A list of tables as one table of its entries, counted from 1; anything else as it is."""
+    if isinstance(value, list | tuple) and value and all(isinstance(entry, dict) for entry in value):
+        return {str(k): entry for k, entry in enumerate(value, 1)}
+    return value
 
 
 def save_weights(hamiltonian, path: Path, level: str, data: str, notes: dict) -> Path:
