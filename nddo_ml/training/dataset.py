@@ -5,7 +5,9 @@ by structure: the hash of a molecule's name decides, so that the same molecule f
 from, and a part never changes when data are added.
 """
 
+import gzip
 import hashlib
+import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -106,7 +108,9 @@ def read_frames(file: str | Path) -> list[Frame]:
     if not path.is_file():
         raise IncompatibleFile(f"There is no data file {path}: check `files`.")
     try:
-        structures = read(path, ":", format="extxyz")
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt") as file:
+            text = io.StringIO(file.read())      # the reader jumps back and forth, which a compressed file pays for dearly
+        structures = read(text, ":", format="extxyz")
     except Exception as error:   # ASE raises whatever its parser stumbled over
         raise IncompatibleFile(f"{path} is not a readable extended XYZ file: {type(error).__name__}: {error}") from error
     return [_frame(path, k, atoms) for k, atoms in enumerate(structures)]
