@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from ase import units
 from ase.io import read
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary, ZeroRotation
+from ase.md.velocitydistribution import Stationary, ZeroRotation, thermalize_momenta
 from ase.md.verlet import VelocityVerlet
 
 from nddo_ml import NDDO, relax
@@ -47,7 +47,7 @@ def main():
     relaxed = relax(atoms.calc.model, molecule(atoms, atoms.calc.model.method), fmax=0.02)
     atoms.positions = relaxed.molecules.positions.numpy()
     random = np.random.default_rng(given.seed)
-    MaxwellBoltzmannDistribution(atoms, temperature_K=2 * given.temperature, rng=random)
+    thermalize_momenta(atoms, temperature_K=2 * given.temperature, rng=random)
     Stationary(atoms)
     ZeroRotation(atoms)
     began = time.perf_counter()
