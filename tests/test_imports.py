@@ -35,10 +35,11 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 STANDARD = set(sys.stdlib_module_names)
 REQUIRED = {"torch", "numpy", "scipy", "ase", "jaxtyping", "safetensors"}
 CONFINED = {"typer": "cli", "rich": "cli", "click": "cli",
-            "matplotlib": ("properties/spectra.py", "training/plots.py", "training/uncertainty_plots.py"),
+            "matplotlib": ("properties/spectra.py", "functional/plots.py", "training/plots.py", "training/uncertainty_plots.py",
+                           "wavefunction/plots.py"),
             "ase": ("elements.py", "interfaces", "cli", "dynamics", "properties", "training")}
-CONFINED |= {"pyscf": "training/pyscf_", "tblite": "training/levels.py", "rdkit": "training/structures.py",
-             "distributed": "training/queue.py"}
+CONFINED |= {"pyscf": ("training/pyscf_", "functional/pyscf_", "wavefunction/pyscf_"), "tblite": "training/levels.py",
+             "rdkit": "training/structures.py", "distributed": "training/queue.py"}
 LAZY = {"matplotlib", "pyscf", "tblite", "rdkit", "distributed"}   # imported inside a function, behind a MissingExtra
 
 

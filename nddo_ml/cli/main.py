@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperCommand
 
 import nddo_ml
+from nddo_ml.cli import functional
 from nddo_ml.cli.refusals import REFUSED, refuse
 from nddo_ml.errors import IncompatibleFile, NDDOError
 
@@ -20,6 +21,7 @@ OPTIONAL_FILES = {"--molden": ".molden", "--ir-png": ".png"}   # options whose f
 DERIVED = "(derived)"
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app.add_typer(functional.app, name="functional")
 
 
 class RunCommand(TyperCommand):
@@ -231,6 +233,28 @@ def active(
 
         torch.set_num_threads(threads)
         run(config, minutes)
+
+
+@app.command()
+def wavefunction(
+    config: Annotated[Path | None, typer.Argument(help="Configuration, TOML; see examples/wavefunction.toml.")] = None,
+    molecule: Annotated[str | None, typer.Option(metavar="ATOMS", help="In place of a configuration: \"Li 0 0 0; H 0 0 "
+                                                 "3.015\".")] = None,
+    unit: Annotated[str | None, typer.Option(help="Of positions: bohr or angstrom. [default: bohr]")] = None,
+    output: Annotated[str | None, typer.Option("--output", "-o", help="Folder. [default: wavefunction]")] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Begin again, whatever the output folder holds. "
+                                          "[default: go on from its checkpoint]")] = False,
+    minutes: Annotated[float | None, typer.Option(min=0.0, help="Stop after so long; the same command goes on.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+):
+    """Variational Monte Carlo with a neural wavefunction: energies of small molecules with error bars."""
+    with refusals():
+        import torch
+
+        from nddo_ml.cli.wavefunction import configuration, run_wavefunction
+
+        torch.set_num_threads(threads)
+        run_wavefunction(configuration(config, molecule, unit, output), restart, minutes)
 
 
 def main():

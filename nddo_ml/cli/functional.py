@@ -1,0 +1,176 @@
+"""The commands `functional train`, `evaluate`, `constraints` and `list`: learned exchange-correlation functionals."""
+
+import json
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nddo_ml.cli.refusals import REFUSED, refuse
+from nddo_ml.errors import NDDOError, UnknownOption
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
+                  help="Exchange-correlation functionals in torch: train, evaluate, check.")
+
+
+@contextmanager
+def refusals():
+    """Errors the package raises on purpose end the command with one message and exit code 2."""
+    try:
+        yield
+    except (NDDOError, OSError) as error:
+        refuse(error)
+        raise typer.Exit(REFUSED) from None
+
+
+@app.command("list")
+def list_():
+    """List functionals that are known by name."""
+    from nddo_ml.functional.library import names
+
+    for name in names():
+        typer.echo(name)
+
+
+@app.command()
+def train(config: Annotated[Path, typer.Argument(help="TOML file; see examples/functional.toml.")],
+          restart: Annotated[bool, typer.Option("--restart", help="Forget what an earlier run has done.")] = False,
+          minutes: Annotated[float | None, typer.Option(help="Stop after so many; the same command goes on.")] = None):
+    """Train a functional through its own self-consistent densities."""
+    with refusals():
+        _train(config, restart, minutes)
+
+
+def _train(file, restart, minutes):
+    import torch
+
+    from nddo_ml.cli.train import Stop
+    from nddo_ml.functional import library, plots
+    from nddo_ml.functional.config import Config
+    from nddo_ml.functional.training import Training
+    from nddo_ml.training.config import read_toml, record
+
+    torch.set_num_threads(1)
+    config = record(Config, read_toml(file), str(file))
+    at = file.parent
+    config = replace(config, output=str(at / config.output), data=replace(
+        config.data, file=str(at / config.data.file) if config.data.file else "")).checked()
+    stop = Stop(minutes)
+    for seed in config.seeds:
+        with _bars() as watch:
+            path = Training(config, seed, watch, stop, restart).run()
+        if stop():
+            typer.echo("Stopped; the same command goes on from here.")
+            return
+        entries = [json.loads(line) for line in (path.parent / "metrics.jsonl").read_text().splitlines()]
+        made = library.load(path)
+        plots.learning(entries, path.parent / "learning.png")
+        plots.enhancement([made, library.load("PBE")], path.parent / "enhancement.png")
+        typer.echo(f"Done: {path} (metrics.jsonl, learning.png, enhancement.png beside it)")
+
+
+@contextmanager
+def _bars():
+    """Progress on the terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    from nddo_ml.functional.training import Silent
+
+    console = Console()
+
+    class Bars(Silent):
+        def __init__(self, progress):
+            self.progress, self.tasks = progress, {}
+
+        def _advance(self, name, done, total, live=""):
+            if name not in self.tasks:
+                self.tasks[name] = self.progress.add_task(name, total=total, live="")
+            self.progress.update(self.tasks[name], completed=done, live=live, visible=done < total)
+
+        def system(self, round_, done, total):
+            self._advance(f"round {round_}: densities", done, total)
+
+        def step(self, round_, done, total, loss):
+            self._advance(f"round {round_}: steps", done, total, f"loss {loss:.4f}")
+
+        def round(self, round_, errors, best, unconverged):
+            words = "; ".join(f"{part}: " + ", ".join(f"{kind} {e:.2f}" for kind, e in found.items() if e == e)
+                              for part, found in errors.items())
+            trouble = f"; not converged: {', '.join(unconverged)}" if unconverged else ""
+            console.print(f"round {round_}{' *' if best else '  '} {words} kcal/mol{trouble}", highlight=False)
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+               TextColumn("{task.fields[live]}"))
+    with Progress(*columns, console=console, refresh_per_second=2) as progress:
+        yield Bars(progress)
+
+
+@app.command()
+def evaluate(names: Annotated[list[str], typer.Argument(help="Ours by name or file, PySCF's by their names in libxc.")],
+             file: Annotated[Path | None, typer.Option(help="Thermochemistry file. [default: the bundled one]")] = None,
+             only: Annotated[str, typer.Option(help="all; or train, validation, test of a training's default split.")] = "all",
+             basis: str = "def2-svp", grid: int = 1, fitted: bool = True,
+             json_file: Annotated[Path | None, typer.Option("--json", metavar="OUT.json")] = None,
+             picture: Annotated[Path | None, typer.Option(metavar="OUT.png", help="Errors against references.")] = None):
+    """Mean errors of atomisation energies and barriers, method beside method."""
+    with refusals():
+        _evaluate(names, file, only, basis, grid, fitted, json_file, picture)
+
+
+def _evaluate(names, file, only, basis, grid, fitted, json_file, picture):
+    import torch
+    from rich.console import Console
+    from rich.progress import Progress
+    from rich.table import Table
+
+    from nddo_ml.functional import plots
+    from nddo_ml.functional.config import Data
+    from nddo_ml.functional.evaluation import evaluate, method
+    from nddo_ml.functional.pyscf_densities import Level
+    from nddo_ml.functional.thermochemistry import PARTS, read_thermochemistry, split
+
+    torch.set_num_threads(1)
+    systems, reactions = read_thermochemistry(file)
+    if only not in ("all", *PARTS):
+        raise UnknownOption(f"--only {only}: expected all, {', '.join(PARTS)}.")
+    if only != "all":
+        reactions = split(reactions, Data.validation, Data.test)[only]
+    for name in names:
+        method(name)
+    level, results = Level(basis, grid, fitted), []
+    with Progress(transient=True) as progress:
+        for name in names:
+            task = progress.add_task(name, total=None)
+            results.append(evaluate(name, systems, reactions, level,
+                                    lambda done, total, task=task: progress.update(task, completed=done, total=total)))
+    table = Table(title=f"Mean errors, kcal/mol ({len(reactions)} reactions, {level.name})")
+    for column in ("functional", "atomisation", "largest", "barriers", "largest", "not converged"):
+        table.add_column(column, justify="left" if column == "functional" else "right")
+    for r in results:
+        cells = []
+        for kind in ("atomisation", "barrier"):
+            e = [abs(x) for x in r.of_kind(kind)]
+            cells += [f"{sum(e) / len(e):.2f}", f"{max(e):.1f}"] if e else ["-", "-"]
+        table.add_row(Path(r.method).stem, *cells, ", ".join(r.unconverged) or "0")
+    Console().print(table)
+    if json_file is not None:
+        errors = [[[x.kind, x.name, *x.systems, e] for x, e in r.errors.items()] for r in results]
+        rows = [{"method": r.method, "level": level.name, "unconverged": r.unconverged, "helped": r.helped,
+                 "energies": r.energies, "errors": e} for r, e in zip(results, errors, strict=True)]
+        json_file.write_text(json.dumps(rows, indent=1))
+    if picture is not None:
+        plots.parity({Path(r.method).stem: r.errors for r in results}, picture)
+
+
+@app.command()
+def constraints(name: Annotated[str, typer.Argument(help="A functional by name or file.")]):
+    """Check the exact conditions a functional obeys."""
+    with refusals():
+        from nddo_ml.functional import constraints as check
+        from nddo_ml.functional import load
+
+        for row in check(load(name)):
+            typer.echo(f"{'yes' if row.holds else 'no ':<4}{row.name}: {row.worst:.1e} (allowed {row.tolerance:.0e})")

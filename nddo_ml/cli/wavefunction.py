@@ -1,0 +1,73 @@
+"""The command `wavefunction` at work: progress with energy and error bar, result at the end."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from nddo_ml.cli.train import Stop
+from nddo_ml.errors import MissingExtra, UnknownOption
+from nddo_ml.training.config import read_toml, record
+from nddo_ml.wavefunction.plots import pictures
+from nddo_ml.wavefunction.run import Config, calculate, prepared, with_output
+
+
+def configuration(file: Path | None, molecule: str | None, unit: str | None, output: str | None) -> Config:
+    """The configuration of a TOML file, or of the molecule given in its place; the other arguments go before those of the file.
+
+    IncompatibleFile, UnknownOption: unreadable, or a key that does not exist; neither a file nor a molecule.
+    """
+    if file is None and molecule is None:
+        raise UnknownOption("Nothing to calculate: nddo-ml wavefunction CONFIG.toml, or --molecule \"He 0 0 0\".")
+    values = {} if file is None else read_toml(file)
+    if molecule is not None:
+        values["molecule"] = molecule
+    if unit is not None:
+        values["unit"] = unit
+    config = record(Config, values, "the command" if file is None else str(file))
+    config = config if file is None else with_output(config, file.parent)
+    return config if output is None else replace(config, output=output)
+
+
+def run_wavefunction(config: Config, restart: bool, minutes: float | None) -> None:
+    """Calculate, and print what came out."""
+    run = prepared(config)
+    console, stop = Console(), Stop(minutes)
+    system, reset, recent = run.system, [0], []
+    console.print(f"{system.formula} (bohr), {system.up} up and {system.down} down; {config.ansatz.kind}, "
+                  f"{sum(p.numel() for p in run.psi.parameters())} parameters, {config.sampling.walkers} walkers, hartree",
+                  highlight=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+               TextColumn("{task.fields[live]}"))
+    with Progress(*columns, console=console, refresh_per_second=2) as bar:
+        training = bar.add_task("training", total=config.iterations, live="")
+        measuring = bar.add_task("averages", total=config.evaluation.blocks, live="")
+
+        def report(p):
+            recent.append(p)
+            del recent[:-50]
+            mean = sum(x.energy for x in recent) / len(recent)
+            error = math.sqrt(sum(x.error**2 for x in recent)) / len(recent)
+            bar.update(training, completed=p.iteration + 1, live=f"E {mean:.5f}({error:.5f})  var {p.variance:.4f}  "
+                                                                  f"acc. {p.acceptance:.2f}")
+            if p.reset > reset[0]:
+                console.print(f"  iteration {p.iteration}: {p.reset - reset[0]} walkers reset", highlight=False)
+                reset[0] = p.reset
+
+        found = calculate(run, report, lambda done: bar.update(measuring, completed=done), stop, restart)
+    if found is None:
+        console.print("Stopped; the same command goes on from here.", highlight=False)
+        return
+    e = found.energy
+    words = "" if config.exact is None else f"; exact {config.exact:.6f}, difference {1e3 * (e.mean - config.exact):+.3f} mHa"
+    console.print(f"E = {e.mean:.6f} +- {e.error:.6f} hartree{words}", highlight=False)
+    console.print(f"variance {e.variance:.5f}, correlation {e.correlation:.1f} blocks, acceptance {found.acceptance:.2f}, "
+                  f"walkers reset {reset[0] + found.reset}", highlight=False)
+    folder = Path(config.output)
+    try:
+        made = ", ".join(p.name for p in pictures(folder, found, config.exact))
+    except MissingExtra as error:
+        made = str(error)
+    console.print(f"Done: {folder} (result.json, metrics.jsonl, {made})", highlight=False)

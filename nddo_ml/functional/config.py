@@ -1,0 +1,87 @@
+"""What a training of a functional is asked to do; a TOML file of these tables (the command line reads it)."""
+
+from dataclasses import asdict, dataclass, field
+
+from nddo_ml.errors import UnknownOption
+
+
+@dataclass(frozen=True)
+class Form:
+    """[functional] kind: NeuralGGA or NeuralMetaGGA, or a published name where only the part of the density matrix is learned.
+    parent: published name, "" for the usual one. projected: with a part of the density matrix. start: file of weights to go on
+    from."""
+
+    kind: str = "NeuralGGA"
+    parent: str = ""
+    width: int = 16
+    correlation: bool = True
+    projected: bool = False
+    start: str = ""
+
+
+@dataclass(frozen=True)
+class Data:
+    """[data] file: thermochemistry file, "" for the bundled one. validation, test: fractions of molecules held out. limit: only
+    so many training reactions, 0 for all. basis, grid, fitted, tolerance: of the SCF."""
+
+    file: str = ""
+    validation: float = 0.2
+    test: float = 0.2
+    limit: int = 0
+    basis: str = "def2-svp"
+    grid: int = 1
+    fitted: bool = True
+    tolerance: float = 1e-7
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """[optimiser] rounds: densities are made anew before each. steps: of AdamW in a round. rate: learning rate, falling to
+    `final` times that over all rounds. clip: largest gradient norm."""
+
+    rounds: int = 4
+    steps: int = 60
+    rate: float = 3e-3
+    final: float = 0.1
+    weight_decay: float = 1e-3
+    clip: float = 5.0
+
+
+@dataclass(frozen=True)
+class Losses:
+    """[losses] weights of atomisation energies, barriers and H2+ at 10 angstrom, and the error (kcal/mol) from which on a loss
+    grows linearly."""
+
+    atomisation: float = 1.0
+    barrier: float = 1.0
+    stretched: float = 0.0
+    width: float = 3.0
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole training. output: folder of everything it writes. seeds: one functional each."""
+
+    output: str
+    seeds: tuple[int, ...] = (0,)
+    functional: Form = field(default_factory=Form)
+    data: Data = field(default_factory=Data)
+    optimiser: Optimisation = field(default_factory=Optimisation)
+    losses: Losses = field(default_factory=Losses)
+
+    def checked(self):
+        """Itself. UnknownOption: a value that cannot be."""
+        o, d = self.optimiser, self.data
+        for name, value, low, high in (("optimiser.rounds", o.rounds, 1, 1000), ("optimiser.steps", o.steps, 1, 100_000),
+                                       ("optimiser.rate", o.rate, 0, 1), ("data.grid", d.grid, 0, 9),
+                                       ("functional.width", self.functional.width, 1, 512), ("losses.width", self.losses.width,
+                                                                                             1e-3, 1e6)):
+            if not low <= value <= high:
+                raise UnknownOption(f"{name} = {value}: it must lie between {low} and {high}.")
+        if not self.seeds:
+            raise UnknownOption("seeds = []: give at least one integer.")
+        return self
+
+    def as_dict(self) -> dict:
+        """Plain values, for checkpoints and metadata."""
+        return asdict(self)

@@ -1,0 +1,81 @@
+"""Derivatives of an energy density by the variables of the grid, to any order, by repeated differentiation in torch.
+
+Variables of a closed shell are its total n, |grad n|^2, tau; of spin channels n_u, n_d, sigma_uu, sigma_ud, sigma_dd, tau_u,
+tau_d. Derivatives of an order stand in lexicographic order of their variables (i <= j <= k). Points of a total density below
+DENSE have zeros everywhere.
+"""
+
+from itertools import combinations_with_replacement
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nddo_ml.errors import SCFNotConverged
+from nddo_ml.functional.base import Functional
+from nddo_ml.functional.density import DENSE, Density
+
+CHUNK = 4096      # points at a time: they stay in the cache
+
+
+def density_of(functional: Functional, rows: Float[Tensor, "variable grid"], polarised: bool) -> Density:
+    """The density of variables in their order."""
+    spins, pairs = (2, 3) if polarised else (1, 1)
+    scale = (1.0, 1.0) if polarised else (0.5, 0.25)      # of the channel of a closed shell
+    sigma = rows[spins:spins + pairs] * scale[1] if functional.gradient else None
+    tau = rows[spins + pairs:2 * spins + pairs] * scale[0] if functional.kinetic else None
+    return Density(rows[:spins] * scale[0], sigma, tau)
+
+
+def derivatives(functional: Functional, rows: Float[Tensor, "variable grid"], polarised: bool,
+                order: int) -> list[Float[Tensor, "derivative grid"]]:
+    """[e (1, grid), de, d2e, ...] up to `order`, hartree bohr^-3 and per variable.
+
+    Parameters of the functional are constants here. SCFNotConverged: the density is not finite.
+    """
+    if not bool(torch.isfinite(rows).all()):
+        count = int((~torch.isfinite(rows)).sum())
+        raise SCFNotConverged(f"The density on the grid is not finite ({count} values), so {functional.label} has no energy; "
+                              "look for a diverging SCF, or a wrong density matrix as its start.")
+    device = next((p.device for p in functional.parameters()), rows.device)
+    pieces = [_chunk(functional, part.to(device), polarised, order) for part in rows.split(CHUNK, dim=1)]
+    return [torch.cat(parts, dim=1).to(rows.device) for parts in zip(*pieces, strict=True)]
+
+
+def _chunk(functional, rows, polarised, order):
+    spins = 2 if polarised else 1
+    dense = rows[:spins].sum(0) > DENSE
+    kept = rows[:, dense]
+    kept = torch.cat([kept[:spins].clamp(min=0.0), kept[spins:]])      # rounding may leave a channel below zero
+    with torch.enable_grad():
+        found = _nested(functional, kept, polarised, order)
+    result = []
+    for level in found:
+        whole = rows.new_zeros(level.shape[0], rows.shape[1])
+        whole[:, dense] = level
+        result.append(whole)
+    return result
+
+
+def _nested(functional, rows, polarised, order):
+    """Derivatives of one chunk: each level differentiates the last by the variables not before its own last one."""
+    variables = [row.clone().requires_grad_(order > 0) for row in rows]
+    e = functional.energy_density(density_of(functional, torch.stack(variables), polarised))
+    levels, current = [e[None]], [((), e)]
+    for k in range(order):
+        nxt = []
+        for indices, value in current:
+            first = indices[-1] if indices else 0
+            nxt += zip(((*indices, i) for i in range(first, len(variables))),
+                       _gradients(value, variables[first:], k + 1 < order), strict=True)
+        assert [i for i, _ in nxt] == list(combinations_with_replacement(range(len(variables)), k + 1))
+        current = nxt
+        levels.append(torch.stack([value for _, value in current]))
+    return [level.detach() for level in levels]
+
+
+def _gradients(value, variables, again):
+    if not value.requires_grad:
+        return [torch.zeros_like(v) for v in variables]
+    found = torch.autograd.grad(value.sum(), variables, create_graph=again, retain_graph=True, allow_unused=True)
+    return [torch.zeros_like(v) if g is None else g for g, v in zip(found, variables, strict=True)]

@@ -1,0 +1,111 @@
+"""Functionals by name, and functionals in files: safetensors whose metadata say what they are and what they learned from."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+import nddo_ml
+from nddo_ml.errors import IncompatibleFile, UnknownOption
+from nddo_ml.functional.base import Functional
+from nddo_ml.functional.neural import NeuralGGA, NeuralMetaGGA
+from nddo_ml.functional.projection import ELEMENTS, Projected, Projectors
+from nddo_ml.functional.r2scan import R2SCAN
+from nddo_ml.functional.semilocal import LDA, PBE, PBE0
+from nddo_ml.weights import write_whole
+
+FORMAT = "nddo_ml functional 1"
+SUFFIX = ".safetensors"
+SHIPPED = Path(__file__).parents[1] / "data" / "functionals"
+PUBLISHED = {"LDA": LDA, "PBE": PBE, "R2SCAN": R2SCAN, "PBE0": PBE0}
+NETWORKS = {"NeuralGGA": NeuralGGA, "NeuralMetaGGA": NeuralMetaGGA}
+
+
+def names() -> list[str]:
+    """What `load` knows by name: published functionals, then shipped files."""
+    return [*PUBLISHED, *sorted(path.stem for path in SHIPPED.glob("*" + SUFFIX))]
+
+
+def build(kind: str, parent: str | None = None, width: int = 16, correlation: bool = True, nonlocal_part: dict | None = None,
+          seed: int = 0) -> Functional:
+    """A functional of PUBLISHED or NETWORKS, untrained; nonlocal_part: settings of projection.Projected. UnknownOption."""
+    if kind in PUBLISHED:
+        made = PUBLISHED[kind]()
+    elif kind in NETWORKS:
+        if parent is not None and parent not in PUBLISHED:
+            raise UnknownOption(f"There is no parent {parent!r}; available: {', '.join(PUBLISHED)}.")
+        chosen = None if parent is None else PUBLISHED[parent]()
+        if chosen is not None and chosen.kinetic and not NETWORKS[kind].kinetic:
+            raise UnknownOption(f"{kind} does not know tau, which its parent {parent} needs: take NeuralMetaGGA.")
+        made = NETWORKS[kind](chosen, width, seed, correlation)
+    else:
+        raise UnknownOption(f"There is no functional {kind!r}; available: {', '.join((*PUBLISHED, *NETWORKS))}.")
+    if nonlocal_part is not None:
+        settings = dict(nonlocal_part)
+        projectors = Projectors(tuple(settings.pop("s", Projectors.s)), tuple(settings.pop("p", Projectors.p)))
+        settings["elements"] = tuple(settings.get("elements", ELEMENTS))
+        made.nonlocal_part = Projected(**settings, projectors=projectors, seed=seed)
+    return made
+
+
+def settings(functional: Functional) -> dict:
+    """The arguments of `build` that make it again, but for the seed."""
+    plain = getattr(functional, "config", {"kind": type(functional).__name__})
+    part = functional.nonlocal_part
+    return {**plain, "nonlocal_part": None if part is None else part.config}
+
+
+def save(functional: Functional, path, name: str, level: str = "", data: str = "", notes: str = "") -> None:
+    """Write a functional to `path` (.safetensors), whole or not at all. level: basis and grid it was trained with; data:
+    hash of the training data. UnknownOption: the path ends otherwise."""
+    path = str(path)
+    if not path.endswith(SUFFIX):
+        raise UnknownOption(f"Functionals are saved as {SUFFIX} files: {path!r} ends otherwise.")
+    said = {"format": FORMAT, "name": name, "settings": json.dumps(settings(functional)), "level": level, "data": data,
+            "exact_exchange": repr(functional.exact_exchange), "code": nddo_ml.__version__, "notes": notes}
+    tensors = {key: value.detach().cpu().contiguous() for key, value in functional.state_dict().items()}
+    tensors = tensors or {"empty": torch.zeros(1)}
+    write_whole(path, lambda unfinished: save_file(tensors, unfinished, metadata=said))
+
+
+def metadata(path) -> dict:
+    """What a file says about itself. IncompatibleFile: it is no functional of this version."""
+    path = Path(path)
+    if not path.is_file():
+        raise IncompatibleFile(f"There is no file {path}: expected a functional written by nddo_ml.functional.save ({SUFFIX}).")
+    try:
+        with safe_open(path, "np") as archive:
+            said = archive.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise IncompatibleFile(f"{path} is not a safetensors file ({error}): expected a functional.") from None
+    if said.get("format") != FORMAT:
+        found = f"format {said['format']!r}" if "format" in said else "no format"
+        raise IncompatibleFile(f"{path} holds something else ({found} in its metadata): expected {FORMAT!r}, as "
+                               "nddo_ml.functional.save writes it.")
+    return said
+
+
+def load(name, device: str = "cpu", into: Functional | None = None) -> Functional:
+    """A functional by name or from a file, float64, without gradients. into: an object of your own class to fill.
+
+    UnknownOption: no such name; IncompatibleFile: a file of another kind or version, or damaged.
+    """
+    if str(name) in PUBLISHED:
+        return PUBLISHED[str(name)]().to(device)
+    shipped = SHIPPED / f"{name}{SUFFIX}"
+    if not str(name).endswith(SUFFIX) and not shipped.is_file():
+        raise UnknownOption(f"There is no functional {str(name)!r}; available: {', '.join(names())}, or a file ({SUFFIX}).")
+    path = shipped if shipped.is_file() else Path(name)
+    said = metadata(path)
+    try:
+        made = build(**json.loads(said["settings"])) if into is None else into
+        state = {key: value for key, value in load_file(path).items() if key != "empty"}
+        made.load_state_dict(state)
+    except (UnknownOption, TypeError, KeyError, ValueError, RuntimeError) as error:
+        raise IncompatibleFile(f"{path} was written by nddo_ml {said.get('code')} as {said.get('settings')}, which cannot be "
+                               f"made here ({str(error).splitlines()[0]}); for a class of your own give load(..., "
+                               "into=YourFunctional()).") from None
+    made.name = said["name"]
+    return made.double().requires_grad_(False).to(device)

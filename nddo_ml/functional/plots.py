@@ -1,0 +1,68 @@
+"""Pictures of a functional: parity of reaction energies, enhancement factors, learning curves, as PNG. Needs matplotlib."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nddo_ml.functional.base import Functional
+from nddo_ml.functional.density import uniform_kinetic
+from nddo_ml.functional.extras import needed
+from nddo_ml.functional.uniform import slater
+
+INK = "#22262b"
+
+
+def parity(errors: dict[str, dict], path: Path) -> None:
+    """Reaction energies against their references, by method (its errors by reaction)."""
+    plt = needed("matplotlib.pyplot", "plot", "Plots")
+    fig, axes = plt.subplots(1, 2, figsize=(9, 4.2), layout="constrained")
+    for ax, kind in zip(axes, ("atomisation", "barrier"), strict=True):
+        for k, (name, found) in enumerate(errors.items()):
+            xy = np.array([(r.reference, e) for r, e in found.items() if r.kind == kind]).reshape(-1, 2)
+            mean = np.abs(xy[:, 1]).mean() if len(xy) else np.nan
+            ax.plot(*xy.T, "o", ms=4, color=INK if k == 0 else f"C{k}", label=f"{name}: {mean:.1f}")
+        ax.axhline(0, color="0.7", lw=0.8, zorder=0)
+        ax.set(xlabel=f"reference {kind} energy / kcal mol$^{{-1}}$", ylabel="error / kcal mol$^{-1}$")
+        ax.legend(frameon=False, fontsize="small", title="mean error")
+    fig.savefig(path, dpi=130)
+    plt.close(fig)
+
+
+def enhancement(functionals: Sequence[Functional], path: Path) -> None:
+    """F_x against s, at alpha = 0, 1 and 5 where the functional knows tau."""
+    plt = needed("matplotlib.pyplot", "plot", "Plots")
+    fig, ax = plt.subplots(figsize=(5.5, 4), layout="constrained")
+    s = torch.linspace(0, 5, 200, dtype=torch.float64)
+    n = torch.ones_like(s)
+    sigma = (2 * (3 * torch.pi**2) ** (1 / 3) * s) ** 2
+    for k, functional in enumerate(functionals):
+        for alpha, style in zip((1, 0, 5) if functional.kinetic else (1,), ("-", "--", ":"), strict=False):
+            with torch.no_grad():
+                e = functional.exchange(n, sigma, sigma / 8 + alpha * uniform_kinetic(n))
+            factor = e / ((1 - functional.exact_exchange) * slater(n))
+            ax.plot(s, factor, style, color=INK if k == 0 else f"C{k}",
+                    label=functional.label + (f", α = {alpha}" if functional.kinetic else ""))
+    ax.axhline(1.804, color="0.7", lw=0.8)
+    ax.set(xlabel="s", ylabel="F$_x$")
+    ax.legend(frameon=False, fontsize="small")
+    fig.savefig(path, dpi=130)
+    plt.close(fig)
+
+
+def learning(entries: Sequence[dict], path: Path) -> None:
+    """Loss of the steps, and self-consistent mean errors of the rounds."""
+    plt = needed("matplotlib.pyplot", "plot", "Plots")
+    fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
+    left.plot([e["loss"] for e in entries if e["event"] == "step"], color=INK, lw=1)
+    left.set(xlabel="step", ylabel="loss at constant density", yscale="log")
+    rounds = [e for e in entries if e["event"] == "round"]
+    for part, style in (("train", "-"), ("validation", "--")):
+        for k, kind in enumerate(("atomisation", "barrier")):
+            values = [np.nan if e["errors"][part].get(kind) is None else e["errors"][part][kind] for e in rounds]
+            right.plot([e["round"] for e in rounds], values, style, marker=".", color=f"C{k}", label=f"{kind}, {part}")
+    right.set(xlabel="round", ylabel="mean error / kcal mol$^{-1}$")
+    right.legend(frameon=False, fontsize="small")
+    fig.savefig(path, dpi=130)
+    plt.close(fig)

@@ -1,0 +1,152 @@
+"""Self-consistent densities: SCF of a functional in PySCF, and what of it is enough to know the energy of any other functional.
+
+At a self-consistent density E is stationary, so dE/dtheta by a parameter of the functional is that of E_xc at constant density;
+the density itself, on the grid and projected, is all a training needs.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from nddo_ml.elements import number
+from nddo_ml.errors import SCFNotConverged
+from nddo_ml.functional.base import Functional
+from nddo_ml.functional.derivatives import density_of
+from nddo_ml.functional.extras import needed
+from nddo_ml.functional.projection import Projected, projected
+from nddo_ml.functional.pyscf_attach import attach
+from nddo_ml.functional.pyscf_nonlocal import elements, overlaps, spin_densities
+from nddo_ml.functional.thermochemistry import System
+
+NEGLIGIBLE = 1e-10      # electrons at a point: below it the point does not matter
+
+
+@dataclass(frozen=True)
+class Level:
+    """basis; grid: PySCF's level; fitted: density fitting; tolerance: of the energy, hartree."""
+
+    basis: str = "def2-svp"
+    grid: int = 1
+    fitted: bool = True
+    tolerance: float = 1e-8
+
+    @property
+    def name(self) -> str:
+        """For metadata."""
+        return f"{self.basis}{' df' if self.fitted else ''} grid{self.grid}"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A density: variables of both spins (7, grid) and weights, projections D and atomic numbers where asked for; rest: energy
+    without the part of the functional that torch evaluates, hartree. energy: of the SCF; converged; steps; rung: what it took.
+    """
+
+    key: str
+    rows: torch.Tensor
+    weights: torch.Tensor
+    D: torch.Tensor | None
+    numbers: torch.Tensor
+    rest: float
+    energy: float
+    converged: bool
+    steps: int
+    rung: str
+    density_matrices: torch.Tensor
+
+
+def energy(functional: Functional, snapshot: Snapshot) -> torch.Tensor:
+    """E of a functional at a density that another one (or its older self) made, hartree; it carries gradients of parameters."""
+    variables = [0, 1] + [2, 3, 4] * functional.gradient + [5, 6] * functional.kinetic
+    e = functional.energy_density(density_of(functional, snapshot.rows[variables], True))
+    E = snapshot.rest + (snapshot.weights * e).sum()
+    return E if functional.nonlocal_part is None else E + functional.nonlocal_part(snapshot.D, snapshot.numbers)
+
+
+def mean_field(functional: Functional | str, system: System, level: Level):
+    """PySCF's mean field of a system: of a torch functional, or of one of libxc by its name."""
+    gto = needed("pyscf.gto", "train", "Training and evaluation of a functional")
+    from pyscf import dft, lib
+
+    lib.num_threads(1)
+    mol = gto.M(atom=list(zip(system.symbols, system.positions, strict=True)), basis=level.basis, charge=system.charge,
+                spin=system.unpaired, symmetry=_one_electron(system), verbose=0)
+    mf = (dft.UKS if system.unpaired else dft.RKS)(mol)
+    if isinstance(functional, str):
+        mf.xc = functional
+    else:
+        mf = attach(mf, functional)
+    mf = mf.density_fit() if level.fitted else mf
+    mf.grids.level, mf.conv_tol = level.grid, level.tolerance
+    mf.small_rho_cutoff = 0
+    return mf
+
+
+def in_libxc(name: str) -> bool:
+    """Whether libxc knows a functional of that name."""
+    libxc = needed("pyscf.dft.libxc", "train", "Evaluation of a functional")
+    try:
+        libxc.parse_xc(name)
+    except (KeyError, ValueError):
+        return False
+    return True
+
+
+def _one_electron(system: System) -> bool:
+    """Whether a molecule holds one electron: only symmetry keeps its orbital spread over equal atoms that are far apart, where
+    gerade and ungerade differ by less than rounding and the iterations would jump from atom to atom."""
+    return len(system.symbols) > 1 and sum(map(number, system.symbols)) - system.charge == 1
+
+
+def solve(mf, start: np.ndarray | None = None):
+    """(mean field, rung) at self-consistency: DIIS; DIIS with level shift and damping; Newton steps. SCFNotConverged."""
+    mf.max_cycle = 60
+    mf.kernel(dm0=start)
+    if mf.converged:
+        return mf, "diis"
+    mf.level_shift, mf.damp, mf.max_cycle = 0.3, 0.4, 150
+    mf.kernel(dm0=mf.make_rdm1())
+    mf.level_shift, mf.damp = 0.0, 0.0
+    if mf.converged:
+        mf.kernel(dm0=mf.make_rdm1())
+        if mf.converged:
+            return mf, "level shift"
+    second = mf.newton()
+    second.kernel(mf.mo_coeff, mf.mo_occ)
+    if not second.converged:
+        raise SCFNotConverged(f"The SCF of {mf.mol.elements} (charge {mf.mol.charge}, {mf.mol.spin} unpaired) did not converge "
+                              "by DIIS, level shift or Newton steps.")
+    return second, "newton"
+
+
+def snapshot(functional: Functional, system: System, level: Level, projector: Projected | None = None,
+             start: torch.Tensor | None = None) -> Snapshot:
+    """The self-consistent density of a system. projector: whose projections are kept. SCFNotConverged."""
+    mf = mean_field(functional, system, level)
+    mf, rung = solve(mf, None if start is None else start.numpy())
+    P = spin_densities(mf.mo_coeff, mf.mo_occ)
+    rows, weights = grid_density(mf, P)
+    projector = functional.nonlocal_part if projector is None else projector
+    numbers = elements(mf.mol)
+    D = None if projector is None else projected(overlaps(projector, mf.mol)[0], torch.from_numpy(P))
+    made = Snapshot(system.key, rows, weights, D, numbers, 0.0, float(mf.e_tot), True, int(mf.cycles or 0), rung,
+                    torch.from_numpy(np.asarray(mf.make_rdm1())))
+    with torch.no_grad():
+        rest = made.energy - float(energy(functional, made))
+    return Snapshot(**{**vars(made), "rest": rest})
+
+
+def grid_density(mf, P: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Variables n, sigma, tau of both spins (7, grid) and weights, without negligible points."""
+    ni, mol, grids = mf._numint, mf.mol, mf.grids
+    parts = []
+    for ao, mask, weight, _ in ni.block_loop(mol, grids, mol.nao, 1, max_memory=500):
+        rho = np.stack([ni.eval_rho(mol, ao, p, mask, "MGGA", hermi=1, with_lapl=False) for p in P])
+        sigma = [np.einsum("xg,xg->g", rho[i, 1:4], rho[j, 1:4]) for i, j in ((0, 0), (0, 1), (1, 1))]
+        rows = np.stack([rho[0, 0], rho[1, 0], *sigma, rho[0, -1], rho[1, -1]])
+        kept = np.abs(weight) * (rows[0] + rows[1]) > NEGLIGIBLE      # small grids have negative weights
+        parts.append((rows[:, kept], weight[kept]))
+    rows, weights = np.concatenate([r for r, _ in parts], 1), np.concatenate([w for _, w in parts])
+    rows[:2], rows[5:] = rows[:2].clip(0), rows[5:].clip(0)
+    return torch.from_numpy(rows), torch.from_numpy(weights)

@@ -1,0 +1,167 @@
+"""Neural quantum states: a network gives the amplitude of every determinant, and the Rayleigh quotient trains it.
+
+In small spaces all determinants are summed; in larger ones those that matter are selected: the space grows by the determinants
+whose first-order amplitude is largest and is cut back to its size, the network being trained in between.
+G. Carleo, M. Troyer, Science 355, 602 (2017); D. Luo, B. Clark, Phys. Rev. Lett. 122, 226401 (2019).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.func import functional_call, jacrev, vmap
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from nddo_ml.errors import UnknownOption
+from nddo_ml.wavefunction.natural_gradient import Spring
+from nddo_ml.wavefunction.second_quantisation import Hamiltonian, determinants, diagonal, matrix
+
+
+class RestrictedBoltzmann(nn.Module):
+    """psi(n) = Re exp(a.n) prod_k cosh(b_k + w_k.n) with complex a, b, w: signs included."""
+
+    def __init__(self, H: Hamiltonian, hidden: int = 32):
+        super().__init__()
+        sites = 2 * H.orbitals
+        self.visible = nn.Parameter(0.05 * torch.randn(2, sites, dtype=torch.float64))
+        self.bias = nn.Parameter(0.05 * torch.randn(2, hidden, dtype=torch.float64))
+        self.weight = nn.Parameter(0.05 * torch.randn(2, hidden, sites, dtype=torch.float64))
+        with torch.no_grad():
+            self.visible[0] += 2.0 * reference(H).to(torch.float64)
+
+    def forward(self, n: Float[Tensor, "spin_orbital"]) -> Tensor:
+        """The amplitude of one determinant."""
+        x, y = self.bias + self.weight @ n
+        a = self.visible @ n
+        factors = torch.complex(torch.cosh(x) * torch.cos(y), torch.sinh(x) * torch.sin(y))
+        return (torch.prod(factors) * torch.complex(a[0].exp() * torch.cos(a[1]), a[0].exp() * torch.sin(a[1]))).real
+
+
+class Backflow(nn.Module):
+    """psi(n) = det of the occupied rows of M + f(n): orbitals that see where all electrons are."""
+
+    def __init__(self, H: Hamiltonian, width: int = 24):
+        super().__init__()
+        sites, self.electrons = 2 * H.orbitals, H.up + H.down
+        occupied = torch.nonzero(reference(H))[:, 0]
+        M = 0.02 * torch.randn(sites, self.electrons, dtype=torch.float64)
+        M[occupied, torch.arange(self.electrons)] += 1.0
+        self.orbitals = nn.Parameter(M)
+        self.network = nn.Sequential(nn.Linear(sites, width), nn.Tanh(), nn.Linear(width, sites * self.electrons)).double()
+        with torch.no_grad():
+            self.network[2].weight *= 0.1
+            self.network[2].bias.zero_()
+
+    def forward(self, n: Float[Tensor, "spin_orbital"]) -> Tensor:
+        """The amplitude of one determinant."""
+        M = self.orbitals + self.network(n).reshape(self.orbitals.shape)
+        places = n * 2.0 - torch.linspace(0, 1, len(n), dtype=n.dtype)
+        rows = torch.topk(places, self.electrons).indices                # the occupied ones, in order
+        return torch.linalg.det(M[rows])
+
+
+STATES = {"rbm": RestrictedBoltzmann, "backflow": Backflow}
+
+
+def neural_state(H: Hamiltonian, kind: str = "backflow", seed: int = 0, **sizes) -> nn.Module:
+    """The named network with random weights. UnknownOption: no such."""
+    if kind not in STATES:
+        raise UnknownOption(f"state = {kind!r}: expected {', '.join(STATES)}.")
+    kept = torch.random.get_rng_state()
+    torch.manual_seed(seed)
+    try:
+        return STATES[kind](H, **sizes)
+    finally:
+        torch.random.set_rng_state(kept)
+
+
+def reference(H: Hamiltonian) -> Bool[Tensor, "spin_orbital"]:
+    """The determinant of the first orbitals of each spin."""
+    k = torch.arange(H.orbitals)
+    return torch.cat([k < H.up, k < H.down])
+
+
+def amplitudes(state: nn.Module, space: Bool[Tensor, "determinant spin_orbital"]) -> Float[Tensor, "determinant"]:
+    """psi of each determinant, not normalised."""
+    return vmap(state)(space.to(torch.float64))
+
+
+def rayleigh(M: Float[Tensor, "determinant determinant"], psi: Float[Tensor, "determinant"]) -> Tensor:
+    """psi.M psi / psi.psi: never below the lowest eigenvalue."""
+    return psi @ (M @ psi) / (psi @ psi)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """energy: Rayleigh quotient at the end, the Hamiltonian's unit; history: of each step; space: the determinants summed."""
+
+    energy: float
+    history: tuple[float, ...]
+    space: Bool[Tensor, "determinant spin_orbital"]
+
+
+def fit(state: nn.Module, H: Hamiltonian, steps: int = 200, space: Bool[Tensor, "determinant spin_orbital"] | None = None,
+        unit: float = 1.0, tolerance: float = 1e-7, optimiser: Spring | None = None, M: Tensor | None = None,
+        report: Callable[[int, float], None] = lambda done, energy: None) -> Fit:
+    """Minimise the Rayleigh quotient over all determinants of a space (the whole one if None) by natural-gradient steps.
+
+    unit: energies are divided by it for the optimiser (27.2 for eV). Ends when ten steps gain less than `tolerance` units.
+    """
+    space = determinants(H) if space is None else space
+    M = (matrix(H, space) if M is None else M) / unit
+    optimiser = optimiser or Spring(rate=1.0, decay=1e9, momentum=0.5, damping=1e-4, norm=1.0)
+    n = space.to(torch.float64)
+    memory, history = optimiser.start(sum(p.numel() for p in state.parameters()), n), []
+    for t in range(steps):
+        psi, J = _with_jacobian(state, n)
+        norm = psi.norm()
+        psi, J = psi / norm, J / norm
+        energy = float(psi @ (M @ psi))
+        step, memory = optimiser.solve(J - psi[:, None] * (psi @ J), energy * psi - M @ psi, memory, t)
+        with torch.no_grad():
+            vector_to_parameters(parameters_to_vector(state.parameters()) + step, state.parameters())
+        history.append(energy * unit)
+        report(t + 1, history[-1])
+        if t > 20 and abs(history[-11] - history[-1]) < tolerance * unit:
+            break
+    with torch.no_grad():
+        energy = float(rayleigh(M, amplitudes(state, space))) * unit
+    return Fit(energy, tuple(history), space)
+
+
+def _with_jacobian(state, n):
+    """(psi, d psi / d theta) of all determinants, off the tape."""
+    parameters = {k: p.detach() for k, p in state.named_parameters()}
+
+    def one(theta, x):
+        psi = functional_call(state, theta, (x,))
+        return psi, psi
+
+    J, psi = vmap(jacrev(one, has_aux=True), (None, 0))(parameters, n)
+    return psi, torch.cat([j.flatten(1) for j in J.values()], 1)
+
+
+def selected(H: Hamiltonian, size: int, kind: str = "backflow", rounds: int = 6, steps: int = 40, unit: float = 1.0,
+             seed: int = 0, report: Callable[[int, float], None] = lambda done, energy: None) -> Fit:
+    """A neural state on the `size` determinants that matter most, chosen while it is trained.
+
+    Each round keeps the determinants with the largest amplitude, in first order |<D|H|psi> / (E - <D|H|D>)| for those outside
+    the space so far, and trains. The energy is a Rayleigh quotient: an upper bound in the whole space.
+    """
+    everything = determinants(H)
+    M, levels = matrix(H, everything), diagonal(H, everything)
+    state = neural_state(H, kind, seed)
+    inside = (everything == reference(H)).all(1).nonzero()[:, 0]
+    for k in range(rounds):
+        target = max(8, round(size * (k + 1) / rounds)) if k + 1 < rounds else size
+        with torch.no_grad():
+            psi = amplitudes(state, everything[inside])
+            energy = float(rayleigh(M[inside][:, inside], psi))
+            first_order = ((M[:, inside] @ (psi / psi.norm())) / (energy - levels - 1e-9)).abs()
+        first_order[inside] = psi.abs() / psi.norm()
+        inside = first_order.topk(min(target, len(everything))).indices.sort().values
+        found = fit(state, H, steps if k + 1 < rounds else 4 * steps, everything[inside], unit, M=M[inside][:, inside])
+        report(k + 1, found.energy)
+    return found

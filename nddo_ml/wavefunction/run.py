@@ -1,0 +1,231 @@
+"""A real-space calculation from its configuration: training, checkpoints that go on exactly, evaluation, result.
+
+The folder of a run holds checkpoint.pt (written whole or not at all), metrics.jsonl (one line per iteration, cut back to the
+checkpoint when a run goes on) and result.json.
+"""
+
+import json
+import os
+import pickle
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from nddo_ml.errors import IncompatibleFile, UnknownOption
+from nddo_ml.wavefunction.ansatz import Wavefunction, wavefunction
+from nddo_ml.wavefunction.natural_gradient import Adam, Spring
+from nddo_ml.wavefunction.sampling import Walkers
+from nddo_ml.wavefunction.systems import System, from_text
+from nddo_ml.wavefunction.variational import Evaluation, Progress, Settings, State, evaluate, start, train
+
+FORMAT = "nddo_ml wavefunction 1"
+LOOSE = ("output", "iterations", "evaluation", "log", "exact")     # may change between a checkpoint and its continuation
+SIZES = {"ferminet": ("width", "pair_width", "layers"), "psiformer": ("width", "heads", "layers")}
+
+
+@dataclass(frozen=True)
+class Ansatz:
+    """[ansatz] kind: ferminet or psiformer. width, layers: of the network; pair_width: FermiNet's; heads: Psiformer's."""
+
+    kind: str = "ferminet"
+    determinants: int = 4
+    width: int = 32
+    layers: int = 3
+    pair_width: int = 8
+    heads: int = 4
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """[sampling] walkers; steps: Metropolis steps between local energies; burn_in: before the first."""
+
+    walkers: int = 256
+    steps: int = 10
+    burn_in: int = 200
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """[optimiser] kind: spring or adam. rate/(1 + t/decay); momentum, damping, norm: SPRING's; clip: mean deviations."""
+
+    kind: str = "spring"
+    rate: float = 0.3
+    decay: float = 300.0
+    momentum: float = 0.95
+    damping: float = 1e-3
+    norm: float = 1e-1
+    clip: float = 5.0
+
+
+@dataclass(frozen=True)
+class Averages:
+    """[evaluation] blocks: times local energies are taken, steps: Metropolis steps between them."""
+
+    blocks: int = 200
+    steps: int = 10
+
+
+@dataclass(frozen=True)
+class Log:
+    """[log] checkpoint: every so many iterations."""
+
+    checkpoint: int = 50
+
+
+@dataclass(frozen=True)
+class Config:
+    """molecule: "Li 0 0 0; H 0 0 3.015". unit: bohr or angstrom. output: folder. exact: energy to compare with, hartree."""
+
+    molecule: str
+    output: str = "wavefunction"
+    unit: str = "bohr"
+    charge: int = 0
+    multiplicity: int | None = None
+    iterations: int = 1000
+    seed: int = 0
+    device: str = "cpu"
+    exact: float | None = None
+    ansatz: Ansatz = field(default_factory=Ansatz)
+    sampling: Sampling = field(default_factory=Sampling)
+    optimiser: Optimiser = field(default_factory=Optimiser)
+    evaluation: Averages = field(default_factory=Averages)
+    log: Log = field(default_factory=Log)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything of a calculation before it starts."""
+
+    config: Config
+    system: System
+    psi: Wavefunction
+    settings: Settings
+
+
+def prepared(config: Config) -> Run:
+    """The wavefunction and settings of a configuration. InvalidMolecule, UnknownOption: before any sampling."""
+    a, o, s = config.ansatz, config.optimiser, config.sampling
+    molecule = from_text(config.molecule, config.charge, config.multiplicity, config.unit)
+    for name, value in (("iterations", config.iterations + 1), ("ansatz.determinants", a.determinants),
+                        ("ansatz.width", a.width),
+                        ("ansatz.layers", a.layers), ("ansatz.pair_width", a.pair_width), ("ansatz.heads", a.heads),
+                        ("sampling.walkers", s.walkers - 3), ("sampling.steps", s.steps), ("evaluation.blocks",
+                        config.evaluation.blocks), ("evaluation.steps", config.evaluation.steps),
+                        ("log.checkpoint", config.log.checkpoint), ("optimiser.rate", o.rate), ("optimiser.decay", o.decay),
+                        ("optimiser.damping", o.damping), ("optimiser.norm", o.norm), ("optimiser.clip", o.clip)):
+        if value <= 0:
+            raise UnknownOption(f"{name} is too small: it must be positive (walkers: at least 4).")
+    if a.kind == "psiformer" and a.width % a.heads:
+        raise UnknownOption(f"ansatz.width = {a.width} is no multiple of ansatz.heads = {a.heads}.")
+    if o.kind not in ("spring", "adam"):
+        raise UnknownOption(f"optimiser.kind = {o.kind!r}: expected spring, adam.")
+    if config.device not in ("cpu", "cuda"):
+        raise UnknownOption(f"device = {config.device!r}: expected cpu, cuda.")
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise UnknownOption("device = 'cuda', but torch sees no CUDA device: use cpu, or install the CUDA build of torch.")
+    sizes = {name: getattr(a, name) for name in SIZES.get(a.kind, ())}
+    psi = wavefunction(molecule, a.kind, a.determinants, config.seed, **sizes).to(config.device)
+    optimiser = (Spring(o.rate, o.decay, o.momentum, o.damping, o.norm) if o.kind == "spring" else Adam(o.rate, o.decay))
+    return Run(config, molecule, psi, Settings(s.walkers, s.steps, s.burn_in, o.clip, optimiser))
+
+
+def calculate(run: Run, report: Callable[[Progress], None] = lambda progress: None,
+              measured: Callable[[int], None] = lambda blocks: None, stop: Callable[[], bool] = lambda: False,
+              restart: bool = False) -> Evaluation | None:
+    """Train to the iterations asked for and evaluate; from the checkpoint in the output folder if there is one.
+
+    None: stop() said so before the end; the next call goes on as if it had not. IncompatibleFile: the checkpoint is of another
+    molecule or of other settings.
+    """
+    folder = Path(run.config.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint, metrics = folder / "checkpoint.pt", folder / "metrics.jsonl"
+    state = None if restart or not checkpoint.exists() else read(checkpoint, run)
+    _cut(metrics, 0 if state is None else state.iteration)
+    state = start(run.psi, run.system, run.settings, run.config.seed) if state is None else state
+    with metrics.open("a") as lines:
+
+        def note(progress, state):
+            lines.write(json.dumps(asdict(progress)) + "\n")
+            if state.iteration % run.config.log.checkpoint == 0:
+                lines.flush()
+                write(checkpoint, run, state)
+            report(progress)
+
+        state = train(run.psi, run.system, run.settings, run.config.iterations, state, run.config.seed, note, stop)
+    write(checkpoint, run, state)
+    if stop():
+        return None
+    averages = run.config.evaluation
+    found = evaluate(run.psi, state, averages.blocks, averages.steps, report=lambda done, energies: measured(done), stop=stop)
+    if stop():
+        return None
+    _replace(folder / "result.json", lambda path: path.write_text(json.dumps(result(run, state, found), indent=1)))
+    return found
+
+
+def result(run: Run, state: State, found: Evaluation) -> dict:
+    """The result for machines: energies in hartree, positions in bohr."""
+    e, exact = found.energy, run.config.exact
+    return {"molecule": run.system.formula, "unit": "bohr", "up": run.system.up, "down": run.system.down, "energy": e.mean,
+            "error": e.error, "variance": e.variance, "correlation": e.correlation, "acceptance": found.acceptance,
+            "reset": state.reset + found.reset, "iterations": state.iteration, "exact": exact,
+            "difference": None if exact is None else e.mean - exact, "config": asdict(run.config)}
+
+
+def write(path: Path, run: Run, state: State) -> None:
+    """Write a checkpoint whole or not at all."""
+    content = {"format": FORMAT, "config": asdict(run.config), "system": _plain(run.system), "weights": run.psi.state_dict(),
+               "state": asdict(state)}
+    _replace(path, lambda temporary: torch.save(content, temporary))
+
+
+def read(path: Path, run: Run) -> State:
+    """The state of a checkpoint; its weights are put into run.psi. IncompatibleFile: unreadable, of another molecule, or of
+    other settings."""
+    try:
+        found = torch.load(path, weights_only=True, map_location=run.config.device)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise IncompatibleFile(f"{path} is not a readable checkpoint ({type(error).__name__}): choose another output, or "
+                               "--restart.") from error
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise IncompatibleFile(f"{path} is not a checkpoint of this version: expected {FORMAT!r}. Choose another output, or "
+                               "--restart.")
+    if found["system"] != _plain(run.system):
+        old = found["config"]["molecule"]
+        spins = f"{found['system']['up']} up, {found['system']['down']} down"
+        raise IncompatibleFile(f"{path} is of another molecule ({old}; {spins}), not of {run.config.molecule}: choose another "
+                               "output, or --restart.")
+    old, new = found["config"], asdict(run.config)
+    for key in old:
+        if key not in (*LOOSE, "molecule", "unit") and old[key] != new.get(key):
+            raise IncompatibleFile(f"{path} belongs to a run with other settings ({key}: {old[key]!r} then, {new.get(key)!r} "
+                                   "now): restore them, choose another output, or --restart.")
+    run.psi.load_state_dict(found["weights"])
+    state = found["state"]
+    return State(**{**state, "walkers": Walkers(**state["walkers"]), "generator": state["generator"].cpu()})
+
+
+def _plain(system):
+    return {"numbers": list(system.numbers), "positions": [list(x) for x in system.positions], "up": system.up,
+            "down": system.down}
+
+
+def _replace(path, write):
+    """A file made beside its place and then put there."""
+    temporary = path.with_name(path.name + ".writing")
+    write(temporary)
+    os.replace(temporary, path)
+
+
+def _cut(path, iterations):
+    """Keep the lines of the first iterations."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    _replace(path, lambda temporary: temporary.write_text("".join(line + "\n" for line in lines[:iterations])))
+
+
+def with_output(config: Config, folder: Path) -> Config:
+    """The configuration with its output as seen from `folder`."""
+    return replace(config, output=str(folder / config.output))

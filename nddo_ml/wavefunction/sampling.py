@@ -1,0 +1,87 @@
+"""Walkers: positions of all electrons drawn from |psi|^2 by Metropolis steps that move all of them at once."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nddo_ml.wavefunction.systems import System
+
+ACCEPTANCE = 0.5        # the step is adapted towards this share
+ADAPTATION = 1.1
+
+
+@dataclass(frozen=True)
+class Walkers:
+    """r `walker electron 3` in bohr, log `walker` = ln|psi| there, step: width of the proposal, bohr; acceptance: of the
+    last walk."""
+
+    r: Float[Tensor, "walker electron 3"]
+    log: Float[Tensor, "walker"]
+    step: float
+    acceptance: float = 0.0
+
+
+def scattered(system: System, count: int, generator: torch.Generator) -> Float[Tensor, "walker electron 3"]:
+    """Positions to start from: each electron near a nucleus, as many as its charge asks for, spins alternating."""
+    owners = _owners(system)
+    nuclei = system.nuclei[owners]
+    noise = torch.randn(count, system.electrons, 3, generator=generator, dtype=nuclei.dtype)
+    return nuclei + noise * (1.0 / system.charges[owners].sqrt())[:, None]
+
+
+def _owners(system):
+    """The nucleus of each electron, spin-up electrons first."""
+    room = list(system.numbers)
+    electrons = system.electrons
+    while sum(room) < electrons:                       # an anion: one more on each, from the largest charge down
+        room[max(range(len(room)), key=lambda a: system.numbers[a] - room[a] + 0.01 * system.numbers[a])] += 1
+    up, down, taken = [], [], 0
+    slots = [a for level in range(max(room)) for a in range(len(room)) if room[a] > level][:electrons]
+    for a in slots:
+        to_up = len(up) < system.up and (len(down) >= system.down or up.count(a) < down.count(a)
+                                         or (up.count(a) == down.count(a) and len(up) <= len(down)))
+        (up if to_up else down).append(a)
+        taken += 1
+    return up + down
+
+
+def started(psi, r: Float[Tensor, "walker electron 3"], step: float) -> Walkers:
+    """Walkers at given positions."""
+    with torch.no_grad():
+        return Walkers(r, psi(r)[1], step)
+
+
+def walk(psi, walkers: Walkers, steps: int, generator: torch.Generator, adapt: bool = True) -> Walkers:
+    """The walkers after `steps` Metropolis steps of |psi|^2; the width of the proposal is adapted between walks.
+
+    A proposal where psi is not finite is never accepted. Adapting it while averages are taken would bias them: adapt=False.
+    """
+    r, step = walkers.r, walkers.step
+    with torch.no_grad():
+        log, accepted = psi(r)[1], torch.zeros((), device=r.device)
+        for _ in range(steps):
+            noise = torch.randn(r.shape, generator=generator, dtype=r.dtype, device=generator.device).to(r.device)
+            chance = torch.rand(len(r), generator=generator, dtype=r.dtype, device=generator.device).to(r.device)
+            proposal = r + step * noise
+            new = psi(proposal)[1]
+            take = (chance.log() < 2 * (new - log)) & torch.isfinite(new)
+            r = torch.where(take[:, None, None], proposal, r)
+            log = torch.where(take, new, log)
+            accepted = accepted + take.float().mean()
+    share = float(accepted) / max(1, steps)
+    if adapt and steps:
+        step = step * (ADAPTATION if share > ACCEPTANCE else 1 / ADAPTATION) if abs(share - ACCEPTANCE) > 0.02 else step
+    return replace(walkers, r=r, log=log, step=step, acceptance=share)
+
+
+def healed(walkers: Walkers, healthy: Tensor, generator: torch.Generator) -> tuple[Walkers, int]:
+    """The walkers with those that are not healthy put where others are, drawn at random, and how many they were."""
+    lost = int((~healthy).sum())
+    if lost == 0 or lost == len(healthy):
+        return walkers, lost
+    good = torch.nonzero(healthy)[:, 0]
+    source = torch.arange(len(healthy), device=healthy.device)
+    source[~healthy] = good[torch.randint(len(good), (lost,), generator=generator, device=generator.device).to(good.device)]
+    return replace(walkers, r=walkers.r[source], log=walkers.log[source]), lost

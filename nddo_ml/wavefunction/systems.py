@@ -1,0 +1,107 @@
+"""What a real-space wavefunction describes: nuclei, clamped, and numbers of spin-up and spin-down electrons; atomic units."""
+
+import re
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nddo_ml.elements import number, symbol
+from nddo_ml.errors import InvalidMolecule, UnknownOption
+from nddo_ml.units import CODATA_2018
+
+LARGEST = 18            # nuclear charge: beyond argon the core electrons ask for an effective potential
+COINCIDENT = 0.1        # bohr
+UNITS = {"bohr": 1.0, "angstrom": 1 / CODATA_2018.bohr}
+
+
+@dataclass(frozen=True)
+class System:
+    """numbers `atom`, positions `atom 3` in bohr, up and down: electrons of each spin, up >= down."""
+
+    numbers: tuple[int, ...]
+    positions: tuple[tuple[float, float, float], ...]
+    up: int
+    down: int
+
+    @property
+    def electrons(self) -> int:
+        """Electrons in all."""
+        return self.up + self.down
+
+    @property
+    def nuclei(self) -> Float[Tensor, "atom 3"]:
+        """Positions as a tensor, bohr."""
+        return torch.tensor(self.positions, dtype=torch.float64)
+
+    @property
+    def charges(self) -> Float[Tensor, "atom"]:
+        """Nuclear charges."""
+        return torch.tensor(self.numbers, dtype=torch.float64)
+
+    @property
+    def repulsion(self) -> float:
+        """Repulsion of the nuclei, hartree."""
+        R, Z = self.nuclei, self.charges
+        i, j = torch.triu_indices(len(Z), len(Z), 1)
+        return float((Z[i] * Z[j] / (R[i] - R[j]).norm(dim=-1)).sum())
+
+    @property
+    def formula(self) -> str:
+        """Symbols and positions on one line, bohr."""
+        return "; ".join(f"{symbol(z)} {x:g} {y:g} {w:g}" for z, (x, y, w) in zip(self.numbers, self.positions, strict=True))
+
+
+def system(numbers, positions, charge: int = 0, multiplicity: int | None = None, unit: str = "bohr") -> System:
+    """The System of nuclei, total charge and multiplicity (the lowest if None).
+
+    InvalidMolecule: no atoms, an element beyond argon, coinciding or non-finite positions, no electrons, a multiplicity that
+    does not fit their number. UnknownOption: the unit.
+    """
+    if unit not in UNITS:
+        raise UnknownOption(f"unit = {unit!r}: expected {', '.join(UNITS)}.")
+    numbers = tuple(int(z) for z in numbers)
+    if not numbers:
+        raise InvalidMolecule("A molecule without atoms: give at least one, as in \"He 0 0 0\".")
+    for k, z in enumerate(numbers):
+        if not 1 <= z <= LARGEST:
+            raise InvalidMolecule(f"Atom {k + 1} is {symbol(z)} (Z={z}): real-space wavefunctions treat all electrons and "
+                                  f"reach from H to {symbol(LARGEST)}; use the orbital ansatz or `nddo-ml run` instead.")
+    R = torch.as_tensor(positions, dtype=torch.float64).reshape(-1, 3) * UNITS[unit]
+    if len(R) != len(numbers):
+        raise InvalidMolecule(f"{len(numbers)} atoms but {len(R)} positions: give three coordinates for each atom.")
+    if not torch.isfinite(R).all():
+        raise InvalidMolecule("A coordinate is not a finite number: check the input.")
+    distance = torch.cdist(R, R) + 1e9 * torch.eye(len(R))
+    if float(distance.min()) < COINCIDENT:
+        i, j = divmod(int(distance.argmin()), len(R))
+        raise InvalidMolecule(f"Atoms {i + 1} and {j + 1} are {float(distance.min()):.3g} bohr apart: expected at least "
+                              f"{COINCIDENT} (is the unit right? it is {unit}).")
+    electrons = sum(numbers) - charge
+    if electrons < 1:
+        raise InvalidMolecule(f"Charge {charge} leaves {electrons} electrons: expected at least one.")
+    multiplicity = 1 + electrons % 2 if multiplicity is None else multiplicity
+    unpaired = multiplicity - 1
+    if unpaired < 0 or unpaired > electrons or (electrons - unpaired) % 2:
+        possible = ", ".join(str(m) for m in range(1 + electrons % 2, min(electrons, 8) + 2, 2))
+        raise InvalidMolecule(f"Multiplicity {multiplicity} is impossible with {electrons} electrons: expected one of "
+                              f"{possible}.")
+    return System(numbers, tuple(tuple(x) for x in R.tolist()), (electrons + unpaired) // 2, (electrons - unpaired) // 2)
+
+
+def from_text(text: str, charge: int = 0, multiplicity: int | None = None, unit: str = "bohr") -> System:
+    """The System of a line such as "Li 0 0 0; H 0 0 3.015". InvalidMolecule: unreadable."""
+    numbers, positions = [], []
+    for part in filter(None, (p.strip() for p in re.split(r"[;\n]", text))):
+        words = part.split()
+        try:
+            symbol_, xyz = words[0], [float(x) for x in words[1:]]
+        except ValueError:
+            xyz = []
+        if len(xyz) != 3:
+            raise InvalidMolecule(f"{part!r} is not an atom: expected a symbol and three coordinates, as in "
+                                  "\"Li 0 0 0; H 0 0 3.015\".")
+        numbers.append(number(symbol_))
+        positions.append(xyz)
+    return system(numbers, positions, charge, multiplicity, unit)
