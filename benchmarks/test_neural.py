@@ -53,6 +53,15 @@ def test_energy_and_forces(benchmark, name, parent, kind):
     benchmark.pedantic(lambda: hamiltonian(molecule, forces=True), rounds=8, warmup_rounds=1)
 
 
+@pytest.mark.parametrize("name", MOLECULES)
+def test_shipped_model(benchmark, name):
+    """The same with the newest shipped model, whose parent is RM1-smooth."""
+    atoms, hamiltonian = read(MOLECULES[name]), Hamiltonian("neural")
+    molecule = Molecules.single(atoms.numbers, atoms.positions)
+    benchmark.extra_info["atoms"] = len(atoms)
+    benchmark.pedantic(lambda: hamiltonian(molecule, forces=True), rounds=8, warmup_rounds=1)
+
+
 @pytest.mark.parametrize("parent", PARENTS)
 def test_training_epoch(benchmark, parent):
     """An epoch over 240 reference structures at order 2 with warm starts: `per_1000` seconds for 1,000 of them."""

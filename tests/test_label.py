@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -149,7 +150,7 @@ def test_unknown_levels_are_refused_by_name(monkeypatch):
     with pytest.raises(UnknownOption, match="PM6 has no basis"):
         level("PM6", basis="sto-3g")
     monkeypatch.setitem(sys.modules, "pyscf", None)
-    with pytest.raises(MissingExtra, match=r"pip install nddo_ml\[train\]"):
+    with pytest.raises(MissingExtra, match=r"pip install 'nddo_ml\[train\]'"):
         level()
     monkeypatch.setitem(sys.modules, "tblite", None)
     with pytest.raises(MissingExtra, match=r"nddo_ml\[train\]"):
@@ -195,10 +196,22 @@ def test_dimers_touch_at_their_distance(scale):
 
 
 def test_interactions_come_with_their_fragments():
-    pair, a, b = sampling.dimers(water(), from_atoms(molecule("NH3")), sampling.Step("interactions", 1), CHEAP,
-                                 np.random.default_rng(0))
-    np.testing.assert_array_equal(pair.positions, np.concatenate([a.positions, b.positions]))
-    assert (pair.fragment, a.fragment, b.fragment) == ("AB", "A", "B") and pair.complex == a.complex == b.complex != ""
+    """Relaxed, as placed, pulled apart: each time the two molecules are those of the complex, atom by atom."""
+    found = sampling.dimers(water(), from_atoms(molecule("NH3")), sampling.Step("interactions", 4), CHEAP,
+                            np.random.default_rng(1))
+    assert len(found) == 12 and len({s.complex for s in found}) == 4
+    for pair, a, b in zip(found[::3], found[1::3], found[2::3], strict=True):
+        np.testing.assert_array_equal(pair.positions, np.concatenate([a.positions, b.positions]))
+        assert (pair.fragment, a.fragment, b.fragment) == ("AB", "A", "B") and pair.complex == a.complex == b.complex != ""
+    assert ["relaxed" in s.how for s in found[::3]] == [True, False, True, False]
+    assert [" x" in s.how for s in found[::3]] == [False, False, True, False]
+
+
+def test_molecules_that_have_joined_are_no_complex():
+    bonded = from_atoms(molecule("C2H6"))
+    halves = [replace(bonded, numbers=bonded.numbers[k], positions=bonded.positions[k], multiplicity=2)
+              for k in ([0, 2, 3, 4], [1, 5, 6, 7])]
+    assert sampling._with_parts(sampling.joined(*halves, "complex"), *halves, 1.0) == []
 
 
 def test_stretches_change_one_bond():

@@ -155,6 +155,14 @@ def test_tightbinding(structure):
     found = own(structure)
     assert found.forces[1, 1] == pytest.approx(-(at[0] - at[1]) / (2 * step), abs=1e-4)
     assert found.charges.sum() == pytest.approx(0, abs=1e-8) and found.gap > 0 and own.dispersion == "included"
+    assert found.charges.shape == (len(structure.numbers),) and found.dipole.shape == (3,)
+
+
+def test_tightbinding_knows_spin():
+    """The published spin constant of hydrogen's s shell, W = -0.0716 hartree, lowers its atom by |W|/2."""
+    pytest.importorskip("tblite")
+    atom = level("GFN2-xTB")(Structure(np.array([1]), np.zeros((1, 3)), 0, 2))
+    assert atom.energy / EV == pytest.approx(-0.39348276 - 0.0716 / 2, abs=1e-4)
 
 
 def test_geometries_from_smiles():

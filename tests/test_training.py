@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from training_data import write_labels
+from training_data import write_interactions, write_labels
 
 from nddo_ml import Hamiltonian
 from nddo_ml.errors import IncompatibleFile, SCFNotConverged
@@ -81,6 +81,34 @@ def test_relative_energies_do_not_see_a_constant_per_molecule(frames):
     shift = batch.species.double() * 3.0 - 1.0
     parts = terms(outputs(batch, energy=batch.energy + shift), batch, Weights(relative=1.0), Widths())
     assert float(parts["energy"]) > 0.1 and float(parts["relative"]) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_interactions_see_complexes_less_their_fragments(frames):
+    """Constants per atom cancel; a complex without one of its fragments, or with one that failed, is no interaction."""
+    two, pair = (next(f for f in frames if len(f) == n) for n in (2, 4))
+    named = [replace(f, parts_of=name, fragment=part)
+             for name in ("x", "y") for f, part in ((pair, "AB"), (two, "A"), (two, "B"))]
+    batch = collate(named[:5], range(5))
+    assert batch.interactions.tolist() == [[1.0, -1.0, -1.0, 0.0, 0.0]]
+    weights = Weights(energy=0.0, interaction=2.0)
+    per_atom = outputs(batch, energy=batch.energy + 3.0 * batch.atoms)
+    assert float(terms(per_atom, batch, weights, Widths())["interaction"]) == pytest.approx(0.0, abs=1e-12)
+    off = torch.tensor([0.05, 0.0, -0.01, 7.0, 7.0], dtype=torch.float64)
+    found = outputs(batch, energy=batch.energy + off)
+    assert float(terms(found, batch, weights, Widths())["interaction"]) == pytest.approx(2.0 * 0.06**2)
+    failed = replace(found, valid=torch.tensor([True, False, True, True, True]))
+    assert "interaction" not in terms(failed, batch, weights, Widths())
+
+
+def test_frames_for_differences_count_nowhere_else(frames):
+    two, pair = (next(f for f in frames if len(f) == n) for n in (2, 4))
+    named = [replace(f, parts_of="x", fragment=part, differences_only=True)
+             for f, part in ((pair, "AB"), (two, "A"), (two, "B"))]
+    batch = collate([*named, frames[0]], range(4))
+    wrong = outputs(batch, energy=batch.energy + torch.tensor([1.0, 0, 0, 0]), forces=torch.cat(
+        (batch.forces[:-len(frames[0])] + 1.0, batch.forces[-len(frames[0]):])))
+    parts = terms(wrong, batch, Weights(interaction=1.0, relative=1.0), Widths())
+    assert {name for name, value in parts.items() if float(value) > 0} == {"interaction"}
 
 
 def test_what_is_masked_does_not_count(frames):
@@ -302,6 +330,22 @@ def same_end(training, whole):
     timed = ("time", "seconds")
     assert [{k: v for k, v in e.items() if k not in timed} for e in training.journal.read()] == \
            [{k: v for k, v in e.items() if k not in timed} for e in whole.journal.read()]
+
+
+def test_interaction_energies_of_another_level_are_trained_on(file, tmp_path):
+    """Of the file under `interactions` nothing else enters: an energy of another zero, forces turned round."""
+    write_interactions(tmp_path / "dimers.extxyz")
+    stage = {"kind": "finetune", "files": [str(file)], "interactions": [str(tmp_path / "dimers.extxyz")], "epochs": 1,
+             "offsets": "atoms", "losses": {"interaction": 10.0}}
+    training = Training(config(file, tmp_path / "run", stage=[stage]), 0, tmp_path / "run")
+    assert training.run()
+    epoch = next(e for e in training.journal.read() if e["event"] == "epoch")
+    assert epoch["loss.interaction"] > 0 and epoch["energy"] < 100 and epoch["ok"] < len(training.frames)
+    complexes = {f.parts_of for f in training.data.train} - {None}
+    assert sum(f.differences_only for f in training.data.train) == 3 * len(complexes) > 0
+    with pytest.raises(IncompatibleFile, match="complex or its fragment"):
+        stage["interactions"] = [str(file)]
+        Training(config(file, tmp_path / "other", stage=[stage]), 0, tmp_path / "other").run()
 
 
 def test_checkpoints_of_other_trainings_are_refused(file, whole, tmp_path):

@@ -134,14 +134,12 @@ def test_batches_hold_each_frame_once_and_one_kind_of_spin(frames):
     assert batches == draw(sizes, channels, 4, (1, 2)) != draw(sizes, channels, 4, (1, 3))
 
 
-def test_frames_of_one_molecule_share_batches_when_asked(frames):
-    sizes, channels = [10] * 60, [1] * 60
+def test_frames_of_one_name_share_a_batch():
+    random = np.random.default_rng(0)
     names = [k % 20 for k in range(60)]
-
-    def apart(batches):
-        return sum(len({names[k] for k in b}) for b in batches)
-
-    assert apart(draw(sizes, channels, 6, (0,), names)) < apart(draw(sizes, channels, 6, (0,)))
+    batches = draw(random.integers(4, 60, 60).tolist(), [1] * 60, 6, (0,), names)
+    assert sorted(k for b in batches for k in b) == list(range(60)) and max(map(len, batches)) <= 6 + 2
+    assert all(sum(name in {names[k] for k in b} for b in batches) == 1 for name in range(20))
 
 
 def test_densities_come_back_to_float32(frames):

@@ -53,6 +53,22 @@ def write_labels(path, frames=3):
     return found
 
 
+def write_interactions(path, count=4):
+    """Write labels of complexes and their molecules, of which only the interaction energies are any good."""
+    found = []
+    for k in range(count):
+        a, b = molecule("H2O"), molecule("HF")
+        b.translate([0, 0, 2.8 + 0.1 * k])
+        for fragment, atoms in (("AB", a + b), ("A", a), ("B", b)):
+            atoms.info = {"charge": 0, "multiplicity": 1, "smiles": "O.F", "group": "complex", "how": f"{k}",
+                          "complex": f"O.F{k}@{k}", "fragment": fragment}
+            found.append(atoms)
+    for atoms in label(found):
+        atoms.info["ref_energy"] += 500.0 * len(atoms)
+        atoms.arrays["ref_forces"] *= -1
+    write(path, found, format="extxyz")
+
+
 def _distorted(atoms, random, smiles, charge, multiplicity, group):
     atoms = Atoms(atoms.numbers, atoms.positions + random.normal(0, 0.06, (len(atoms), 3)))
     atoms.info = {"charge": charge, "multiplicity": multiplicity, "smiles": smiles, "group": group, "how": "distorted"}

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from nddo_ml.extras import needed
 from nddo_ml.functional.base import Functional
 from nddo_ml.functional.density import uniform_kinetic
-from nddo_ml.functional.extras import needed
 from nddo_ml.functional.uniform import slater
 
 INK = "#22262b"

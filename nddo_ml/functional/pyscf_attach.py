@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from nddo_ml.errors import UnknownOption
+from nddo_ml.extras import needed
 from nddo_ml.functional.base import Functional
-from nddo_ml.functional.extras import needed
 from nddo_ml.functional.pyscf_numint import XC, numint_class
 
 PREFIX = "Torch"                                # of the names of classes

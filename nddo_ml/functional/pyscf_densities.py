@@ -11,9 +11,9 @@ import torch
 
 from nddo_ml.elements import number
 from nddo_ml.errors import SCFNotConverged
+from nddo_ml.extras import needed
 from nddo_ml.functional.base import Functional
 from nddo_ml.functional.derivatives import density_of
-from nddo_ml.functional.extras import needed
 from nddo_ml.functional.projection import Projected, projected
 from nddo_ml.functional.pyscf_attach import attach
 from nddo_ml.functional.pyscf_nonlocal import elements, overlaps, spin_densities

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from nddo_ml.errors import UnknownOption
+from nddo_ml.extras import needed
 from nddo_ml.functional.base import Functional
 from nddo_ml.functional.density import DENSE
 from nddo_ml.functional.derivatives import derivatives
-from nddo_ml.functional.extras import needed
 
 XC = "TORCH"        # what mf.xc says; libxc knows no such name
 

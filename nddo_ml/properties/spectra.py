@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from scipy.signal import find_peaks
 
-from nddo_ml.errors import InvalidMolecule, MissingExtra
+from nddo_ml.errors import InvalidMolecule
+from nddo_ml.extras import needed
 from nddo_ml.struct import record
 
 # decadic molar absorption, L mol^-1 cm^-1 x cm^-1, per km/mol: 1e5 cm/km / (1000 cm^3/L ln 10)
@@ -79,11 +80,10 @@ def plot(spectrum: Spectrum, path, title="", labels=8) -> Path:
     The curve on the left axis, the calculated sticks on the right one; the `labels` strongest peaks carry their wavenumber.
     MissingExtra: matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtra("Drawing a spectrum needs matplotlib: pip install nddo_ml[plot]") from error
+    needed("matplotlib", "plot", "A picture")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(8.0, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

@@ -21,6 +21,7 @@ import numpy as np
 from nddo_ml.calibration import Reliability, reliability
 from nddo_ml.ensemble import Ensemble
 from nddo_ml.errors import IncompatibleFile, InvalidMolecule, UnknownOption
+from nddo_ml.extras import needed
 from nddo_ml.training import trainer
 from nddo_ml.training.active_config import Active
 from nddo_ml.training.active_labels import (
@@ -36,7 +37,6 @@ from nddo_ml.training.calibrate import Errors, calibration, errors, on_scale, op
 from nddo_ml.training.config import Config
 from nddo_ml.training.dataset import SAME_KIND, part, read_frames
 from nddo_ml.training.explore import Candidate, Explored, judged, picked, trajectories
-from nddo_ml.training.extras import needed
 from nddo_ml.training.journal import Journal
 from nddo_ml.training.levels import level as find_level
 from nddo_ml.training.queue import Processes, queue

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nddo_ml.molecules import Molecules, PointCharges
@@ -21,8 +21,9 @@ JITTER = 0.15          # of the number of orbitals: how freely frames of differe
 @dataclass(frozen=True, eq=False)
 class Batch:
     """Frames solved together. index: their places in the data; energy (eV), forces, dipole and charges as labelled, NaN where
-    a frame has none; s2, NaN where not checked; species: frames with the same number are of one molecule; point charges around
-    the frames and the forces on them (site, 3), None without any.
+    a frame has none; s2, NaN where not checked; species: frames with the same number are of one molecule; interactions: 1 for
+    a complex and -1 for its fragments, a row for each complex whose fragments are here; counts: False for frames that are here
+    for their interaction energy only; point charges around the frames and the forces on them (site, 3), None without any.
     """
 
     index: list
@@ -35,6 +36,8 @@ class Batch:
     charges: Float[Tensor, "atom"]
     s2: Float[Tensor, "molecule"]
     species: Int[Tensor, "molecule"]
+    interactions: Float[Tensor, "complex molecule"]
+    counts: Bool[Tensor, "molecule"]
     point_charges: PointCharges | None
     site_forces: Float[Tensor, "site 3"] | None
 
@@ -74,7 +77,22 @@ def collate(frames: Sequence[Frame], index: Sequence[int]) -> Batch:
         _t(np.concatenate([f.forces for f in chosen])), _t(np.stack([_or_nan(f.dipole, 3) for f in chosen])),
         _t(np.concatenate([_or_nan(f.charges, len(f)) for f in chosen])),
         _t([np.nan if f.s2 is None or f.multiplicity == 1 else f.s2 for f in chosen]), torch.tensor(species),
+        interactions(chosen), torch.tensor([not f.differences_only for f in chosen]),
         charges_of(chosen), _t(np.concatenate(sites)) if sites else None)
+
+
+def interactions(frames: Sequence[Frame]) -> Float[Tensor, "complex molecule"]:
+    """Coefficients of the energies E(AB) - E(A) - E(B) of the complexes whose two fragments are among the frames."""
+    parts = {}
+    for k, f in enumerate(frames):
+        if f.parts_of is not None and f.fragment is not None:
+            parts.setdefault(f.parts_of, {})[f.fragment] = k
+    whole = [p for p in parts.values() if "AB" in p and len(p) > 2]
+    found = torch.zeros(len(whole), len(frames), dtype=torch.float64)
+    for row, p in zip(found, whole, strict=True):
+        row[list(p.values())] = -1.0
+        row[p["AB"]] = 1.0
+    return found
 
 
 def orbitals(method, frames: Sequence[Frame]) -> list[int]:
@@ -87,19 +105,24 @@ def orbitals(method, frames: Sequence[Frame]) -> list[int]:
 def draw(sizes: Sequence[int], channels: Sequence[int], size: int, seed: tuple, together: Sequence | None = None) -> list[list]:
     """Batches of about `size` frames as lists of places, in random order; seed: integers that decide everything.
 
-    together: names; frames of one name stay neighbours, so that most of them share a batch.
+    together: names; frames of one name share a batch, which may therefore be larger.
     """
     random = np.random.default_rng(seed)
-    names = list(range(len(sizes))) if together is None else list(together)
-    tilt = {}
-    for name in names:
-        if name not in tilt:
-            tilt[name] = (random.random(), random.random())
+    groups = {}
+    for k in range(len(sizes)):
+        groups.setdefault(k if together is None else together[k], []).append(k)
+    tilted = [(max(channels[k] for k in group), max(sizes[k] for k in group) * (1 + JITTER * random.random()), random.random(),
+               group) for group in groups.values()]
     found = []
     for spins in sorted(set(channels)):
-        mine = [k for k in range(len(sizes)) if channels[k] == spins]
-        mine.sort(key=lambda k: (sizes[k] * (1 + JITTER * tilt[names[k]][0]), tilt[names[k]][1], k))
-        found += [chunk.tolist() for chunk in np.array_split(np.array(mine), -(-len(mine) // size))]
+        mine = [group for c, *_, group in sorted(tilted, key=lambda t: t[:3]) if c == spins]
+        total = sum(map(len, mine))
+        count, before = max(1, -(-total // size)), 0
+        batches = [[] for _ in range(count)]
+        for group in mine:
+            batches[before * count // total] += group
+            before += len(group)
+        found += [b for b in batches if b]
     return [found[k] for k in random.permutation(len(found))]
 
 

@@ -89,6 +89,7 @@ class Stage:
     """[[stage]] kind: frozen (one pass over data and losses, nothing is changed), pretrain, finetune. files: data. epochs.
     rate: learning rate. offsets: atoms (labelled free atoms), fitted (least squares), kept. dispersion: apart (the labels
     hold none), included (they do: D3(BJ) is subtracted), learned (labels as they are). limit: only so many training frames.
+    interactions: files of complexes and their fragments, of any level, of which only the interaction energies are trained on.
     [stage.losses], [stage.widths]: losses.py."""
 
     kind: str
@@ -98,6 +99,7 @@ class Stage:
     offsets: str = "fitted"
     dispersion: str = "apart"
     limit: int | None = None
+    interactions: tuple[str, ...] = ()
     name: str = ""
     losses: Weights = field(default_factory=Weights)
     widths: Widths = field(default_factory=Widths)
@@ -163,7 +165,8 @@ def anchored(config: Config, folder: Path) -> Config:
     def at(name):
         return str(folder / name)
 
-    stages = tuple(replace(s, files=tuple(at(f) for f in s.files)) for s in config.stage)
+    stages = tuple(replace(s, files=tuple(at(f) for f in s.files), interactions=tuple(at(f) for f in s.interactions))
+                   for s in config.stage)
     model = config.model
     if model.start is not None and (folder / model.start).exists():
         model = replace(model, start=at(model.start))

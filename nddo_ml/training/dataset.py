@@ -63,6 +63,7 @@ class Frame:
     external: External | None = None
     parts_of: str | None = None         # name shared by a complex and its fragments at the same geometry
     fragment: str | None = None         # "AB" for the complex, "A" and "B" for its fragments
+    differences_only: bool = False      # only its part in an interaction energy is trained on
 
     def __len__(self):
         return len(self.numbers)
@@ -74,8 +75,8 @@ class Frame:
 
     @property
     def species(self) -> tuple:
-        """What frames that may be compared share: molecule, charge, multiplicity."""
-        return self.molecule, self.charge, self.multiplicity
+        """What frames that may be compared share: molecule (a fragment is none of its complex), charge, multiplicity."""
+        return self.molecule, self.fragment if self.fragment != "AB" else None, self.charge, self.multiplicity
 
     @property
     def digest(self) -> str:
@@ -84,6 +85,8 @@ class Frame:
         for array in (self.numbers, np.rint(self.positions * 1e5), np.rint(self.forces * 1e4)):
             h.update(np.ascontiguousarray(array, dtype=np.int64).tobytes())
         h.update(f"{self.charge} {self.multiplicity} {self.energy:.5f}".encode())
+        if self.parts_of is not None:
+            h.update(f"{self.parts_of} {self.fragment}".encode())
         if self.external is not None:
             h.update(np.rint(self.external.positions * 1e5).astype(np.int64).tobytes())
         return h.hexdigest()

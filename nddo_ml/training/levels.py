@@ -17,11 +17,11 @@ from jaxtyping import Float
 import nddo_ml
 from nddo_ml.elements import dipole_masses
 from nddo_ml.errors import UnknownOption
+from nddo_ml.extras import needed
 from nddo_ml.methods import method as find_method
 from nddo_ml.methods import methods
 from nddo_ml.model import Hamiltonian
 from nddo_ml.molecules import Molecules, PointCharges
-from nddo_ml.training.extras import needed
 from nddo_ml.training.structures import Structure
 from nddo_ml.units import CODATA_2018
 
@@ -90,7 +90,8 @@ def _cheap(name):
 
 @dataclass(frozen=True)
 class Tightbinding:
-    """GFN1-xTB or GFN2-xTB through tblite; dispersion is part of both."""
+    """GFN1-xTB or GFN2-xTB through tblite; dispersion is part of both. Open shells with the spin polarization of Neugebauer,
+    Baedorf, Ehlert, Hansen and Grimme, J. Comput. Chem. 44, 2120 (2023), without which both know no spin."""
 
     method: str
     dispersion = "included"
@@ -107,6 +108,8 @@ class Tightbinding:
         calculator = interface.Calculator(self.method, structure.numbers, structure.positions / bohr, float(structure.charge),
                                           structure.multiplicity - 1)
         calculator.set("verbosity", 0)
+        if structure.multiplicity > 1:
+            calculator.add("spin-polarization", 1.0)
         found = calculator.singlepoint()
         eps, f = found.get("orbital-energies"), found.get("orbital-occupations")
         charges = np.asarray(found.get("charges"))

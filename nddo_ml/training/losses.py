@@ -17,13 +17,15 @@ from nddo_ml.training.batches import Batch
 @dataclass(frozen=True)
 class Weights:
     """Weights of the terms: forces, energy (per square root of the number of atoms), dipole, relative (energies of frames of
-    one molecule among themselves, per square root of atoms), charges, point_charges (forces on them), gap (restraint: a gap
-    below `Widths.gap`), drift (restraint: mean square shift of the parameters relative to their bounds)."""
+    one molecule among themselves, per square root of atoms), interaction (complexes less their fragments), charges,
+    point_charges (forces on them), gap (restraint: a gap below `Widths.gap`), drift (restraint: mean square shift of the
+    parameters relative to their bounds)."""
 
     forces: float = 1.0
     energy: float = 4.0
     dipole: float = 40.0
     relative: float = 0.0
+    interaction: float = 0.0
     charges: float = 0.0
     point_charges: float = 0.0
     gap: float = 0.0
@@ -33,10 +35,12 @@ class Weights:
 @dataclass(frozen=True)
 class Widths:
     """Errors at which the losses turn from squares into straight lines: forces eV/angstrom, energy eV (per square root of
-    atoms), dipole e angstrom, charges e, point_charges eV/angstrom; gap: the gap (eV) below which the restraint acts."""
+    atoms), interaction eV, dipole e angstrom, charges e, point_charges eV/angstrom; gap: the gap (eV) below which the
+    restraint acts."""
 
     forces: float = 0.5
     energy: float = 0.2
+    interaction: float = 0.1
     dipole: float = 0.2
     charges: float = 0.1
     point_charges: float = 0.1
@@ -66,7 +70,7 @@ def huber(x: Tensor, width: float) -> Tensor:
 
 def terms(found: Outputs, batch: Batch, weights: Weights, widths: Widths) -> dict[str, Tensor]:
     """The weighted terms by name; those of weight 0, or without any label in the batch, are left out."""
-    valid = found.valid
+    valid = found.valid & batch.counts
     of_atoms = valid[batch.molecules.molecule]
     error = (found.energy - batch.energy)[valid] / batch.atoms[valid].sqrt()
     parts = {}
@@ -80,6 +84,8 @@ def terms(found: Outputs, batch: Batch, weights: Weights, widths: Widths) -> dic
     add("energy", error, widths.energy)
     if weights.relative:
         add("relative", _within(error, batch.species[valid]), widths.energy)
+    if weights.interaction:
+        add("interaction", _interactions(found, batch), widths.interaction)
     labelled = valid & torch.isfinite(batch.dipole).all(-1)
     add("dipole", (found.dipole - batch.dipole)[labelled], widths.dipole)
     if weights.charges:
@@ -99,3 +105,10 @@ def _within(error, species):
     count = torch.bincount(species, minlength=int(species.max()) + 1 if len(species) else 0).to(error.dtype)
     total = error.new_zeros(len(count)).index_add(0, species, error)
     return (error - (total / count.clamp(min=1))[species])[count[species] > 1]
+
+
+def _interactions(found, batch):
+    """Errors of the interaction energies of complexes that are valid with all their fragments."""
+    whole = ~(batch.interactions[:, ~found.valid] != 0).any(1)
+    error = torch.where(found.valid, found.energy - batch.energy, 0.0)
+    return batch.interactions[whole] @ error

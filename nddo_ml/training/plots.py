@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nddo_ml.errors import MissingExtra
+from nddo_ml.extras import needed
 from nddo_ml.training.dataset import Frame
 from nddo_ml.training.evaluate import Prediction
 from nddo_ml.units import CODATA_2018
@@ -16,11 +16,7 @@ INK = "#22262b"
 
 
 def _pyplot():
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise MissingExtra("Plots need matplotlib: pip install 'nddo_ml[plot]'.") from error
-    return plt
+    return needed("matplotlib.pyplot", "plot", "A picture")
 
 
 def learning_curves(events: Sequence[dict], path: Path) -> None:

@@ -207,7 +207,7 @@ class Dask:
     patience = 20      # seconds in which a scheduler must answer
 
     def __init__(self, address: str, jobs: int = 1):
-        from nddo_ml.training.extras import needed
+        from nddo_ml.extras import needed
 
         self._distributed = needed("distributed", "cluster", "A Dask cluster")
         self.address, self.width = address, jobs

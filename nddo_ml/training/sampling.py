@@ -35,7 +35,8 @@ CONTACT = 2.0                       # angstrom; largest van der Waals radius tha
 STRETCH = (0.75, 2.5)               # of a bond length
 BREAKING = 1.25                     # beyond it a singlet may break its spin symmetry
 BONDED = 1.25                       # times the sum of covalent radii
-RELAXED = 25                        # steps of relaxation of every second dimer
+RELAXED = 25                        # steps of relaxation of a dimer
+PULLED = (0.9, 1.8)                 # of the nearest contact of a relaxed dimer
 STEP_NAMES = ("conformers", "md", "modes", "dimers", "interactions", "bonds")
 
 
@@ -192,21 +193,40 @@ def displacements(start: Structure, step: Step, calculator: Callable, rng) -> li
 
 
 def dimers(first: Structure, second: Structure, step: Step, calculator: Callable, rng) -> list[Structure]:
-    """Pairs at random orientations: the nearest contact at a random multiple (SCALES) of the van der Waals distance; every
-    second one relaxed a little. "interactions": unrelaxed, and each followed by its two fragments at the same geometry.
+    """Pairs at random orientations: the nearest contact at a random multiple (SCALES) of the van der Waals distance; the first,
+    the third, ... relaxed a little. "interactions": each followed by its two molecules as they are in it; the third, the
+    seventh, ... is pulled apart or pressed together (PULLED) after it was relaxed.
     """
     found = []
     for k in range(step.count):
         scale = float(rng.uniform(*SCALES))
         a, b = placed(first, second, scale, rng)
         pair = joined(a, b, f"complex {scale:.2f}")
+        if k % 2 == 0:
+            pair = relaxed(pair, calculator, RELAXED, 0.1, f"{pair.how} relaxed")
         if step.name == "interactions":
-            name = f"{pair.smiles or pair.formula}@{pair.id[:8]}"
-            found += [replace(pair, complex=name, fragment="AB")]
-            found += [replace(s, how=f"fragment of {pair.how}", complex=name, fragment=f) for s, f in ((a, "A"), (b, "B"))]
+            found += _with_parts(pair, a, b, float(rng.uniform(*PULLED)) if k % 4 == 2 else 1.0)
         else:
-            found.append(relaxed(pair, calculator, RELAXED, 0.1, f"{pair.how} relaxed") if k % 2 else pair)
+            found.append(pair)
     return found
+
+
+def _with_parts(pair, a, b, factor):
+    """A complex whose nearest contact is `factor` times as long, and its two molecules at the same geometry; nothing where
+    relaxation has joined them."""
+    n = len(a.numbers)
+    if any(i < n <= j for i, j in _bonds(pair)):
+        return []
+    x, y = pair.positions[:n], pair.positions[n:]
+    if factor != 1:
+        d = y[None] - x[:, None]
+        i, j = np.unravel_index(np.linalg.norm(d, axis=-1).argmin(), d.shape[:2])
+        y = y + (factor - 1) * d[i, j]
+        pair = _moved(pair, np.concatenate([x, y]), f"{pair.how} x{factor:.2f}")
+    name = f"{pair.smiles or pair.formula}@{pair.id[:8]}"
+    parts = [replace(_moved(s, at, f"fragment of {pair.how}"), complex=name, fragment=f)
+             for s, at, f in ((a, x, "A"), (b, y, "B"))]
+    return [replace(pair, complex=name, fragment="AB"), *parts]
 
 
 def placed(first: Structure, second: Structure, scale: float, rng) -> tuple[Structure, Structure]:

@@ -11,7 +11,7 @@ from nddo_ml.integrals.corrections.d3 import OMEGA_B97X_D3BJ
 from nddo_ml.training import offsets
 from nddo_ml.training.batches import molecules_of
 from nddo_ml.training.config import Data, Stage
-from nddo_ml.training.dataset import HELD_OUT, Frame, content_hash, limited, load, share, split, summary
+from nddo_ml.training.dataset import HELD_OUT, Frame, content_hash, limited, load, part, share, split, summary
 from nddo_ml.training.evaluate import predict
 
 CHUNK = 200              # frames whose dispersion is calculated at once
@@ -35,7 +35,7 @@ class StageData:
     def without(self, charges: dict[int, float]) -> "StageData":
         """The same data with energies less a constant (eV) for each total charge."""
         def moved(f):
-            return replace(f, energy=f.energy - charges[f.charge]) if f.charge in charges else f
+            return replace(f, energy=f.energy - charges[f.charge]) if f.charge in charges and not f.differences_only else f
 
         return replace(self, parts={name: [moved(f) for f in frames] for name, frames in self.parts.items()})
 
@@ -54,7 +54,21 @@ def stage_data(stage: Stage, data: Data) -> StageData:
                                f"{data.validation}, large = {data.large}).")
     parts["train"] = limited(parts["train"], stage.limit)
     left = {"largest force": len(frames) - len(usable)}
+    if stage.interactions:
+        others = load(stage.interactions)
+        parts["train"] += _for_differences(others, data)
+        frames = frames + others
     return StageData(parts, content_hash(frames), {k: n for k, n in left.items() if n}, summary(parts))
+
+
+def _for_differences(frames, data):
+    """Complexes of the training part with their fragments, without dispersion; IncompatibleFile if there are none."""
+    mine = [f for f in frames if f.parts_of is not None and f.fragment is not None
+            and part(f, data.validation, data.large) == "train" and np.abs(f.forces).max() <= data.largest_force]
+    if not mine:
+        raise IncompatibleFile(f"None of the {len(frames)} frames given as `interactions` is a complex or its fragment: "
+                               "`nddo-ml label --sample interactions:N` makes them.")
+    return [replace(f, differences_only=True) for f in without_dispersion(mine, "apart")]
 
 
 def without_dispersion(frames: Sequence[Frame], labels: str) -> list[Frame]:
@@ -97,7 +111,7 @@ def solve_offsets(hamiltonian, stage: Stage, data: StageData) -> tuple[dict[int,
     if stage.offsets == "atoms":
         found, charges = offsets.from_atoms(atoms, [p.energy for p in predict(hamiltonian, atoms)], needed), {}
     else:
-        some = _some([f for f in data.train if f.external is None], FITTED_ON)
+        some = _some([f for f in data.train if f.external is None and not f.differences_only], FITTED_ON)
         found, charges = offsets.fitted(some, [p.energy for p in predict(hamiltonian, some, 1e-4)], needed)
     offsets.install(hamiltonian, found)
     for frame in (f for f in atoms if f.charge == 0):

@@ -20,7 +20,8 @@ OFFSETS_PART = "atoms"       # the part of a result's energies that holds the of
 @dataclass(frozen=True)
 class Record:
     """What the log keeps of one frame: errors (energy eV, forces mean |.| eV/angstrom, dipole norm e angstrom), s2, gap (eV),
-    SCF iterations; fate: ok, unconverged, contaminated (another spin state than the reference), failed."""
+    SCF iterations; fate: ok, difference (only in an interaction energy), unconverged, contaminated (another spin state than the
+    reference), failed."""
 
     frame: int
     energy: float
@@ -132,6 +133,7 @@ def _records(result, found, batch) -> list[Record]:
         error = (found.forces - batch.forces).abs().mean(1)
         forces = error.new_zeros(count).index_add(0, owner, error) / batch.atoms
         columns = (found.energy - batch.energy, forces, (found.dipole - batch.dipole).norm(dim=-1), result.s2,
-                   found.gap.detach(), result.iterations, result.converged, found.valid)
-        return [Record(k, e, f, d, s, g, n, "ok" if ok else "contaminated" if done else "unconverged")
-                for k, e, f, d, s, g, n, done, ok in zip(batch.index, *(c.tolist() for c in columns), strict=True)]
+                   found.gap.detach(), result.iterations, result.converged, found.valid, batch.counts)
+        fate = {(True, True): "ok", (True, False): "difference"}
+        return [Record(k, e, f, d, s, g, n, fate[ok, full] if ok else "contaminated" if done else "unconverged")
+                for k, e, f, d, s, g, n, done, ok, full in zip(batch.index, *(c.tolist() for c in columns), strict=True)]

@@ -14,7 +14,7 @@ from ase import Atoms
 from ase.data import chemical_symbols, ground_state_magnetic_moments
 
 from nddo_ml.errors import IncompatibleFile, InvalidMolecule
-from nddo_ml.training.extras import needed
+from nddo_ml.extras import needed
 
 DECIMALS = 8            # of the coordinates in an extended XYZ file
 COINCIDENT = 0.45       # angstrom; no two nuclei of a reference structure are nearer

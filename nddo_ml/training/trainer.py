@@ -7,7 +7,7 @@ and what the next stage starts from. Everything that decides the next step is in
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,8 +20,9 @@ from nddo_ml.networks import build
 from nddo_ml.training import checkpoints, plots
 from nddo_ml.training.batches import collate, draw, orbitals
 from nddo_ml.training.config import Config, Stage
-from nddo_ml.training.dataset import SAME_KIND
+from nddo_ml.training.dataset import SAME_KIND, Frame
 from nddo_ml.training.evaluate import Scores, predict, scores
+from nddo_ml.training.losses import Weights
 from nddo_ml.training.metrics import Journal, Sums, write_structures
 from nddo_ml.training.optimiser import Average, Optimiser, clipped, schedule, trainable
 from nddo_ml.training.parallel import World
@@ -168,7 +169,7 @@ class Training:
         self._take(stage_data(stage, config.data))
         self.sizes = orbitals(self.model.method, self.frames)
         self.channels = [2 if f.multiplicity > 1 else 1 for f in self.frames]
-        count = len(draw(self.sizes, self.channels, config.optimiser.batch, (0,))) if self.frames else 0
+        count = len(draw(self.sizes, self.channels, config.optimiser.batch, (0,), self.groups)) if self.frames else 0
         self.batches = max(self.world.gathered(count))
         frozen = stage.kind == "frozen"
         self.step = Step(self.model, stage.losses, stage.widths, config.scf, config.data.contamination, 1 if frozen else 2)
@@ -185,8 +186,11 @@ class Training:
             self._take(self.data.without(self.charges))
 
     def _take(self, data):
-        """Work with these data."""
-        self.data, self.frames = data, self.world.share(data.train)
+        """Work with these data; frames whose energies are compared belong to one process and one batch."""
+        names = groups(data.train, self.config.stage[self.stage].losses)
+        mine = set(self.world.share(list(dict.fromkeys(names))))
+        self.data, self.frames = data, [f for f, name in zip(data.train, names, strict=True) if name in mine]
+        self.groups = [name for name in names if name in mine]
 
     def _leave(self):
         """The best weights of the stage are written and go on."""
@@ -208,9 +212,8 @@ class Training:
     def _epoch(self, stop) -> bool:
         """One epoch from where it stands; False if it was stopped."""
         stage, o = self.config.stage[self.stage], self.config.optimiser
-        together = [f.molecule for f in self.frames] if stage.losses.relative else None
         seed = (self.seed, self.stage, self.epoch, self.world.rank)
-        batches = draw(self.sizes, self.channels, o.batch, seed, together) if self.frames else []
+        batches = draw(self.sizes, self.channels, o.batch, seed, self.groups) if self.frames else []
         total = self.batches * self._epochs()
         cold = self.config.scf.cold
         check = cold > 0 and self.epoch > 0 and self.epoch % cold == 0
@@ -332,15 +335,25 @@ class Training:
                                  self.data.hash, notes)
 
 
+def groups(frames: Sequence[Frame], losses: Weights) -> list:
+    """A name for each frame, the same for frames whose energies the losses compare: complexes and their fragments, or all
+    frames of a molecule."""
+    if losses.relative:
+        return [f.molecule for f in frames]
+    return [f.parts_of if losses.interaction and f.parts_of is not None else k for k, f in enumerate(frames)]
+
+
 def overall(sets: dict[str, Scores]) -> float:
-    """The figure that decides which weights are best: force error (kcal/mol/A) + energy error (kcal/mol) + 10 dipole error (D),
-    mean over the frames of the parts held out by hash; lower is better. What fails counts as FAILURE_SCORE."""
+    """The figure that decides which weights are best: force error (kcal/mol/A) + energy error (kcal/mol) + 10 dipole error (D)
+    + error of interaction energies (kcal/mol), mean over the frames of the parts held out by hash; lower is better. What fails
+    counts as FAILURE_SCORE."""
     mine = [s for name, s in sets.items() if name in SAME_KIND]
     total = sum(s.frames for s in mine)
     if not total:
         return float("inf")
     points = [FAILURE_SCORE if not np.isfinite(s.energy) else
-              np.nan_to_num(s.forces) + s.energy + DIPOLE_SCORE * np.nan_to_num(s.dipole) + FAILURE_SCORE * s.failed / s.frames
+              np.nan_to_num(s.forces) + s.energy + DIPOLE_SCORE * np.nan_to_num(s.dipole)
+              + np.nan_to_num(s.interaction) + FAILURE_SCORE * s.failed / s.frames
               for s in mine]
     return float(sum(p * s.frames for p, s in zip(points, mine, strict=True)) / total)
 

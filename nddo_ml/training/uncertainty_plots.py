@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from nddo_ml.calibration import LEVELS, Calibration, coverage
+from nddo_ml.extras import needed
 from nddo_ml.training.calibrate import Errors
-from nddo_ml.training.extras import needed
 from nddo_ml.units import CODATA_2018
 
 INK, ACCENT = "#22262b", "#c2410c"
@@ -17,10 +17,7 @@ UNITS = {"energy": "kcal mol$^{-1}$", "forces": "kcal mol$^{-1}$ Å$^{-1}$"}
 
 
 def _pyplot():
-    needed("matplotlib", "plot", "A picture")
-    import matplotlib.pyplot as plt
-
-    return plt
+    return needed("matplotlib.pyplot", "plot", "A picture")
 
 
 def reliability_picture(found: Errors, calibration: Calibration, path: Path, title: str = "") -> None:

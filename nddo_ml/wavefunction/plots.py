@@ -3,16 +3,13 @@
 import json
 from pathlib import Path
 
-from nddo_ml.errors import MissingExtra
+from nddo_ml.extras import needed
 from nddo_ml.wavefunction.variational import Evaluation
 
 
 def pictures(folder: Path, found: Evaluation, exact: float | None) -> list[Path]:
     """Files written: energy.png, local-energy.png. MissingExtra: no matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtra("Pictures need matplotlib: pip install nddo_ml[plot].") from error
+    Figure = needed("matplotlib.figure", "plot", "A picture").Figure
     energies = [json.loads(line)["energy"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     goal = found.energy.mean if exact is None else exact
     figure = Figure(figsize=(6, 4), layout="constrained")

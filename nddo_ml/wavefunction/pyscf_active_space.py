@@ -4,7 +4,8 @@ import numpy as np
 import torch
 
 from nddo_ml.elements import symbol
-from nddo_ml.errors import InvalidMolecule, MissingExtra
+from nddo_ml.errors import InvalidMolecule
+from nddo_ml.extras import needed
 from nddo_ml.wavefunction.second_quantisation import Hamiltonian
 
 
@@ -15,10 +16,9 @@ def active_space(numbers, positions, basis: str = "sto-3g", frozen: int = 0, orb
     orbitals: active ones above the frozen ones, all by default. localised: symmetrically orthonormalised atomic orbitals
     instead, which are smooth in the geometry; then nothing can be frozen. MissingExtra, InvalidMolecule.
     """
-    try:
-        from pyscf import ao2mo, gto, mcscf, scf
-    except ImportError as error:
-        raise MissingExtra("Active spaces need PySCF: pip install nddo_ml[train].") from error
+    needed("pyscf", "train", "An active space")
+    from pyscf import ao2mo, gto, mcscf, scf
+
     molecule = gto.M(atom=[(symbol(z), x) for z, x in zip(numbers, np.asarray(positions).tolist(), strict=True)], basis=basis,
                      charge=charge, spin=multiplicity - 1, verbose=0)
     up, down = molecule.nelec
@@ -44,10 +44,7 @@ def active_space(numbers, positions, basis: str = "sto-3g", frozen: int = 0, orb
 
 def exact_energy(H: Hamiltonian) -> float:
     """The lowest energy in the whole space, in the Hamiltonian's unit, by pyscf.fci. MissingExtra."""
-    try:
-        from pyscf import fci
-    except ImportError as error:
-        raise MissingExtra("Exact energies need PySCF: pip install nddo_ml[train].") from error
+    fci = needed("pyscf.fci", "train", "The exact energy")
     solver = fci.direct_spin1.FCI()
     solver.conv_tol, solver.max_cycle, solver.verbose = 1e-12, 300, 0
     energy, _ = solver.kernel(H.h.numpy(), H.eri.numpy(), H.orbitals, (H.up, H.down), ecore=H.core)

@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nddo_ml.elements import symbol
-from nddo_ml.errors import InvalidMolecule, MissingExtra
+from nddo_ml.errors import InvalidMolecule
+from nddo_ml.extras import needed
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,9 @@ def pyscf_functional(numbers, positions: Float[Tensor, "molecule atom 3"], basis
 
     MissingExtra: PySCF is not installed. InvalidMolecule: it refuses the molecule.
     """
-    try:
-        from pyscf import dft, gto, scf
-    except ImportError as error:
-        raise MissingExtra("The ab initio functional needs PySCF: pip install nddo_ml[train].") from error
+    needed("pyscf", "train", "The ab initio functional")
+    from pyscf import dft, gto, scf
+
     apart = multiplicity > 1 if unrestricted is None else unrestricted
     if multiplicity > 1 and not apart:
         raise InvalidMolecule(f"Multiplicity {multiplicity} asks for unrestricted orbitals: unrestricted=True.")
