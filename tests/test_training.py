@@ -157,6 +157,24 @@ def test_optimiser_moves_every_parameter_downhill():
     assert losses[-1] < 0.1 * losses[0]
 
 
+def test_weight_decay_pulls_to_zero_or_to_the_start():
+    for anchored in (False, True):
+        torch.manual_seed(0)
+        module = torch.nn.Linear(4, 5).double()
+        goal = [torch.zeros_like(p) if not anchored else p.detach().clone() for p in module.parameters()]
+        optimiser = Optimiser(module, ratio=0.5, weight_decay=2.0, anchored=anchored)
+        with torch.no_grad():
+            for p in module.parameters():
+                p.add_(1.0)
+        off = [p.detach() - g for p, g in zip(module.parameters(), goal, strict=True)]
+        for p in module.parameters():
+            p.grad = torch.zeros_like(p)
+        optimiser.step(0.1)
+        factors = (1 - 0.1 * 2.0, 1 - 0.1 * 0.5 * 2.0)            # weight: Muon, bias: AdamW
+        for p, g, d, factor in zip(module.parameters(), goal, off, factors, strict=True):
+            assert torch.allclose(p - g, factor * d, atol=1e-12)
+
+
 def test_schedule_rises_and_falls():
     values = [schedule(k, 100, 0.1, 0.01) for k in range(100)]
     assert values[9] == 1.0 == max(values) and values[0] == pytest.approx(0.1)
@@ -334,7 +352,7 @@ def same_end(training, whole):
 
 def test_interaction_energies_of_another_level_are_trained_on(file, tmp_path):
     """Of the file under `interactions` nothing else enters: an energy of another zero, forces turned round."""
-    write_interactions(tmp_path / "dimers.extxyz")
+    write_interactions(tmp_path / "dimers.extxyz", 20)
     stage = {"kind": "finetune", "files": [str(file)], "interactions": [str(tmp_path / "dimers.extxyz")], "epochs": 1,
              "offsets": "atoms", "losses": {"interaction": 10.0}}
     training = Training(config(file, tmp_path / "run", stage=[stage]), 0, tmp_path / "run")
@@ -343,6 +361,7 @@ def test_interaction_energies_of_another_level_are_trained_on(file, tmp_path):
     assert epoch["loss.interaction"] > 0 and epoch["energy"] < 100 and epoch["ok"] < len(training.frames)
     complexes = {f.parts_of for f in training.data.train} - {None}
     assert sum(f.differences_only for f in training.data.train) == 3 * len(complexes) > 0
+    assert 0 < epoch["difference"] == 3 * (epoch["difference"] // 3) <= epoch["ok"], "a part of them in each epoch"
     with pytest.raises(IncompatibleFile, match="complex or its fragment"):
         stage["interactions"] = [str(file)]
         Training(config(file, tmp_path / "other", stage=[stage]), 0, tmp_path / "other").run()

@@ -28,10 +28,12 @@ def names() -> list[str]:
     return [*PUBLISHED, *sorted(path.stem for path in SHIPPED.glob("*" + SUFFIX))]
 
 
-def build(kind: str, parent: str | None = None, width: int = 16, correlation: bool = True, nonlocal_part: dict | None = None,
-          seed: int = 0) -> Functional:
+def build(kind: str, parent: str | None = None, width: int = 16, correlation: bool = True, exact_exchange: float | None = None,
+          learned_fraction: bool = False, nonlocal_part: dict | None = None, seed: int = 0) -> Functional:
     """A functional of PUBLISHED or NETWORKS, untrained; nonlocal_part: settings of projection.Projected. UnknownOption."""
     if kind in PUBLISHED:
+        if exact_exchange is not None or learned_fraction:
+            raise UnknownOption(f"{kind} has its own fraction of exact exchange: take NeuralMetaGGA or NeuralGGA for another.")
         made = PUBLISHED[kind]()
     elif kind in NETWORKS:
         if parent is not None and parent not in PUBLISHED:
@@ -39,7 +41,7 @@ def build(kind: str, parent: str | None = None, width: int = 16, correlation: bo
         chosen = None if parent is None else PUBLISHED[parent]()
         if chosen is not None and chosen.kinetic and not NETWORKS[kind].kinetic:
             raise UnknownOption(f"{kind} does not know tau, which its parent {parent} needs: take NeuralMetaGGA.")
-        made = NETWORKS[kind](chosen, width, seed, correlation)
+        made = NETWORKS[kind](chosen, width, seed, correlation, exact_exchange, learned_fraction)
     else:
         raise UnknownOption(f"There is no functional {kind!r}; available: {', '.join((*PUBLISHED, *NETWORKS))}.")
     if nonlocal_part is not None:

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nddo_ml.errors import UnknownOption
 from nddo_ml.functional.base import Functional
 from nddo_ml.functional.density import reduced_gradient, wigner_seitz
 from nddo_ml.functional.r2scan import R2SCAN, iso_orbital
@@ -46,27 +47,44 @@ class Perceptron(nn.Module):
 class Neural(Functional):
     """What NeuralGGA and NeuralMetaGGA share: a parent, a network for exchange and one for correlation.
 
-    width: of the hidden layers. seed: of the weights at the start. correlation: whether it is corrected too.
+    width: of the hidden layers. seed: of the weights at the start. correlation: whether it is corrected too. exact_exchange:
+    fraction in place of the parent's; the semilocal exchange makes up the rest. learned_fraction: whether it is a parameter.
     """
 
     gradient = True
 
-    def __init__(self, parent: Functional, width: int = 16, seed: int = 0, correlation: bool = True):
+    def __init__(self, parent: Functional, width: int = 16, seed: int = 0, correlation: bool = True,
+                 exact_exchange: float | None = None, learned_fraction: bool = False):
         super().__init__()
+        fraction = parent.exact_exchange if exact_exchange is None else exact_exchange
+        if not 0 <= fraction < 1:
+            raise UnknownOption(f"exact_exchange = {fraction}: a fraction from 0 to below 1.")
         extra = 1 if self.kinetic else 0
-        self.parent, self.exact_exchange = parent, parent.exact_exchange
+        self.parent = parent
         self.exchange_network = Perceptron(2 + extra, width, 2 * seed)
         self.correlation_network = Perceptron(4 + extra, width, 2 * seed + 1) if correlation else None
-        self.config = {"kind": type(self).__name__, "parent": type(parent).__name__, "width": width, "correlation": correlation}
+        mixing = torch.tensor(float(fraction), dtype=torch.float64)
+        if learned_fraction:
+            self.mixing = nn.Parameter(mixing)
+        else:
+            self.register_buffer("mixing", mixing)
+        self.config = {"kind": type(self).__name__, "parent": type(parent).__name__, "width": width, "correlation": correlation,
+                       "exact_exchange": fraction, "learned_fraction": learned_fraction}
+
+    @property
+    def exact_exchange(self) -> float:
+        """Fraction of exact exchange, at present where it is learned."""
+        return float(self.mixing.detach())      # PySCF wants a number
 
     def exchange(self, n, sigma, tau):
         p = reduced_gradient(n, sigma)
         alpha = iso_orbital(n, sigma, tau, 1.0) if self.kinetic else None
         d = uniformity(p, alpha) * self.exchange_network(torch.stack(shape(p, alpha), -1))
-        bound = (1 - self.exact_exchange) * LIEB_OXFORD * slater(n)
+        bound = (1 - self.parent.exact_exchange) * LIEB_OXFORD * slater(n)
         parent = self.parent.exchange(n, sigma, tau)
         growth = torch.expm1(d)
-        return parent * (1 + growth) / (1 + parent / bound * growth)
+        share = (1 - self.mixing) / (1 - self.parent.exact_exchange)
+        return share * parent * (1 + growth) / (1 + parent / bound * growth)
 
     def correlation(self, d):
         parent = self.parent.correlation(d)
@@ -82,8 +100,9 @@ class Neural(Functional):
 class NeuralGGA(Neural):
     """A corrected GGA of s for exchange; of r_s, s and zeta^2 for correlation. Parent: PBE, or PBE0."""
 
-    def __init__(self, parent: Functional | None = None, width: int = 16, seed: int = 0, correlation: bool = True):
-        super().__init__(PBE() if parent is None else parent, width, seed, correlation)
+    def __init__(self, parent: Functional | None = None, width: int = 16, seed: int = 0, correlation: bool = True,
+                 exact_exchange: float | None = None, learned_fraction: bool = False):
+        super().__init__(PBE() if parent is None else parent, width, seed, correlation, exact_exchange, learned_fraction)
 
 
 class NeuralMetaGGA(Neural):
@@ -92,8 +111,9 @@ class NeuralMetaGGA(Neural):
 
     kinetic = True
 
-    def __init__(self, parent: Functional | None = None, width: int = 16, seed: int = 0, correlation: bool = True):
-        super().__init__(R2SCAN() if parent is None else parent, width, seed, correlation)
+    def __init__(self, parent: Functional | None = None, width: int = 16, seed: int = 0, correlation: bool = True,
+                 exact_exchange: float | None = None, learned_fraction: bool = False):
+        super().__init__(R2SCAN() if parent is None else parent, width, seed, correlation, exact_exchange, learned_fraction)
 
 
 def shape(p, alpha=None):

@@ -55,7 +55,6 @@ class Optimisation:
     batch: int = 24
     ratio: float = 0.25
     momentum: float = 0.95
-    weight_decay: float = 0.0
     warm_up: float = 0.03
     final: float = 0.01
     clip: float = 1.0
@@ -87,8 +86,10 @@ class Log:
 @dataclass(frozen=True)
 class Stage:
     """[[stage]] kind: frozen (one pass over data and losses, nothing is changed), pretrain, finetune. files: data. epochs.
-    rate: learning rate. offsets: atoms (labelled free atoms), fitted (least squares), kept. dispersion: apart (the labels
-    hold none), included (they do: D3(BJ) is subtracted), learned (labels as they are). limit: only so many training frames.
+    rate: learning rate. weight_decay: pull on the weights, per step and unit of rate, towards zero or, when finetuning, towards
+    what they were when the stage began. offsets: atoms (labelled free atoms), fitted (least squares), kept. dispersion: apart
+    (the labels hold none), included (they do: D3(BJ) is subtracted), learned (labels as they are). limit: only so many training
+    frames.
     interactions: files of complexes and their fragments, of any level, of which only the interaction energies are trained on.
     [stage.losses], [stage.widths]: losses.py."""
 
@@ -96,6 +97,7 @@ class Stage:
     files: tuple[str, ...]
     epochs: int = 100
     rate: float = 1.2e-2
+    weight_decay: float = 0.0
     offsets: str = "fitted"
     dispersion: str = "apart"
     limit: int | None = None

@@ -44,40 +44,53 @@ class Optimiser:
     """Muon on the matrices of a module, AdamW on its other parameters, one step at a time with the rate it is given.
 
     ratio: rate of AdamW relative to Muon's. A matrix step has root mean square sqrt(max(1, rows/columns)) rate / sqrt(columns).
+    weight_decay: pull of the weights, per step and unit of rate, towards zero; towards what they are now if `anchored`, which
+    keeps a fine-tuned network near the one it started from (X. Li, Y. Grandvalet, F. Davoine, ICML 2018).
     """
 
     def __init__(self, module: nn.Module, ratio: float = 1.0, momentum: float = 0.95, weight_decay: float = 0.0,
-                 betas: tuple[float, float] = (0.9, 0.99)):
+                 anchored: bool = False, betas: tuple[float, float] = (0.9, 0.99)):
         self.matrices = matrices(module)
         by_muon = {id(p) for p in self.matrices}
         self.ratio, self.momentum, self.weight_decay = ratio, momentum, weight_decay
         self.velocity = [torch.zeros_like(p) for p in self.matrices]
-        rest = [p for p in trainable(module) if id(p) not in by_muon]
-        self.adam = torch.optim.AdamW(rest, lr=0.0, betas=betas, weight_decay=weight_decay) if rest else None
+        self.rest = [p for p in trainable(module) if id(p) not in by_muon]
+        self.adam = torch.optim.Adam(self.rest, lr=0.0, betas=betas) if self.rest else None
+        self.anchors = [p.detach().clone() for p in (*self.matrices, *self.rest)] if anchored else []
 
     @torch.no_grad()
     def step(self, rate: float) -> None:
         """One step against the gradients."""
+        self._decay(rate)
         for p, v in zip(self.matrices, self.velocity, strict=True):
             if p.grad is None:
                 continue
             v.mul_(self.momentum).add_(p.grad)
             direction = orthogonal(p.grad + self.momentum * v)
-            if self.weight_decay:
-                p.mul_(1 - rate * self.weight_decay)
             p.add_(direction, alpha=-rate * max(1.0, p.shape[-2] / p.shape[-1]) ** 0.5)
         if self.adam is not None:
             for group in self.adam.param_groups:
                 group["lr"] = rate * self.ratio
             self.adam.step()
 
+    def _decay(self, rate):
+        """Weights move towards zero or their anchors; as in AdamW, apart from the step."""
+        if not self.weight_decay:
+            return
+        rates = [rate] * len(self.matrices) + [rate * self.ratio] * len(self.rest)
+        for k, (p, r) in enumerate(zip((*self.matrices, *self.rest), rates, strict=True)):
+            if self.anchors:
+                p.lerp_(self.anchors[k], r * self.weight_decay)
+            else:
+                p.mul_(1 - r * self.weight_decay)
+
     def state(self) -> dict:
         """Everything, for a checkpoint."""
-        return {"velocity": self.velocity, "adam": self.adam.state_dict() if self.adam else None}
+        return {"velocity": self.velocity, "adam": self.adam.state_dict() if self.adam else None, "anchors": self.anchors}
 
     def restore(self, state: dict) -> None:
         """Take the state of a checkpoint."""
-        for mine, kept in zip(self.velocity, state["velocity"], strict=True):
+        for mine, kept in zip((*self.velocity, *self.anchors), (*state["velocity"], *state["anchors"]), strict=True):
             mine.copy_(kept)
         if self.adam is not None:
             self.adam.load_state_dict(state["adam"])

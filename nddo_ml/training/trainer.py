@@ -155,7 +155,8 @@ class Training:
     def _begin(self):
         """A fresh optimiser and average, as each stage has."""
         o = self.config.optimiser
-        self.optimiser = Optimiser(self.model, o.ratio, o.momentum, o.weight_decay)
+        stage = self.config.stage[min(self.stage, len(self.config.stage) - 1)]
+        self.optimiser = Optimiser(self.model, o.ratio, o.momentum, stage.weight_decay, stage.kind == "finetune")
         self.average = Average(trainable(self.model), o.average)
         self.resumed = False
 
@@ -169,8 +170,7 @@ class Training:
         self._take(stage_data(stage, config.data))
         self.sizes = orbitals(self.model.method, self.frames)
         self.channels = [2 if f.multiplicity > 1 else 1 for f in self.frames]
-        count = len(draw(self.sizes, self.channels, config.optimiser.batch, (0,), self.groups)) if self.frames else 0
-        self.batches = max(self.world.gathered(count))
+        self.batches = max(self.world.gathered(len(self._batches((0,)))))
         frozen = stage.kind == "frozen"
         self.step = Step(self.model, stage.losses, stage.widths, config.scf, config.data.contamination, 1 if frozen else 2)
         self.report.stage(self.stage + 1, stage, self.data, self.batches)
@@ -213,7 +213,7 @@ class Training:
         """One epoch from where it stands; False if it was stopped."""
         stage, o = self.config.stage[self.stage], self.config.optimiser
         seed = (self.seed, self.stage, self.epoch, self.world.rank)
-        batches = draw(self.sizes, self.channels, o.batch, seed, self.groups) if self.frames else []
+        batches = self._batches(seed)
         total = self.batches * self._epochs()
         cold = self.config.scf.cold
         check = cold > 0 and self.epoch > 0 and self.epoch % cold == 0
@@ -233,6 +233,20 @@ class Training:
                 return False
         self._epoch_over(time.perf_counter() - began)
         return True
+
+    def _batches(self, seed) -> list[list[int]]:
+        """Batches of an epoch, as lists of places. Of complexes that count for their interaction energies only, as many are
+        drawn as bring no more frames than there are others.
+        """
+        names = dict.fromkeys(name for name, f in zip(self.groups, self.frames, strict=True) if f.differences_only)
+        others = sum(not f.differences_only for f in self.frames)
+        most = max(1, others // 3)
+        drawn = names if len(names) <= most else set(
+            np.random.default_rng(seed).permutation(np.array(list(names), dtype=object))[:most])
+        places = [k for k, f in enumerate(self.frames) if not f.differences_only or self.groups[k] in drawn]
+        found = draw([self.sizes[k] for k in places], [self.channels[k] for k in places], self.config.optimiser.batch, seed,
+                     [self.groups[k] for k in places])
+        return [[places[k] for k in batch] for batch in found]
 
     def _gradients(self, index, check) -> int:
         """Put the gradients of the frames `index` into the parameters; how many of the frames count."""
