@@ -27,10 +27,11 @@ from nddo_ml.properties.vibrations import WAVENUMBER_ENERGY, normal_modes
 from nddo_ml.training import sampling
 from nddo_ml.training.journal import Journal, text
 from nddo_ml.training.label import label, with_partners
-from nddo_ml.training.levels import Own, frame, level
+from nddo_ml.training.levels import Own, level
 from nddo_ml.training.queue import Dask, Inline, Processes, queue
 from nddo_ml.training.sampling import Sampling, Source, plan
 from nddo_ml.training.structures import Structure, from_atoms, kind, lowest_multiplicity, read_smiles
+from nddo_ml.training.theory import frame
 
 LEVEL = Own("AM1")
 PHOSPHORUS = Atoms("P4", [[0, 0, 0], [1.56, 1.56, 0], [1.56, 0, 1.56], [0, 1.56, 1.56]])

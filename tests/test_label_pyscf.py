@@ -8,10 +8,11 @@ import pytest
 pytest.importorskip("pyscf")
 
 from nddo_ml.errors import UnknownOption
-from nddo_ml.training.levels import frame, level
+from nddo_ml.training.levels import level
 from nddo_ml.training.pyscf_levels import EV, KohnSham, WaveFunction, converged, molecule
 from nddo_ml.training.pyscf_speed import exchange_correlation, gradient, nimble
 from nddo_ml.training.structures import Structure
+from nddo_ml.training.theory import frame
 
 WATER = Structure([8, 1, 1], [[0, 0, 0.12], [0, 0.78, -0.48], [0, -0.75, -0.47]])
 NH2 = Structure([7, 1, 1], [[0, 0, 0.12], [0, 0.8, -0.5], [0, -0.75, -0.52]], multiplicity=2)

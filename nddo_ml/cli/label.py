@@ -23,10 +23,10 @@ from nddo_ml.interfaces.ase import NDDO
 from nddo_ml.methods import method as find_method
 from nddo_ml.training.journal import Journal
 from nddo_ml.training.label import label, with_partners
-from nddo_ml.training.levels import Level
 from nddo_ml.training.queue import queue
 from nddo_ml.training.sampling import Sampling, Source, plan
 from nddo_ml.training.structures import from_atoms, read_smiles
+from nddo_ml.training.theory import Level
 
 LISTS = (".smi", ".smiles", ".json")
 INTERRUPTED = 130      # exit code of a command stopped from the terminal

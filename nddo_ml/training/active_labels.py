@@ -15,9 +15,9 @@ from nddo_ml.training.calibrate import Opinion
 from nddo_ml.training.explore import Candidate
 from nddo_ml.training.journal import Journal, text, whole_frames
 from nddo_ml.training.label import described
-from nddo_ml.training.levels import Level, frame
 from nddo_ml.training.queue import Queue
 from nddo_ml.training.structures import Structure, from_atoms
+from nddo_ml.training.theory import Level, frame
 from nddo_ml.weights import write_whole
 
 

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from nddo_ml.training.journal import Journal
-from nddo_ml.training.levels import Level, frame
 from nddo_ml.training.queue import Outcome, Queue
 from nddo_ml.training.sampling import Sampling, Source, expected, random, sampled
 from nddo_ml.training.structures import Structure
+from nddo_ml.training.theory import Level, frame
 
 AHEAD = 2     # tasks given to the queue for each that can run
 

@@ -1,20 +1,16 @@
 """Levels of theory: what turns a structure into a label.
 
-A level is a frozen record that can be pickled, called with a Structure, and returns a Label. Its name holds all that decides
-the numbers, so that labels of two levels are never mixed. Density functionals and wave functions of PySCF stand in
+A level is a frozen record that can be pickled, called with a Structure, and returns a Label (theory.py). Its name holds all
+that decides the numbers, so that labels of two levels are never mixed. Density functionals and wave functions of PySCF stand in
 pyscf_levels.py; here are the cheap ones: GFN-xTB through tblite, and our own methods.
 """
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol
 
 import numpy as np
 import torch
-from ase import Atoms
-from jaxtyping import Float
 
-import nddo_ml
 from nddo_ml.elements import dipole_masses
 from nddo_ml.errors import UnknownOption
 from nddo_ml.extras import needed
@@ -22,40 +18,13 @@ from nddo_ml.methods import method as find_method
 from nddo_ml.methods import methods
 from nddo_ml.model import Hamiltonian
 from nddo_ml.molecules import Molecules, PointCharges
+from nddo_ml.training.pyscf_levels import pyscf_level
 from nddo_ml.training.structures import Structure
+from nddo_ml.training.theory import Label, Level, frontier_gap, without_sites
 from nddo_ml.units import CODATA_2018
 
 DEFAULT = "wb97x-v/def2-tzvp"
 XTB = {"gfn2-xtb": "GFN2-xTB", "gfn1-xtb": "GFN1-xTB"}
-
-
-@dataclass(frozen=True, eq=False)
-class Label:
-    """What a level says of a structure: energy (eV); None where the level does not say: forces (atom 3), eV/angstrom; dipole
-    (3), e angstrom, about the origin; charges (atom), e; gap (eV); s2; dispersion energy and forces where they are kept apart;
-    site_forces (site 3) on the point charges; unrelaxed_dipole: of a wave function without its orbital response; iterations.
-    """
-
-    energy: float
-    forces: Float[np.ndarray, "atom 3"] | None = None
-    dipole: Float[np.ndarray, "3"] | None = None
-    charges: Float[np.ndarray, "atom"] | None = None
-    gap: float | None = None
-    s2: float | None = None
-    dispersion_energy: float | None = None
-    dispersion_forces: Float[np.ndarray, "atom 3"] | None = None
-    site_forces: Float[np.ndarray, "site 3"] | None = None
-    unrelaxed_dipole: Float[np.ndarray, "3"] | None = None
-    iterations: int | None = None
-
-
-class Level(Protocol):
-    """name: all that decides its numbers. dispersion: "apart" (kept in its own keys), "included" or "none"."""
-
-    name: str
-    dispersion: str
-
-    def __call__(self, structure: Structure) -> Label: ...
 
 
 def level(name: str | None = None, functional: str | None = None, basis: str | None = None, **settings) -> Level:
@@ -72,8 +41,6 @@ def level(name: str | None = None, functional: str | None = None, basis: str | N
         if given:
             raise UnknownOption(f"{cheap.name} has no {given[0]}: leave it out, or choose a level of PySCF such as {DEFAULT}.")
         return cheap
-    from nddo_ml.training.pyscf_levels import pyscf_level
-
     theory, _, own_basis = (name or DEFAULT).partition("/")
     return pyscf_level(functional or theory, basis or own_basis or DEFAULT.partition("/")[2], settings)
 
@@ -161,33 +128,3 @@ def _centre_of_mass(molecules):
 def _has_gap(found):
     f = found.occupations(0)
     return bool((f < 2.0 / len(f)).any()) and bool((f > 0).any())
-
-
-def without_sites(level: Level, structure: Structure) -> None:
-    """Refuse point charges where a level cannot take them. UnknownOption."""
-    if structure.sites is not None:
-        raise UnknownOption(f"{level.name} takes no point charges here: use a density functional, HF or one of our own "
-                            "methods.")
-
-
-def frontier_gap(eps, f) -> float:
-    """Lowest empty less highest occupied level, in the unit of eps; 0 where there is only one kind."""
-    empty, occupied = eps[f < 1e-6], eps[f > 1e-6]
-    return float(empty.min() - occupied.max()) if len(empty) and len(occupied) else 0.0
-
-
-def frame(structure: Structure, label: Label, level: Level) -> Atoms:
-    """The labelled structure as it is written: keys ref_*, units eV, angstrom, e."""
-    atoms = structure.atoms
-    per_atom = {"ref_forces": label.forces, "ref_forces_d3": label.dispersion_forces, "ref_charges": label.charges}
-    atoms.arrays |= {key: np.asarray(value) for key, value in per_atom.items() if value is not None}
-    found = {"ref_energy": label.energy, "ref_dipole": label.dipole, "ref_gap": label.gap, "ref_s2": label.s2,
-             "ref_energy_d3": label.dispersion_energy, "ref_dipole_unrelaxed": label.unrelaxed_dipole,
-             "ref_scf_cycles": label.iterations,
-             "ref_pc_forces": None if label.site_forces is None else np.ravel(label.site_forces)}
-    atoms.info |= {key: value for key, value in found.items() if value is not None}
-    if label.forces is None:
-        atoms.info["ref_forces_missing"] = "PySCF has no gradient of this level"
-    atoms.info |= {"ref_dispersion": level.dispersion, "level": level.name, "code": f"nddo_ml {nddo_ml.__version__}",
-                   "id": structure.id}
-    return atoms

@@ -79,7 +79,8 @@ class Sums:
         return {"loss": sum(losses.values()), **losses, "forces": v.get("forces", 0) / ok * kcal,
                 "energy": v.get("energy", 0) / ok * kcal, "dipole": v.get("dipole", 0) / max(1, v.get("dipoles", 0)) * debye,
                 "iterations": v.get("iterations", 0) / ok, "smallest_gap": v.get("gap.smallest", math.nan),
-                "ok": v.get("ok", 0), "difference": v.get("difference", 0), "gradient": v.get("gradient", 0) / max(1, v.get("batches", 0)),
+                "ok": v.get("ok", 0), "difference": v.get("difference", 0),
+                "gradient": v.get("gradient", 0) / max(1, v.get("batches", 0)),
                 **{name: v.get(name, 0) for name in (*FATES, "skipped_steps", "cold", "hysteresis")}}
 
     def _more(self, **values):

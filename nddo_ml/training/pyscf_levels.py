@@ -10,8 +10,8 @@ import numpy as np
 
 from nddo_ml.errors import SCFNotConverged, UnknownOption
 from nddo_ml.extras import needed
-from nddo_ml.training.levels import Label, Level, frontier_gap, without_sites
 from nddo_ml.training.structures import Structure
+from nddo_ml.training.theory import Label, Level, frontier_gap, without_sites
 from nddo_ml.units import CODATA_2018
 
 EV, ANGSTROM = CODATA_2018.hartree, CODATA_2018.bohr
