@@ -10,8 +10,8 @@ import torch
 from training_data import write_interactions, write_labels
 
 from nddo_ml import Hamiltonian
-from nddo_ml.errors import IncompatibleFile, SCFNotConverged
-from nddo_ml.training import dataset
+from nddo_ml.errors import IncompatibleFile, SCFNotConverged, UnknownOption
+from nddo_ml.training import dataset, step
 from nddo_ml.training.batches import collate
 from nddo_ml.training.config import SCF, from_dict
 from nddo_ml.training.evaluate import predict
@@ -50,7 +50,7 @@ def config(file, output, **more):
 def outputs(batch, **changes):
     """Outputs that agree with the labels of a batch."""
     found = Outputs(batch.energy, batch.forces, torch.nan_to_num(batch.dipole), torch.zeros_like(batch.charges), None, None,
-                    None, torch.ones(len(batch), dtype=torch.bool))
+                    None, None, torch.ones(len(batch), dtype=torch.bool))
     return replace(found, **changes)
 
 
@@ -388,6 +388,25 @@ def test_written_weights_are_the_trained_model(whole, frames):
     assert torch.allclose(found.forces, mine.forces, atol=1e-9, rtol=0)
     notes = json.loads(again.method.card.notes)
     assert again.method.card.data == whole.data.hash and notes["training_frames"] == len(whole.data.train)
+
+
+def test_a_trained_network_takes_further_heads(file, whole, frames, tmp_path):
+    """They shift nothing yet, their energies are restrained, and nothing but heads can be added."""
+    start = str(whole.folder / "model.safetensors")
+    model = {"start": start, "network": {"heads": ["atom", "pair", "local"]}}
+    stage = {"kind": "finetune", "files": [str(file)], "epochs": 1, "rate": 4e-3, "offsets": "atoms", "losses": {"local": 3.0}}
+    training = Training(config(file, tmp_path, model=model, stage=[stage]), 0, tmp_path)
+    batch = collate(frames, range(6))
+    given = finished(Hamiltonian(start), False)(batch.molecules)
+    assert torch.allclose(training.model(batch.molecules).energy, given.energy, atol=1e-10, rtol=0)
+    assert training.run()
+    epoch = next(e for e in training.journal.read() if e["event"] == "epoch")
+    with torch.no_grad():
+        local = step.local_energies(training.model(batch.molecules))
+    assert epoch["loss.local"] > 0 and len(local) == len(batch.molecules.numbers) and float(local.abs().max()) > 0
+    for wrong in ({"heads": ["local"]}, {"heads": ["atom", "pair"], "cutoff": 6.0}, {"channels": 8}):
+        with pytest.raises(UnknownOption, match="further heads"):
+            hamiltonian_of(config(file, tmp_path, model={"start": start, "network": wrong}), 0)
 
 
 def test_a_state_dict_is_tensors_only(whole, tmp_path):

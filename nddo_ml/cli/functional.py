@@ -27,11 +27,12 @@ def refusals():
 
 @app.command("list")
 def list_():
-    """List functionals that are known by name."""
-    from nddo_ml.functional.library import names
+    """List functionals that are known by name, and what they are."""
+    from nddo_ml.functional.library import describe, names
 
-    for name in names():
-        typer.echo(name)
+    with refusals():
+        for name in names():
+            typer.echo(f"{name:<24}{describe(name)}")
 
 
 @app.command()
@@ -49,26 +50,33 @@ def _train(file, restart, minutes):
     from nddo_ml.cli.train import Stop
     from nddo_ml.functional import library, plots
     from nddo_ml.functional.config import Config
-    from nddo_ml.functional.training import Training
+    from nddo_ml.functional.training import Training, best_seed
     from nddo_ml.training.config import read_toml, record
 
     torch.set_num_threads(1)
     config = record(Config, read_toml(file), str(file))
     at = file.parent
+    d, start = config.data, config.functional.start
     config = replace(config, output=str(at / config.output), data=replace(
-        config.data, file=str(at / config.data.file) if config.data.file else "")).checked()
+        d, file=str(at / d.file) if d.file else "", properties=str(at / d.properties) if d.properties else ""),
+        functional=replace(config.functional, start=str(at / start) if start.endswith(library.SUFFIX) else start)).checked()
     stop = Stop(minutes)
     for seed in config.seeds:
         with _bars() as watch:
-            path = Training(config, seed, watch, stop, restart).run()
-        if stop():
+            training = Training(config, seed, watch, stop, restart)
+            path = training.run()
+        if not training.finished:
             typer.echo("Stopped; the same command goes on from here.")
             return
         entries = [json.loads(line) for line in (path.parent / "metrics.jsonl").read_text().splitlines()]
         made = library.load(path)
         plots.learning(entries, path.parent / "learning.png")
-        plots.enhancement([made, library.load("PBE")], path.parent / "enhancement.png")
-        typer.echo(f"Done: {path} (metrics.jsonl, learning.png, enhancement.png beside it)")
+        parent = library.load(library.parent_of(made))
+        plots.enhancement([made, parent] if parent.label == "PBE" else [made, parent, library.load("PBE")],
+                          path.parent / "enhancement.png")
+        typer.echo(f"Seed {seed}: {path} (metrics.jsonl, learning.png, enhancement.png beside it)")
+    chosen = best_seed(config)
+    typer.echo(f"Done: {Path(config.output) / path.name} is that of {chosen.parent.name}, the best on the validation molecules.")
 
 
 @contextmanager
@@ -112,25 +120,27 @@ def _bars():
 def evaluate(names: Annotated[list[str], typer.Argument(help="Ours by name or file, PySCF's by their names in libxc.")],
              file: Annotated[Path | None, typer.Option(help="Thermochemistry file. [default: the bundled one]")] = None,
              only: Annotated[str, typer.Option(help="all; or train, validation, test of a training's default split.")] = "all",
-             basis: str = "def2-svp", grid: int = 1, fitted: bool = True,
+             delocalisation: Annotated[bool, typer.Option("--delocalisation", help="Also H2+ and fractional electrons.")] = False,
+             basis: str = "def2-tzvpp", grid: int = 2, fitted: bool = True,
              json_file: Annotated[Path | None, typer.Option("--json", metavar="OUT.json")] = None,
              picture: Annotated[Path | None, typer.Option(metavar="OUT.png", help="Errors against references.")] = None):
     """Mean errors of atomisation energies and barriers, method beside method."""
     with refusals():
-        _evaluate(names, file, only, basis, grid, fitted, json_file, picture)
+        _evaluate(names, file, only, delocalisation, basis, grid, fitted, json_file, picture)
 
 
-def _evaluate(names, file, only, basis, grid, fitted, json_file, picture):
+def _evaluate(names, file, only, delocalisation, basis, grid, fitted, json_file, picture):
     import torch
     from rich.console import Console
     from rich.progress import Progress
     from rich.table import Table
 
+    from nddo_ml.functional import delocalisation as extra
     from nddo_ml.functional import plots
     from nddo_ml.functional.config import Data
     from nddo_ml.functional.evaluation import evaluate, method
     from nddo_ml.functional.pyscf_densities import Level
-    from nddo_ml.functional.thermochemistry import PARTS, read_thermochemistry, split
+    from nddo_ml.functional.thermochemistry import KINDS, PARTS, read_thermochemistry, split
 
     torch.set_num_threads(1)
     systems, reactions = read_thermochemistry(file)
@@ -138,6 +148,9 @@ def _evaluate(names, file, only, basis, grid, fitted, json_file, picture):
         raise UnknownOption(f"--only {only}: expected all, {', '.join(PARTS)}.")
     if only != "all":
         reactions = split(reactions, Data.validation, Data.test)[only]
+    if delocalisation:
+        for more, added in (extra.stretched(), extra.fractional(Data.fractional)):
+            systems, reactions = systems | more, reactions + added
     for name in names:
         method(name)
     level, results = Level(basis, grid, fitted), []
@@ -147,11 +160,13 @@ def _evaluate(names, file, only, basis, grid, fitted, json_file, picture):
             results.append(evaluate(name, systems, reactions, level,
                                     lambda done, total, task=task: progress.update(task, completed=done, total=total)))
     table = Table(title=f"Mean errors, kcal/mol ({len(reactions)} reactions, {level.name})")
-    for column in ("functional", "atomisation", "largest", "barriers", "largest", "not converged"):
-        table.add_column(column, justify="left" if column == "functional" else "right")
+    kinds = [kind for kind in KINDS if any(r.kind == kind for r in reactions)]
+    table.add_column("functional")
+    for column in (*(c for kind in kinds for c in (kind, "largest")), "not converged"):
+        table.add_column(column, justify="right")
     for r in results:
         cells = []
-        for kind in ("atomisation", "barrier"):
+        for kind in kinds:
             e = [abs(x) for x in r.of_kind(kind)]
             cells += [f"{sum(e) / len(e):.2f}", f"{max(e):.1f}"] if e else ["-", "-"]
         table.add_row(Path(r.method).stem, *cells, ", ".join(r.unconverged) or "0")

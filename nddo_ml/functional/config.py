@@ -8,28 +8,36 @@ from nddo_ml.errors import UnknownOption
 @dataclass(frozen=True)
 class Form:
     """[functional] kind: NeuralGGA or NeuralMetaGGA, or a published name where only the part of the density matrix is learned.
-    parent: published name, "" for the usual one. projected: with a part of the density matrix. start: file of weights to go on
-    from."""
+    parent: published name, "" for the usual one. exact_exchange: fraction, below 0 for the parent's; learned_fraction: whether
+    it is a parameter. projected: with a part of the density matrix. start: a functional, by name or file, to go on from;
+    frozen: all of it stays as it is, and only the part of the density matrix is learned."""
 
     kind: str = "NeuralGGA"
     parent: str = ""
     width: int = 16
     correlation: bool = True
+    exact_exchange: float = -1.0
+    learned_fraction: bool = False
     projected: bool = False
     start: str = ""
+    frozen: bool = False
 
 
 @dataclass(frozen=True)
 class Data:
     """[data] file: thermochemistry file, "" for the bundled one. validation, test: fractions of molecules held out. limit: only
-    so many training reactions, 0 for all. basis, grid, fitted, tolerance: of the SCF."""
+    so many training reactions, 0 for all. properties: thermochemistry file with properties, "" for none. fractional: elements
+    whose atoms lose half an electron. basis, grid, fitted, tolerance: of the SCF. step_grid: of steps at constant density."""
 
     file: str = ""
     validation: float = 0.2
     test: float = 0.2
     limit: int = 0
-    basis: str = "def2-svp"
-    grid: int = 1
+    properties: str = ""
+    fractional: tuple[str, ...] = ("H", "C", "O", "F")
+    basis: str = "def2-tzvpp"
+    grid: int = 2
+    step_grid: int = 0
     fitted: bool = True
     tolerance: float = 1e-7
 
@@ -49,18 +57,24 @@ class Optimisation:
 
 @dataclass(frozen=True)
 class Losses:
-    """[losses] weights of atomisation energies, barriers and H2+ at 10 angstrom, and the error (kcal/mol) from which on a loss
-    grows linearly."""
+    """[losses] weights of atomisation energies, barriers, total energies; of H2+ (stretched) and of half electrons on atoms
+    (fractional), which are added to the file's reactions where their weight is not 0; of dipoles, orbital energies and
+    densities. width: error (kcal/mol) from which on a loss grows linearly."""
 
     atomisation: float = 1.0
     barrier: float = 1.0
+    total: float = 1.0
     stretched: float = 0.0
+    fractional: float = 0.0
+    dipole: float = 1.0
+    orbital: float = 1.0
+    density: float = 1.0
     width: float = 3.0
 
 
 @dataclass(frozen=True)
 class Config:
-    """A whole training. output: folder of everything it writes. seeds: one functional each."""
+    """A whole training. output: folder of everything it writes. seeds: one functional each; the best is kept."""
 
     output: str
     seeds: tuple[int, ...] = (0,)
@@ -71,15 +85,18 @@ class Config:
 
     def checked(self):
         """Itself. UnknownOption: a value that cannot be."""
-        o, d = self.optimiser, self.data
+        o, d, f, l = self.optimiser, self.data, self.functional, self.losses
         for name, value, low, high in (("optimiser.rounds", o.rounds, 1, 1000), ("optimiser.steps", o.steps, 1, 100_000),
                                        ("optimiser.rate", o.rate, 0, 1), ("data.grid", d.grid, 0, 9),
-                                       ("functional.width", self.functional.width, 1, 512), ("losses.width", self.losses.width,
-                                                                                             1e-3, 1e6)):
+                                       ("data.step_grid", d.step_grid, 0, 9), ("functional.width", f.width, 1, 512),
+                                       ("functional.exact_exchange", f.exact_exchange, -1, 0.99),
+                                       ("losses.width", l.width, 1e-3, 1e6)):
             if not low <= value <= high:
                 raise UnknownOption(f"{name} = {value}: it must lie between {low} and {high}.")
         if not self.seeds:
             raise UnknownOption("seeds = []: give at least one integer.")
+        if f.frozen and not (f.start and f.projected):
+            raise UnknownOption("functional.frozen = true leaves nothing to learn without start = ... and projected = true.")
         return self
 
     def as_dict(self) -> dict:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from nddo_ml.errors import SCFNotConverged, UnknownOption
 from nddo_ml.functional import library
 from nddo_ml.functional.base import Functional
+from nddo_ml.functional.losses import errors_of
 from nddo_ml.functional.pyscf_densities import Level, in_libxc, mean_field, solve
 from nddo_ml.functional.thermochemistry import Reaction, System, needed_systems
-from nddo_ml.functional.training import errors_of
 
 
 @dataclass(frozen=True)

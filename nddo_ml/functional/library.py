@@ -28,6 +28,23 @@ def names() -> list[str]:
     return [*PUBLISHED, *sorted(path.stem for path in SHIPPED.glob("*" + SUFFIX))]
 
 
+def describe(name) -> str:
+    """In a line, what a functional is: published, or learned from what at which level, with how much exact exchange."""
+    made = load(name)
+    exact = f"{100 * made.exact_exchange:.3g} % exact exchange" if made.exact_exchange else "no exact exchange"
+    if str(name) in PUBLISHED:
+        kind = "meta-GGA" if made.kinetic else "GGA" if made.gradient else "local density"
+        return f"published {kind}, {exact}"
+    part = ", with a part of the density matrix" if made.nonlocal_part is not None else ""
+    return f"{settings(made)['kind']} on {parent_of(made)}, {exact}{part}; trained in {metadata(_path(name))['level']}"
+
+
+def parent_of(functional: Functional) -> str:
+    """Name of the published functional that a learned one corrects; its own name where it is published."""
+    said = settings(functional)
+    return said.get("parent") or said["kind"]
+
+
 def build(kind: str, parent: str | None = None, width: int = 16, correlation: bool = True, exact_exchange: float | None = None,
           learned_fraction: bool = False, nonlocal_part: dict | None = None, seed: int = 0) -> Functional:
     """A functional of PUBLISHED or NETWORKS, untrained; nonlocal_part: settings of projection.Projected. UnknownOption."""
@@ -96,10 +113,7 @@ def load(name, device: str = "cpu", into: Functional | None = None) -> Functiona
     """
     if str(name) in PUBLISHED:
         return PUBLISHED[str(name)]().to(device)
-    shipped = SHIPPED / f"{name}{SUFFIX}"
-    if not str(name).endswith(SUFFIX) and not shipped.is_file():
-        raise UnknownOption(f"There is no functional {str(name)!r}; available: {', '.join(names())}, or a file ({SUFFIX}).")
-    path = shipped if shipped.is_file() else Path(name)
+    path = _path(name)
     said = metadata(path)
     try:
         made = build(**json.loads(said["settings"])) if into is None else into
@@ -111,3 +125,13 @@ def load(name, device: str = "cpu", into: Functional | None = None) -> Functiona
                                "into=YourFunctional()).") from None
     made.name = said["name"]
     return made.double().requires_grad_(False).to(device)
+
+
+def _path(name) -> Path:
+    """The file of a name."""
+    shipped = SHIPPED / f"{name}{SUFFIX}"
+    if shipped.is_file():
+        return shipped
+    if not str(name).endswith(SUFFIX):
+        raise UnknownOption(f"There is no functional {str(name)!r}; available: {', '.join(names())}, or a file ({SUFFIX}).")
+    return Path(name)

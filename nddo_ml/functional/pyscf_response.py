@@ -25,15 +25,14 @@ from nddo_ml.functional.pyscf_densities import (
     fraction,
     grids_of,
     matters,
-    of_mean_field,
     on_grid,
     variables,
 )
 from nddo_ml.functional.pyscf_nonlocal import overlaps, spin_densities
-from nddo_ml.functional.thermochemistry import Property, System
+from nddo_ml.functional.thermochemistry import Property
 from nddo_ml.units import CODATA_2018
 
-TOLERANCE = 1e-9            # of the coupled-perturbed equations
+TOLERANCE, ACCEPTED = 1e-10, 1e-6      # of the coupled-perturbed equations: sought, and good enough
 DEBYE = CODATA_2018.bohr * CODATA_2018.debye      # per e bohr
 EV = CODATA_2018.hartree
 
@@ -73,10 +72,10 @@ def along(functional: Functional, v: Variation) -> torch.Tensor:
         return found + (slope * v.dD).sum()
 
 
-def variation(functional: Functional, wanted: Property, system: System, level: Level, mf, rung: str,
+def variation(functional: Functional, wanted: Property, snapshot: Snapshot, level: Level, mf,
               reference: np.ndarray | None = None) -> Variation:
-    """Of a converged mean field of the functional. reference: density matrices of a `density`. SCFNotConverged: the
-    coupled-perturbed equations do not converge."""
+    """Of a converged mean field of the functional, whose snapshot there is. reference: density matrices for a `density`.
+    SCFNotConverged: the coupled-perturbed equations do not converge."""
     P = spin_densities(mf.mo_coeff, mf.mo_occ)
     value, G, Q = WHAT[wanted.kind](mf, P, reference)
     if Q is not None:
@@ -84,11 +83,10 @@ def variation(functional: Functional, wanted: Property, system: System, level: L
     Z = linear_response(mf, G)
     if Q is not None:
         Z = Z + Q
-    s = of_mean_field(functional, system, level, mf, rung)
     part = functional.nonlocal_part
     dD = None if part is None else projected(overlaps(part, mf.mol)[0], torch.from_numpy(Z))
-    exchange = -float(np.einsum("sij,sji->", Z, exchange_matrices(mf, P))) if s.exchange else 0.0
-    made = Variation(wanted, s, changes(mf, P, Z, grids_of(mf, level)), dD, exchange, 0.0, value)
+    exchange = -float(np.einsum("sij,sji->", Z, exchange_matrices(mf, P))) if snapshot.exchange else 0.0
+    made = Variation(wanted, snapshot, changes(mf, P, Z, grids_of(mf, level)), dD, exchange, 0.0, value)
     return replace(made, rest=value - UNITS[wanted.kind] * float(along(functional, made).detach()))
 
 
@@ -136,12 +134,15 @@ def linear_response(mf, G: np.ndarray) -> np.ndarray:
         return np.stack([to_orbitals(K(to_density(x))) for x in np.atleast_2d(X)])
 
     start = -to_orbitals(G)
-    U = lib.krylov(coupled, start[None], tol=TOLERANCE, max_cycle=60, verbose=0).reshape(-1)
-    residual = U + coupled(U)[0] - start
-    if not np.abs(residual).max() <= 1e-6 * max(np.abs(start).max(), 1e-12):
-        raise SCFNotConverged(f"The coupled-perturbed equations of {mf.mol.elements} did not converge (residual "
-                              f"{np.abs(residual).max():.1e}): the SCF may be unstable.")
-    return to_density(U)
+    size = np.abs(start).max(initial=0.0)
+    if size == 0:
+        return np.zeros_like(G)
+    U = lib.krylov(coupled, start[None] / size, tol=TOLERANCE, max_cycle=60, verbose=0).reshape(-1)
+    residual = np.abs(U + coupled(U)[0] - start / size).max()
+    if not residual < ACCEPTED:
+        raise SCFNotConverged(f"The coupled-perturbed equations of {mf.mol.elements} did not converge (residual {residual:.1e} "
+                              "of their right side): the SCF may be unstable.")
+    return size * to_density(U)
 
 
 def _dipole(mf, P, reference):

@@ -1,35 +1,34 @@
 """Training of a functional through its own densities: SCF, steps at constant density, SCF again.
 
 A round makes the densities of the functional as it is; its errors there are self-consistent, and by them the best round is
-chosen on the validation molecules. Then the parameters move at constant densities, where the gradient is exact. Everything is
-written after each round, and the same call goes on from there.
+chosen on the validation molecules. Then the parameters move at constant densities, where the gradient of an energy is exact,
+and that of a property exact at first. Everything is written after each round, and the same call goes on from there.
 """
 
 import hashlib
 import json
 import math
 import pickle
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
 from nddo_ml.errors import IncompatibleFile, SCFNotConverged
-from nddo_ml.functional import library
-from nddo_ml.functional.base import Functional
+from nddo_ml.functional import delocalisation, library
 from nddo_ml.functional.config import Config
-from nddo_ml.functional.pyscf_densities import Level, Snapshot, energy, snapshot
-from nddo_ml.functional.thermochemistry import KINDS, Reaction, System, needed_systems, read_thermochemistry, split
-from nddo_ml.units import CODATA_2018
+from nddo_ml.functional.losses import loss_and_gradient, mean_errors, score
+from nddo_ml.functional.projection import Projected
+from nddo_ml.functional.pyscf_densities import Level, Snapshot, converged, mean_field, of_mean_field
+from nddo_ml.functional.pyscf_response import reference_density, variation
+from nddo_ml.functional.thermochemistry import Property, needed_systems, read_properties, read_thermochemistry, split
 from nddo_ml.weights import write_whole
 
-KCAL = CODATA_2018.hartree * CODATA_2018.kcal_mol      # kcal/mol per hartree
-STRETCHED = System("H2+ 10 angstrom", ("H", "H"), ((0.0, 0.0, 0.0), (0.0, 0.0, 10.0)), 1, 1)
-ATOM = System("H atom", ("H",), ((0.0, 0.0, 0.0),), 0, 1)
-# -alpha / 2 R^4 with alpha = 9/2 bohr^3: the proton polarises the atom, nothing else is left at 10 angstrom
-DISSOCIATION = Reaction("stretched", "H2+", (STRETCHED.key, ATOM.key), (1.0, -1.0), -0.011)
-FORMAT = "nddo_ml functional training 1"
+FORMAT = "nddo_ml functional training 2"
+FILE = "functional.safetensors"
+UNCONVERGED = 10.0      # kcal/mol that a system without a density adds to the error of its round
 
 
 @dataclass
@@ -43,137 +42,142 @@ class Silent:
     def round(self, round_: int, errors: dict, best: bool, unconverged: Sequence[str]) -> None: ...
 
 
-def errors_of(reactions: Sequence[Reaction], energies: dict) -> dict[Reaction, float]:
-    """Model less reference, kcal/mol, of the reactions all of whose energies (hartree) there are."""
-    return {r: KCAL * sum(c * energies[key] for c, key in zip(r.coefficients, r.systems, strict=True)) - r.reference
-            for r in reactions if all(key in energies for key in r.systems)}
-
-
-def mean_errors(reactions: Sequence[Reaction], energies: dict) -> dict[str, float]:
-    """Mean absolute error by kind, kcal/mol; NaN without any."""
-    found = errors_of(reactions, energies)
-    by_kind = {kind: [abs(e) for r, e in found.items() if r.kind == kind] for kind in (*KINDS, "stretched")}
-    return {kind: sum(e) / len(e) if e else math.nan for kind, e in by_kind.items()}
-
-
-def loss_and_gradient(functional: Functional, snapshots: dict[str, Snapshot], reactions: Sequence[Reaction], losses) -> float:
-    """The loss, with its gradient added to the parameters: Huber losses of reaction energies, the mean over each kind times its
-    weight. One density at a time is differentiated."""
-    with torch.no_grad():
-        energies = {key: energy(functional, s) for key, s in snapshots.items()}
-    leaves = {key: E.detach().requires_grad_() for key, E in energies.items()}
-    found = errors_of(reactions, leaves)
-    total = torch.zeros((), dtype=torch.float64)
-    for kind in {r.kind for r in found}:
-        e = torch.stack([x for r, x in found.items() if r.kind == kind]) / losses.width
-        weight = getattr(losses, kind)
-        total = total + weight * torch.nn.functional.huber_loss(e, torch.zeros_like(e))
-    slopes = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
-    for key, slope in zip(leaves, slopes, strict=True):
-        if slope is not None:
-            (slope * energy(functional, snapshots[key])).backward()
-    return float(total.detach())
-
-
 class Training:
     """One seed of a configuration; `run` trains it, and resumes it where it was cut off."""
 
     def __init__(self, config: Config, seed: int, watch: Silent | None = None, stop: Callable[[], bool] = lambda: False,
                  restart: bool = False):
-        self.config, self.seed, self.watch, self.stop = config.checked(), seed, watch or Silent(), stop
+        config.checked()
+        self.config, self.seed, self.watch, self.stop = config, seed, watch or Silent(), stop
         self.folder = Path(config.output) / f"seed-{seed}"
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.level = Level(config.data.basis, config.data.grid, config.data.fitted, config.data.tolerance)
-        self.systems, self.parts = self._data()
-        self.functional = self._functional()
-        o = config.optimiser
-        self.adam = torch.optim.AdamW([p for p in self.functional.parameters() if p.requires_grad], lr=o.rate,
-                                      weight_decay=o.weight_decay)
-        self.round, self.best, self.snapshots = 0, {"score": math.inf}, {}
-        if not restart:
-            self._resume()
-        else:
+        d, o = config.data, config.optimiser
+        self.level = Level(d.basis, d.grid, d.fitted, d.tolerance, min(d.step_grid, d.grid))
+        self.systems, self.parts, self.properties = data(config)
+        self.functional = untrained(config, seed)
+        learned = [(name, p) for name, p in self.functional.named_parameters() if p.requires_grad]
+        groups = [{"params": [p for name, p in learned if name != "mixing"]},
+                  {"params": [p for name, p in learned if name == "mixing"], "weight_decay": 0.0}]
+        self.adam = torch.optim.AdamW([g for g in groups if g["params"]], lr=o.rate, weight_decay=o.weight_decay)
+        self.round, self.best, self.snapshots, self.variations, self.references = 0, {"score": math.inf}, {}, {}, {}
+        if restart:
             (self.folder / "metrics.jsonl").unlink(missing_ok=True)
-
-    def _data(self):
-        d = self.config.data
-        systems, reactions = read_thermochemistry(d.file or None)
-        parts = split(reactions, d.validation, d.test)
-        if d.limit:
-            parts["train"] = parts["train"][-d.limit:]
-        if self.config.losses.stretched:
-            systems |= {STRETCHED.key: STRETCHED, ATOM.key: ATOM}
-            parts["train"].append(DISSOCIATION)
-        return systems, parts
-
-    def _functional(self):
-        f = self.config.functional
-        if f.start:
-            return library.load(f.start).requires_grad_(True)
-        arguments = {} if f.kind in library.PUBLISHED else {"parent": f.parent or None, "width": f.width,
-                                                            "correlation": f.correlation}
-        return library.build(f.kind, **arguments, nonlocal_part={"width": f.width} if f.projected else None, seed=self.seed)
+        else:
+            self._resume()
 
     def run(self) -> Path:
         """Train to the end, or until `stop` says so; the file of the best functional so far."""
         o = self.config.optimiser
         while self.round <= o.rounds:
+            start = time.monotonic()
             if not self._densities():
-                return self.folder / "functional.safetensors"
-            self._judge()
+                break
+            self._judge(time.monotonic() - start)
             if self.round < o.rounds:
                 self._steps()
             self.round += 1
             self._checkpoint()
-        return self.folder / "functional.safetensors"
+        return self.folder / FILE
+
+    @property
+    def finished(self) -> bool:
+        """Whether all rounds are done."""
+        return self.round > self.config.optimiser.rounds
 
     def _densities(self) -> bool:
         """New densities of the training and validation systems; whether all were made before `stop`."""
+        self.unconverged: list[str] = []
+        if self.round == 0 and self._shared():
+            return True
         keys = needed_systems(self.parts["train"] + self.parts["validation"])
-        self.unconverged = []
-        for k, key in enumerate(keys):
+        keys += [p.system for p in self.properties if p.system not in keys]
+        for k, key in enumerate(dict.fromkeys(keys)):
             if self.stop():
                 return False
-            old = self.snapshots.get(key)
             try:
-                self.snapshots[key] = snapshot(self.functional, self.systems[key], self.level,
-                                               start=None if old is None else old.density_matrices)
+                self._density(key)
             except SCFNotConverged as error:
                 self.unconverged.append(key)      # its old density, if any, goes on being used
                 self._log(event="unconverged", system=key, reason=str(error))
             self.watch.system(self.round, k + 1, len(keys))
+        if self.round == 0 and not self.properties:
+            content = {"of": self._starting_point(), "unconverged": self.unconverged,
+                       "snapshots": {key: vars(s) for key, s in self.snapshots.items()}}
+            write_whole(str(self._first_file), lambda path: torch.save(content, path))
         return True
 
-    def _judge(self):
+    def _density(self, key):
+        system, old = self.systems[key], self.snapshots.get(key)
+        mf, rung = converged(self.functional, system, self.level, None if old is None else old.density_matrices)
+        self.snapshots[key] = of_mean_field(self.functional, system, self.level, mf, rung)
+        for p in (p for p in self.properties if p.system == key):
+            self.variations[p] = variation(self.functional, p, self.snapshots[key], self.level, mf, self._reference(p))
+
+    def _reference(self, p: Property):
+        if p.kind != "density":
+            return None
+        if p not in self.references:
+            self.references[p] = reference_density(mean_field(self.functional, self.systems[p.system], self.level), p.reference)
+        return self.references[p]
+
+    def _shared(self) -> bool:
+        """Whether an earlier seed has left the densities of the same starting point; then they are taken."""
+        if not self._first_file.exists():
+            return False
+        found = _read(self._first_file)
+        if found.get("of") != self._starting_point():
+            return False
+        self.snapshots = {key: Snapshot(**s) for key, s in found["snapshots"].items()}
+        self.unconverged = list(found["unconverged"])
+        return True
+
+    @property
+    def _first_file(self):
+        return Path(self.config.output) / "first-densities.pt"
+
+    def _starting_point(self):
+        """What the first densities depend on: not the seed, for networks start from zero."""
+        keys = sorted(needed_systems(self.parts["train"] + self.parts["validation"]))
+        f = replace(self.config.functional, width=0)
+        start = hashlib.sha256(Path(f.start).read_bytes()).hexdigest() if Path(f.start).is_file() else ""
+        return json.dumps([asdict(f), start, asdict(self.level), [asdict(self.systems[key]) for key in keys]])
+
+    def _judge(self, seconds):
         """Self-consistent errors; the best functional on the validation molecules is written."""
         energies = {key: s.energy for key, s in self.snapshots.items() if key not in self.unconverged}
-        errors = {part: mean_errors(self.parts[part], energies) for part in ("train", "validation")}
-        judged = errors["validation"] if self.parts["validation"] else errors["train"]
-        weights = self.config.losses
-        score = sum(getattr(weights, kind) * e for kind, e in judged.items() if math.isfinite(e)) + 10 * len(self.unconverged)
-        best = score < self.best["score"]
-        self._log(event="round", round=self.round, errors=errors, score=score, best=best, unconverged=self.unconverged,
-                  rungs=sorted({s.rung for s in self.snapshots.values()}),
-                  steps=sum(s.steps for s in self.snapshots.values()))
+        values = {p: v.value for p, v in self.variations.items() if p.system not in self.unconverged}
+        errors = {"train": mean_errors(self.parts["train"], energies, values),
+                  "validation": mean_errors(self.parts["validation"], energies)}
+        judged = {kind: e if math.isnan(errors["validation"][kind]) else errors["validation"][kind]
+                  for kind, e in errors["train"].items()}
+        found = score(judged, self.config.losses) + UNCONVERGED * len(self.unconverged)
+        best = found < self.best["score"]
+        self._log(event="round", round=self.round, errors=errors, score=found, best=best, unconverged=self.unconverged,
+                  rungs=sorted({s.rung for s in self.snapshots.values()}), seconds=seconds,
+                  exact_exchange=self.functional.exact_exchange, steps=sum(s.steps for s in self.snapshots.values()))
         if best:
-            self.best = {"score": score, "round": self.round}
-            held_out = {part: sorted({r.name for r in self.parts[part]}) for part in ("validation", "test")}
-            notes = {"errors": errors, "round": self.round, "seed": self.seed, **held_out}
-            library.save(self.functional, self.folder / "functional.safetensors", name=Path(self.config.output).name,
-                         level=self.level.name, data=self._hash(), notes=json.dumps(notes))
+            self.best = {"score": found, "round": self.round}
+            self._save(errors)
         self.watch.round(self.round, errors, best, self.unconverged)
+
+    def _save(self, errors):
+        held_out = {part: sorted({r.name for r in self.parts[part]}) for part in ("validation", "test")}
+        notes = {"errors": _finite(errors), "round": self.round, "seed": self.seed, **held_out}
+        library.save(self.functional, self.folder / FILE, name=Path(self.config.output).name, level=self.level.name,
+                     data=self._hash(), notes=json.dumps(notes))
 
     def _steps(self):
         """Steps of the parameters at these densities."""
         o = self.config.optimiser
-        trained = [r for r in self.parts["train"] if all(key in self.snapshots for key in r.systems)]
+        there = {key for key, s in self.snapshots.items() if isinstance(s, Snapshot)}
+        trained = [r for r in self.parts["train"] if there.issuperset(r.systems)]
         used = {key: self.snapshots[key] for key in needed_systems(trained)}
         for step in range(o.steps):
             done = (self.round * o.steps + step) / (o.rounds * o.steps)
             for group in self.adam.param_groups:
                 group["lr"] = o.rate * (o.final + (1 - o.final) * 0.5 * (1 + math.cos(math.pi * done)))
             self.adam.zero_grad()
-            loss = loss_and_gradient(self.functional, used, trained, self.config.losses)
+            loss = loss_and_gradient(self.functional, used, trained, self.config.losses, list(self.variations.values()))
             norm = torch.nn.utils.clip_grad_norm_(self.functional.parameters(), o.clip)
             if bool(torch.isfinite(norm)):
                 self.adam.step()
@@ -181,7 +185,8 @@ class Training:
             self.watch.step(self.round, step + 1, o.steps, loss)
 
     def _hash(self):
-        used = json.dumps([[r.name, r.kind, r.reference] for r in self.parts["train"]])
+        used = json.dumps([[r.name, r.kind, r.reference] for r in self.parts["train"]]
+                          + [[p.system, p.kind, p.reference] for p in self.properties])
         return hashlib.sha256(used.encode()).hexdigest()[:16]
 
     def _log(self, **entry):
@@ -198,16 +203,13 @@ class Training:
         path = self.folder / "checkpoint.pt"
         if not path.exists():
             return
-        try:
-            found = torch.load(path, weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-            raise IncompatibleFile(f"{path} is not a readable checkpoint ({type(error).__name__}): choose another output "
-                                   "folder, or --restart.") from error
+        found = _read(path)
+        if found.get("format") != FORMAT:
+            raise IncompatibleFile(f"{path} is no checkpoint of a functional's training of this version: choose another output "
+                                   "folder, or --restart.")
         mine = self.config.as_dict()
-        if not isinstance(found, dict) or found.get("format") != FORMAT:
-            raise IncompatibleFile(f"{path} is no checkpoint of a functional's training: choose another output folder, or "
-                                   "--restart.")
-        changed = [k for k in mine if k != "output" and json.dumps(mine[k]) != json.dumps(found["config"].get(k))]
+        changed = [k for k in mine if k not in ("output", "seeds")
+                   and json.dumps(mine[k]) != json.dumps(found["config"].get(k))]
         if changed:
             raise IncompatibleFile(f"{path} belongs to a training with other settings (table {changed[0]}): restore them, "
                                    "choose another output folder, or --restart.")
@@ -215,6 +217,65 @@ class Training:
         self.functional.load_state_dict(found["functional"])
         self.adam.load_state_dict(found["adam"])
         self.snapshots = {key: _Start(P) for key, P in found["densities"].items()}
+
+
+def data(config: Config):
+    """(systems by key, reactions by part, properties) of a configuration."""
+    d, losses = config.data, config.losses
+    systems, reactions = read_thermochemistry(d.file or None)
+    parts = split(reactions, d.validation, d.test)
+    if d.limit:
+        parts["train"] = parts["train"][-d.limit:]
+    for wanted, made in ((losses.stretched, delocalisation.stretched),
+                         (losses.fractional, lambda: delocalisation.fractional(d.fractional))):
+        if wanted:
+            more, added = made()
+            systems, parts["train"] = systems | more, parts["train"] + added
+    if not d.properties:
+        return systems, parts, []
+    more, properties = read_properties(d.properties)
+    return more | systems, parts, properties
+
+
+def untrained(config: Config, seed: int):
+    """The functional a seed begins with; what is to be learned requires gradients."""
+    f = config.functional
+    part = {"width": f.width} if f.projected else None
+    if f.start:
+        made = library.load(f.start).requires_grad_(not f.frozen)
+        if f.projected and made.nonlocal_part is None:
+            made.nonlocal_part = Projected(width=f.width, seed=seed)
+        if made.nonlocal_part is not None:
+            made.nonlocal_part.requires_grad_(True)
+        return made
+    if f.kind in library.PUBLISHED:
+        return library.build(f.kind, nonlocal_part=part, seed=seed)
+    return library.build(f.kind, f.parent or None, f.width, f.correlation, f.exact_exchange if f.exact_exchange >= 0 else None,
+                         f.learned_fraction, part, seed)
+
+
+def best_seed(config: Config) -> Path:
+    """The file of the best seed on the validation molecules, copied into the output folder as `functional.safetensors`.
+    IncompatibleFile: no seed has come so far."""
+    output, found = Path(config.output), {}
+    for seed in config.seeds:
+        path = output / f"seed-{seed}" / "checkpoint.pt"
+        if path.exists():
+            found[_read(path)["best"]["score"]] = path.parent / FILE
+    if not found:
+        raise IncompatibleFile(f"{output} holds no finished round of any seed: train first.")
+    chosen = found[min(found)]
+    write_whole(str(output / FILE), lambda path: Path(path).write_bytes(chosen.read_bytes()))
+    return chosen
+
+
+def _read(path) -> dict:
+    try:
+        found = torch.load(path, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise IncompatibleFile(f"{path} is not a readable checkpoint ({type(error).__name__}): choose another output "
+                               "folder, or --restart.") from error
+    return found if isinstance(found, dict) else {}
 
 
 def _finite(value):

@@ -23,8 +23,8 @@ TRAINABLE = ("network", "parameters", "all")
 class Model:
     """[model] parent: method whose parameters are shifted. network: settings for networks.build, {} for the default one.
     trainable: network; parameters (the parent's tables themselves, one global fit, no network); all. start: weights to go on
-    from, instead of parent and network. dispersion: whether the finished model adds D3(BJ) of omegaB97X-D3(BJ). device: cpu or
-    cuda."""
+    from, instead of parent and network; `network` may then name further heads. dispersion: whether the finished model adds
+    D3(BJ) of omegaB97X-D3(BJ). device: cpu or cuda."""
 
     parent: str = "PM6"
     network: dict = field(default_factory=dict)

@@ -18,8 +18,8 @@ from nddo_ml.training.batches import Batch
 class Weights:
     """Weights of the terms: forces, energy (per square root of the number of atoms), dipole, relative (energies of frames of
     one molecule among themselves, per square root of atoms), interaction (complexes less their fragments), charges,
-    point_charges (forces on them), gap (restraint: a gap below `Widths.gap`), drift (restraint: mean square shift of the
-    parameters relative to their bounds)."""
+    point_charges (forces on them); and restraints: gap (below `Widths.gap`), drift (mean square shift of the parameters
+    relative to their bounds), local (mean square energy of the head `local`, eV per atom)."""
 
     forces: float = 1.0
     energy: float = 4.0
@@ -30,6 +30,7 @@ class Weights:
     point_charges: float = 0.0
     gap: float = 0.0
     drift: float = 0.0
+    local: float = 0.01
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ class Widths:
 @dataclass(frozen=True, eq=False)
 class Outputs:
     """What a model says about a batch, on the tape: energies with all offsets, forces, dipole, charges, gaps, forces on the
-    point charges (None without), drift of the parameters (None where there is none); `valid` marks the molecules that count."""
+    point charges (None without), drift of the parameters and local energies of the atoms (None where there are none); `valid`
+    marks the molecules that count."""
 
     energy: Float[Tensor, "molecule"]
     forces: Float[Tensor, "atom 3"]
@@ -59,6 +61,7 @@ class Outputs:
     gap: Float[Tensor, "molecule"] | None
     site_forces: Float[Tensor, "site 3"] | None
     drift: Tensor | None
+    local: Float[Tensor, "atom"] | None
     valid: Bool[Tensor, "molecule"]
 
 
@@ -97,6 +100,8 @@ def terms(found: Outputs, batch: Batch, weights: Weights, widths: Widths) -> dic
         parts["gap"] = weights.gap * torch.relu(widths.gap - found.gap[valid]).square().mean()
     if weights.drift and found.drift is not None:
         parts["drift"] = weights.drift * found.drift
+    if weights.local and found.local is not None:
+        parts["local"] = weights.local * found.local.square().mean()
     return parts
 
 

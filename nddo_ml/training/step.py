@@ -62,6 +62,12 @@ def drift(result) -> Tensor | None:
     return sum(n * d for n, d in found) / sum(n for n, _ in found) if found else None
 
 
+def local_energies(result) -> Tensor | None:
+    """Energies of the head `local`, of all atoms in no order; None without it."""
+    found = [s.shifts.local for s in result.states if getattr(s, "shifts", None) is not None and s.shifts.local is not None]
+    return torch.cat(found) if found else None
+
+
 def energies(hamiltonian, result, frames) -> Tensor:
     """Energies of a result with the offsets of its atoms, whether the Hamiltonian adds them itself or not, eV."""
     return result.energy if OFFSETS_PART in result.energies else result.energy + total(hamiltonian, frames)
@@ -123,7 +129,7 @@ class Step:
         with torch.set_grad_enabled(bool(self.weights.gap) and self.order > 1):
             gap = gaps(result)
         return Outputs(energies(self.hamiltonian, result, batch.frames), result.forces, result.dipole, result.charges, gap,
-                       result.point_charge_forces, drift(result), result.converged & same)
+                       result.point_charge_forces, drift(result), local_energies(result), result.converged & same)
 
 
 def _records(result, found, batch) -> list[Record]:

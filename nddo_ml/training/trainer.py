@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from nddo_ml.errors import UnknownOption
 from nddo_ml.integrals.corrections.d3 import OMEGA_B97X_D3BJ
 from nddo_ml.model import Hamiltonian
 from nddo_ml.networks import build
@@ -61,6 +62,7 @@ def hamiltonian_of(config: Config, seed: int) -> Hamiltonian:
     model = config.model
     if model.start is not None:
         found = finished(Hamiltonian(model.start, device=model.device), dispersion=False)
+        found = with_heads(found, model.network) if model.network else found
     else:
         network = None if model.trainable == "parameters" else build(model.network)
         found = Hamiltonian(model.parent, network=network, device=model.device)
@@ -68,6 +70,20 @@ def hamiltonian_of(config: Config, seed: int) -> Hamiltonian:
     if found.network is not None:
         found.network.requires_grad_(model.trainable != "parameters")
     finished(found, model.dispersion)       # refuses dispersion on a parent that has its own, before any work
+    return found
+
+
+def with_heads(hamiltonian: Hamiltonian, settings: dict) -> Hamiltonian:
+    """The Hamiltonian with the heads that `settings` names added to its network: they shift nothing yet. UnknownOption: the
+    settings ask for more than further heads."""
+    old = hamiltonian.network
+    if old is None or any(old.config.get(k, v) != v for k, v in settings.items() if k != "heads") \
+            or not set(old.heads) <= set(settings.get("heads", ())):
+        raise UnknownOption(f"model.network = {settings} beside model.start: a network that is trained already can be given "
+                            f"further heads, with heads = {list(old.heads) if old else []} and more; nothing else.")
+    network = build({**old.config, "heads": settings["heads"]}).to(hamiltonian.U_ss.device)
+    found = Hamiltonian(hamiltonian.method, network, device=hamiltonian.U_ss.device)
+    found.load_state_dict({**found.state_dict(), **hamiltonian.state_dict()})
     return found
 
 
