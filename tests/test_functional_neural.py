@@ -41,6 +41,22 @@ def test_a_network_of_zero_is_the_parent(functional, parent):
     assert not torch.allclose(randomised(functional).energy_density(d), parent.energy_density(d), rtol=1e-3)
 
 
+def test_any_fraction_of_exact_exchange():
+    """Semilocal exchange makes up the rest; a learned fraction is a parameter, any other is not; files remember both."""
+    d, parent = samples(NeuralMetaGGA(), 2), R2SCAN()
+    for learned in (False, True):
+        made = NeuralMetaGGA(width=4, exact_exchange=0.3, learned_fraction=learned)
+        assert made.exact_exchange == 0.3 and ("mixing" in dict(made.named_parameters())) == learned
+        expected = 0.7 * d.over_channels(parent.exchange) + parent.correlation(d)
+        assert torch.allclose(made.energy_density(d), expected, rtol=1e-14, atol=0)
+        randomised(made, 0.1)
+        assert (made.exact_exchange != 0.3) == learned
+        assert not [row.name for row in constraints(made) if not row.holds]
+    for wrong in (-0.1, 1.0):
+        with pytest.raises(UnknownOption, match="fraction"):
+            NeuralGGA(exact_exchange=wrong)
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("cls, parent", [(NeuralGGA, PBE), (NeuralMetaGGA, R2SCAN), (NeuralGGA, PBE0)])
 def test_constraints_hold_for_any_weights(cls, parent, seed):
@@ -71,11 +87,14 @@ def test_violations_are_found():
 @pytest.mark.parametrize("made", [NeuralGGA(width=8), NeuralMetaGGA(width=5, correlation=False), NeuralGGA(PBE0())])
 def test_a_saved_functional_comes_back(tmp_path, made):
     made.nonlocal_part = Projected(elements=(1, 8), width=4)
+    if made.exact_exchange == 0:
+        made.mixing.fill_(0.125)              # as a training leaves it
     path = tmp_path / f"mine{SUFFIX}"
     save(randomised(made), path, "mine", level="def2-svp", data="abc", notes="for a test")
     back = load(path)
     d = samples(made, 0)
     assert torch.equal(back.energy_density(d), made.energy_density(d)) and back.label == "mine"
+    assert back.exact_exchange == made.exact_exchange
     for key, value in made.state_dict().items():
         assert torch.equal(back.state_dict()[key], value) and value.dtype == torch.float64
     assert metadata(path)["level"] == "def2-svp" and not any(p.requires_grad for p in back.parameters())

@@ -127,6 +127,27 @@ def test_restricted_equals_unrestricted_excitations_and_newton():
         singlets.nuc_grad_method().kernel(state=1)
 
 
+def test_density_fitting_before_or_after():
+    """Energy, forces and Hessian do not depend on which comes first; forces are derivatives of the energy."""
+    functional, step = with_projection(Bare()), 1e-3
+
+    def fitted(first, y=0.0):
+        mf = dft.RKS(molecule("OHH", WATER + [[0, 0, 0], [0, y, 0], [0, 0, 0]])).set(conv_tol=1e-12, conv_tol_grad=1e-7)
+        mf.grids.level = 0
+        mf = attach(mf.density_fit(auxbasis="weigend"), functional) if first else attach(mf, functional).density_fit("weigend")
+        mf.kernel()
+        return mf
+
+    before, after = fitted(True), fitted(False)
+    assert abs(before.e_tot - after.e_tot) < 1e-9
+    g = after.nuc_grad_method().kernel()
+    assert np.abs(before.nuc_grad_method().kernel() - g).max() < 1e-7
+    slope = (fitted(False, step).e_tot - fitted(False, -step).e_tot) / (2 * step) * lib.param.BOHR
+    assert abs(g[1, 1] - slope) < 1e-6
+    assert np.abs(before.Hessian().kernel() - after.Hessian().kernel()).max() < 1e-6
+    assert isinstance(attach(after, functional), type(after))
+
+
 def test_half_electrons_are_told_from_whole_ones():
     """Traces of D alone cannot tell one electron on an atom from a half on each of two far atoms twice; tr D D can."""
     from nddo_ml.functional.pyscf_densities import Level, snapshot

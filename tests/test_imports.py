@@ -25,11 +25,12 @@ LAYERS = (
     ("scf",),
     ("results",), ("states",), ("model", "properties"),       # the model makes the populations, other properties need the model
     ("calibration",), ("ensemble",),
-    ("dynamics",), ("training",), ("embedding",), ("functional",), ("wavefunction",),
+    ("functional",),                   # a level of theory of the labels
+    ("dynamics",), ("training",), ("embedding",), ("wavefunction",),
     ("interfaces",), ("stream",),
     ("cli",),
 )
-SIBLINGS = ("dynamics", "training", "embedding", "functional", "wavefunction")
+SIBLINGS = ("dynamics", "training", "embedding", "wavefunction")
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 STANDARD = set(sys.stdlib_module_names)

@@ -24,7 +24,7 @@ from nddo_ml.cli.main import app
 from nddo_ml.errors import IncompatibleFile, InvalidMolecule, MissingExtra, UnknownOption
 from nddo_ml.interfaces.ase import NDDO
 from nddo_ml.properties.vibrations import WAVENUMBER_ENERGY, normal_modes
-from nddo_ml.training import sampling
+from nddo_ml.training import clusters, sampling
 from nddo_ml.training.journal import Journal, text
 from nddo_ml.training.label import label, with_partners
 from nddo_ml.training.levels import Own, level
@@ -188,9 +188,9 @@ def test_displacements_have_the_width_of_quantum_oscillators():
 
 @pytest.mark.parametrize("scale", [0.85, 1.0, 1.5])
 def test_dimers_touch_at_their_distance(scale):
-    a, b = sampling.placed(water(), from_atoms(molecule("CH4")), scale, np.random.default_rng(3))
+    a, b = clusters.placed(water(), from_atoms(molecule("CH4")), scale, np.random.default_rng(3))
     d = np.linalg.norm(a.positions[:, None] - b.positions[None], axis=-1)
-    radii = [np.minimum(vdw_radii[s.numbers], sampling.CONTACT) for s in (a, b)]
+    radii = [np.minimum(vdw_radii[s.numbers], clusters.CONTACT) for s in (a, b)]
     assert (d / (radii[0][:, None] + radii[1][None])).min() == pytest.approx(scale, abs=1e-6)
     for s, reference in ((a, water()), (b, from_atoms(molecule("CH4")))):      # rigid, not mirrored
         np.testing.assert_allclose(s.atoms.get_all_distances(), reference.atoms.get_all_distances(), atol=1e-7)
@@ -212,7 +212,7 @@ def test_molecules_that_have_joined_are_no_complex():
     bonded = from_atoms(molecule("C2H6"))
     halves = [replace(bonded, numbers=bonded.numbers[k], positions=bonded.positions[k], multiplicity=2)
               for k in ([0, 2, 3, 4], [1, 5, 6, 7])]
-    assert sampling._with_parts(sampling.joined(*halves, "complex"), *halves, 1.0) == []
+    assert sampling._with_parts(clusters.joined(*halves, "complex"), *halves, 1.0) == []
 
 
 def test_stretches_change_one_bond():
@@ -227,6 +227,24 @@ def test_stretches_change_one_bond():
         assert s.unrestricted == (factor > sampling.BREAKING) or abs(factor - sampling.BREAKING) < 0.01
     with pytest.raises(InvalidMolecule, match="ring"):
         sampling.stretches(from_atoms(PHOSPHORUS), sampling.Step("bonds", 1), np.random.default_rng(0))
+
+
+def test_torsions_turn_rigid_parts():
+    ethanol = from_atoms(molecule("CH3CH2OH"))
+    old = ethanol.atoms.get_all_distances()
+    found = sampling.torsions(ethanol, sampling.Step("torsions", 8), np.random.default_rng(0))
+    assert len(found) == 8 and len({s.how for s in found}) == 8
+    for s in found:
+        i, j = (int("".join(filter(str.isdigit, w))) for w in s.how.split()[1].split("-"))
+        new, angle = s.atoms.get_all_distances(), float(s.how.split()[2])
+        assert new[i, j] == pytest.approx(old[i, j]) and sampling._bonds(s) == sampling._bonds(ethanol)
+        a, b = (next(p + q - k for p, q in sampling._bonds(ethanol) if k in (p, q) and {p, q} != {i, j}) for k in (i, j))
+        turned = s.atoms.get_dihedral(a, i, j, b) - ethanol.atoms.get_dihedral(a, i, j, b)
+        assert (turned - angle + 180) % 360 - 180 == pytest.approx(0, abs=0.51)
+        for k in (i, j):                                # what hangs on either end of the bond keeps its distance to both ends
+            np.testing.assert_allclose(new[k], old[k], atol=1e-6)
+    with pytest.raises(InvalidMolecule, match="rotate"):
+        sampling.torsions(water(), sampling.Step("torsions", 1), np.random.default_rng(0))
 
 
 def test_sampling_repeats_itself_and_reports_what_fails(monkeypatch):

@@ -1,6 +1,7 @@
 """The commands `functional train`, `evaluate`, `constraints` and `list`: learned exchange-correlation functionals."""
 
 import json
+import sys
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -54,6 +55,7 @@ def _train(file, restart, minutes):
     from nddo_ml.training.config import read_toml, record
 
     torch.set_num_threads(1)
+    sys.path.insert(0, str(file.parent.resolve()))      # where a class of the user's own may stand
     config = record(Config, read_toml(file), str(file))
     at = file.parent
     d, start = config.data, config.functional.start
@@ -69,14 +71,13 @@ def _train(file, restart, minutes):
             typer.echo("Stopped; the same command goes on from here.")
             return
         entries = [json.loads(line) for line in (path.parent / "metrics.jsonl").read_text().splitlines()]
-        made = library.load(path)
+        made = training.best_functional()
         plots.learning(entries, path.parent / "learning.png")
-        parent = library.load(library.parent_of(made))
-        plots.enhancement([made, parent] if parent.label == "PBE" else [made, parent, library.load("PBE")],
-                          path.parent / "enhancement.png")
+        beside = dict.fromkeys(name for name in (library.parent_of(made), "PBE") if name in library.PUBLISHED)
+        plots.enhancement([made, *map(library.load, beside)], path.parent / "enhancement.png")
         typer.echo(f"Seed {seed}: {path} (metrics.jsonl, learning.png, enhancement.png beside it)")
     chosen = best_seed(config)
-    typer.echo(f"Done: {Path(config.output) / path.name} is that of {chosen.parent.name}, the best on the validation molecules.")
+    typer.echo(f"Done: {Path(config.output) / path.name} is {chosen.parent.name}, the best on the validation molecules.")
 
 
 @contextmanager
@@ -120,7 +121,7 @@ def _bars():
 def evaluate(names: Annotated[list[str], typer.Argument(help="Ours by name or file, PySCF's by their names in libxc.")],
              file: Annotated[Path | None, typer.Option(help="Thermochemistry file. [default: the bundled one]")] = None,
              only: Annotated[str, typer.Option(help="all; or train, validation, test of a training's default split.")] = "all",
-             delocalisation: Annotated[bool, typer.Option("--delocalisation", help="Also H2+ and fractional electrons.")] = False,
+             delocalisation: Annotated[bool, typer.Option("--delocalisation", help="H2+ and half electrons too.")] = False,
              basis: str = "def2-tzvpp", grid: int = 2, fitted: bool = True,
              json_file: Annotated[Path | None, typer.Option("--json", metavar="OUT.json")] = None,
              picture: Annotated[Path | None, typer.Option(metavar="OUT.png", help="Errors against references.")] = None):

@@ -7,7 +7,8 @@ from nddo_ml.errors import UnknownOption
 
 @dataclass(frozen=True)
 class Form:
-    """[functional] kind: NeuralGGA or NeuralMetaGGA, or a published name where only the part of the density matrix is learned.
+    """[functional] kind: NeuralGGA or NeuralMetaGGA, a published name where only the part of the density matrix is learned, or
+    "module:Class" of your own (then nothing else applies but the training).
     parent: published name, "" for the usual one. exact_exchange: fraction, below 0 for the parent's; learned_fraction: whether
     it is a parameter. projected: with a part of the density matrix. start: a functional, by name or file, to go on from;
     frozen: all of it stays as it is, and only the part of the density matrix is learned."""
@@ -25,14 +26,14 @@ class Form:
 
 @dataclass(frozen=True)
 class Data:
-    """[data] file: thermochemistry file, "" for the bundled one. validation, test: fractions of molecules held out. limit: only
-    so many training reactions, 0 for all. properties: thermochemistry file with properties, "" for none. fractional: elements
+    """[data] file: thermochemistry file, "" for the bundled one. only: names of its reactions, () for all. validation, test:
+    fractions of molecules held out. properties: thermochemistry file with properties, "" for none. fractional: elements
     whose atoms lose half an electron. basis, grid, fitted, tolerance: of the SCF. step_grid: of steps at constant density."""
 
     file: str = ""
+    only: tuple[str, ...] = ()
     validation: float = 0.2
     test: float = 0.2
-    limit: int = 0
     properties: str = ""
     fractional: tuple[str, ...] = ("H", "C", "O", "F")
     basis: str = "def2-tzvpp"
@@ -44,15 +45,12 @@ class Data:
 
 @dataclass(frozen=True)
 class Optimisation:
-    """[optimiser] rounds: densities are made anew before each. steps: of AdamW in a round. rate: learning rate, falling to
-    `final` times that over all rounds. clip: largest gradient norm."""
+    """[optimiser] rounds: densities are made anew after each. steps: of Levenberg-Marquardt in a round. prior: how much it
+    costs to leave the parent, prior/2 |theta - theta_0|^2; the larger, the fewer reactions are learned by heart."""
 
-    rounds: int = 4
-    steps: int = 60
-    rate: float = 3e-3
-    final: float = 0.1
-    weight_decay: float = 1e-3
-    clip: float = 5.0
+    rounds: int = 3
+    steps: int = 12
+    prior: float = 0.03
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,7 @@ class Config:
         """Itself. UnknownOption: a value that cannot be."""
         o, d, f, l = self.optimiser, self.data, self.functional, self.losses
         for name, value, low, high in (("optimiser.rounds", o.rounds, 1, 1000), ("optimiser.steps", o.steps, 1, 100_000),
-                                       ("optimiser.rate", o.rate, 0, 1), ("data.grid", d.grid, 0, 9),
+                                       ("optimiser.prior", o.prior, 1e-12, 1e12), ("data.grid", d.grid, 0, 9),
                                        ("data.step_grid", d.step_grid, 0, 9), ("functional.width", f.width, 1, 512),
                                        ("functional.exact_exchange", f.exact_exchange, -1, 0.99),
                                        ("losses.width", l.width, 1e-3, 1e6)):

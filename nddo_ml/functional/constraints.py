@@ -14,7 +14,7 @@ from nddo_ml.functional.derivatives import derivatives
 from nddo_ml.functional.neural import LIEB_OXFORD
 from nddo_ml.functional.uniform import pw92, slater
 
-POINTS = 4000
+POINTS, FEW = 4000, 300         # the third derivatives are dear
 FITS = 1e-3          # hartree per electron: published parametrisations of the uniform gas differ by up to 8e-4
 
 
@@ -153,6 +153,6 @@ def _finite(functional):
     d = _without_gradient(samples(functional, 1))
     n = torch.stack([d.n[0], torch.zeros_like(d.n[0])])
     parts = [n] + ([d.sigma] if functional.gradient else []) + ([d.tau * (n > EMPTY)] if functional.kinetic else [])
-    levels = derivatives(functional, torch.cat(parts), True, 3)
+    levels = derivatives(functional, torch.cat(parts)[:, :FEW], True, 3)
     bad = sum(int((~torch.isfinite(level)).sum()) for level in levels)
     return _row("derivatives to third order are finite (values that are not)", bad, 0, "an empty channel, no gradient")

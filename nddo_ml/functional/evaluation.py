@@ -27,8 +27,10 @@ class Result:
         return [e for r, e in self.errors.items() if r.kind == kind]
 
 
-def method(name: str) -> Functional | str:
-    """A functional of ours by name or file, or the name of one of libxc. UnknownOption: neither."""
+def method(name: str | Functional) -> Functional | str:
+    """A functional of ours, itself or by name or file, or the name of one of libxc. UnknownOption: neither."""
+    if isinstance(name, Functional):
+        return name
     if name in library.names() or name.endswith(library.SUFFIX):
         return library.load(name)
     if not in_libxc(name):
@@ -37,7 +39,7 @@ def method(name: str) -> Functional | str:
     return name
 
 
-def evaluate(name: str, systems: dict[str, System], reactions: Sequence[Reaction], level: Level,
+def evaluate(name: str | Functional, systems: dict[str, System], reactions: Sequence[Reaction], level: Level,
              progress: Callable[[int, int], None] = lambda done, total: None) -> Result:
     """Every system solved on its own; the non-local correlation (VV10) of a functional of libxc is left out."""
     functional, energies, failed, helped = method(name), {}, [], []
@@ -53,4 +55,5 @@ def evaluate(name: str, systems: dict[str, System], reactions: Sequence[Reaction
         except SCFNotConverged:
             failed.append(key)
         progress(k + 1, len(keys))
-    return Result(name, errors_of(reactions, energies), energies, tuple(failed), tuple(helped))
+    label = name.label if isinstance(name, Functional) else name
+    return Result(label, errors_of(reactions, energies), energies, tuple(failed), tuple(helped))

@@ -20,16 +20,20 @@ FORMAT = "nddo_ml functional 1"
 SUFFIX = ".safetensors"
 SHIPPED = Path(__file__).parents[1] / "data" / "functionals"
 PUBLISHED = {"LDA": LDA, "PBE": PBE, "R2SCAN": R2SCAN, "PBE0": PBE0}
+NEWEST = {"neural-xc": "neural-xc-1", "neural-xc-projected": "neural-xc-1-projected"}      # names that stay
 NETWORKS = {"NeuralGGA": NeuralGGA, "NeuralMetaGGA": NeuralMetaGGA}
 
 
 def names() -> list[str]:
-    """What `load` knows by name: published functionals, then shipped files."""
-    return [*PUBLISHED, *sorted(path.stem for path in SHIPPED.glob("*" + SUFFIX))]
+    """What `load` knows by name: published functionals, then shipped files, then the names of the newest ones."""
+    shipped = sorted(path.stem for path in SHIPPED.glob("*" + SUFFIX))
+    return [*PUBLISHED, *shipped, *(name for name, newest in NEWEST.items() if newest in shipped)]
 
 
 def describe(name) -> str:
     """In a line, what a functional is: published, or learned from what at which level, with how much exact exchange."""
+    if name in NEWEST:
+        return f"the newest, {NEWEST[name]}"
     made = load(name)
     exact = f"{100 * made.exact_exchange:.3g} % exact exchange" if made.exact_exchange else "no exact exchange"
     if str(name) in PUBLISHED:
@@ -129,7 +133,7 @@ def load(name, device: str = "cpu", into: Functional | None = None) -> Functiona
 
 def _path(name) -> Path:
     """The file of a name."""
-    shipped = SHIPPED / f"{name}{SUFFIX}"
+    shipped = SHIPPED / f"{NEWEST.get(str(name), name)}{SUFFIX}"
     if shipped.is_file():
         return shipped
     if not str(name).endswith(SUFFIX):

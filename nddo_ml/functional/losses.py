@@ -3,8 +3,11 @@ weight, at densities that stay as they are."""
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from nddo_ml.functional.base import Functional
 from nddo_ml.functional.delocalisation import KCAL
@@ -41,41 +44,47 @@ def score(errors: Mapping[str, float], losses) -> float:
                for kind, e in errors.items() if math.isfinite(e))
 
 
-def total_loss(energies: Mapping[str, torch.Tensor], values: Mapping[Property, torch.Tensor], reactions: Sequence[Reaction],
-               losses) -> torch.Tensor:
-    """sum over kinds of weight * mean of Huber(error / width)."""
-    by_kind: dict[str, list] = {}
-    for r, e in errors_of(reactions, energies).items():
-        by_kind.setdefault(r.kind, []).append(e / losses.width)
-    for p, q in values.items():
-        by_kind.setdefault(p.kind, []).append(off(p, q) / COMPARABLE[p.kind])
-    total = torch.zeros((), dtype=torch.float64)
-    for kind, e in by_kind.items():
-        e = torch.stack(e)
-        total = total + getattr(losses, kind) * torch.nn.functional.huber_loss(e, torch.zeros_like(e))
-    return total
+@dataclass(frozen=True)
+class Residuals:
+    """Errors in units of their widths, their derivatives by the parameters, and their weights."""
+
+    values: Float[Tensor, "residual"]
+    jacobian: Float[Tensor, "residual parameter"]
+    weights: Float[Tensor, "residual"]
+
+    @property
+    def loss(self) -> float:
+        """sum of weight * Huber(value)."""
+        huber = torch.nn.functional.huber_loss(self.values, torch.zeros_like(self.values), reduction="none")
+        return float((self.weights * huber).sum())
+
+    @property
+    def curvature(self) -> Float[Tensor, "residual"]:
+        """Weights of the squares that touch the losses from above: weight / max(1, |value|)."""
+        return self.weights / self.values.abs().clamp(min=1.0)
 
 
-def loss_and_gradient(functional: Functional, snapshots: Mapping[str, Snapshot], reactions: Sequence[Reaction], losses,
-                      variations: Sequence[Variation] = ()) -> float:
-    """The loss, with its gradient added to the parameters. One density at a time is differentiated: the loss is a function of
-    few numbers, whose gradients are kept."""
+def residuals(functional: Functional, snapshots: Mapping[str, Snapshot], reactions: Sequence[Reaction], losses,
+              variations: Sequence[Variation] = ()) -> Residuals:
+    """Of all reactions whose densities there are, and of properties. One density at a time is differentiated."""
     parameters = [p for p in functional.parameters() if p.requires_grad]
-    energies = {key: _with_gradient(energy(functional, s), parameters) for key, s in snapshots.items()}
-    values = {v.property: _with_gradient(property_of(functional, v), parameters) for v in variations}
-    leaves = {key: e.requires_grad_() for key, (e, _) in energies.items()}
-    property_leaves = {key: q.requires_grad_() for key, (q, _) in values.items()}
-    total = total_loss(leaves, property_leaves, reactions, losses)
-    numbers = [*leaves.values(), *property_leaves.values()]
-    slopes = torch.autograd.grad(total, numbers, allow_unused=True) if total.requires_grad else [None] * len(numbers)
-    gradients = [g for _, g in (*energies.values(), *values.values())]
-    for slope, gradient in zip(slopes, gradients, strict=True):
-        for p, g in zip(parameters, gradient, strict=True):
-            if slope is not None and g is not None:
-                p.grad = slope * g if p.grad is None else p.grad + slope * g
-    return float(total.detach())
+    found = {key: _with_gradient(energy(functional, s), parameters) for key, s in snapshots.items()}
+    rows = []
+    for r in (r for r in reactions if getattr(losses, r.kind) and all(key in found for key in r.systems)):
+        parts = [(c, *found[key]) for c, key in zip(r.coefficients, r.systems, strict=True)]
+        rows.append((r.kind, (KCAL * sum(c * e for c, e, _ in parts) - r.reference) / losses.width,
+                     sum(c * KCAL / losses.width * g for c, _, g in parts)))
+    for v in (v for v in variations if getattr(losses, v.property.kind)):
+        q, g = _with_gradient(property_of(functional, v), parameters)
+        width = COMPARABLE[v.property.kind]
+        rows.append((v.property.kind, off(v.property, q) / width, g / width))
+    count = {kind: sum(row[0] == kind for row in rows) for kind, *_ in rows}
+    return Residuals(torch.tensor([e for _, e, _ in rows], dtype=torch.float64), torch.stack([g for *_, g in rows]),
+                     torch.tensor([getattr(losses, kind) / count[kind] for kind, *_ in rows], dtype=torch.float64))
 
 
 def _with_gradient(value, parameters):
-    """(number without history, its gradient by the parameters)."""
-    return value.detach(), torch.autograd.grad(value, parameters, allow_unused=True)
+    """(number, its gradient by all parameters in a row)."""
+    found = torch.autograd.grad(value, parameters, allow_unused=True)
+    flat = [torch.zeros_like(p).reshape(-1) if g is None else g.reshape(-1) for p, g in zip(parameters, found, strict=True)]
+    return float(value.detach()), torch.cat(flat)

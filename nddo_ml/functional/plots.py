@@ -51,15 +51,34 @@ def enhancement(functionals: Sequence[Functional], path: Path) -> None:
     plt.close(fig)
 
 
+def dissociation(curves: dict[str, np.ndarray], path: Path, exact: np.ndarray | None = None, title: str = "") -> None:
+    """Energies (distance, energy: angstrom and kcal/mol) along a bond by method; below, their forces by differences, in which a
+    kink would show. exact: the same of the truth."""
+    plt = needed("matplotlib.pyplot", "plot", "Plots")
+    fig, (top, low) = plt.subplots(2, 1, figsize=(5.5, 6), layout="constrained", sharex=True)
+    for k, (name, (R, E)) in enumerate(curves.items()):
+        top.plot(R, E, color=INK if k == 0 else f"C{k}", label=name)
+        low.plot((R[1:] + R[:-1]) / 2, -np.diff(E) / np.diff(R), color=INK if k == 0 else f"C{k}")
+    if exact is not None:
+        top.plot(*exact, "o", ms=4, mfc="none", color="0.5", label="exact")
+    top.set(ylabel="energy / kcal mol$^{-1}$", title=title)
+    low.set(xlabel="distance / Å", ylabel="force / kcal mol$^{-1}$ Å$^{-1}$")
+    top.legend(frameon=False, fontsize="small")
+    fig.savefig(path, dpi=130)
+    plt.close(fig)
+
+
 def learning(entries: Sequence[dict], path: Path) -> None:
     """Loss of the steps, and self-consistent mean errors of the rounds."""
     plt = needed("matplotlib.pyplot", "plot", "Plots")
     fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
     left.plot([e["loss"] for e in entries if e["event"] == "step"], color=INK, lw=1)
-    left.set(xlabel="step", ylabel="loss at constant density", yscale="log")
+    left.set(xlabel="step", ylabel="loss at constant densities", yscale="log")
     rounds = [e for e in entries if e["event"] == "round"]
     for part, style in (("train", "-"), ("validation", "--")):
-        for k, kind in enumerate(("atomisation", "barrier")):
+        for k, kind in enumerate(("atomisation", "barrier", "stretched", "fractional")):
+            if all(e["errors"][part].get(kind) is None for e in rounds):
+                continue
             values = [np.nan if e["errors"][part].get(kind) is None else e["errors"][part][kind] for e in rounds]
             right.plot([e["round"] for e in rounds], values, style, marker=".", color=f"C{k}", label=f"{kind}, {part}")
     right.set(xlabel="round", ylabel="mean error / kcal mol$^{-1}$")

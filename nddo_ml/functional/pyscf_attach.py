@@ -26,13 +26,10 @@ def attach(mf, functional: Functional):
     UnknownOption: mf is another kind of mean field (periodic, relativistic, ROKS, Hartree-Fock, ...), or the parameters are
     not float64. MissingExtra without PySCF.
     """
-    lib = needed("pyscf.lib", "train", "A functional in PySCF")
+    needed("pyscf", "train", "A functional in PySCF")
     check_host(mf)
     check_functional(functional)
-    new = mf.copy()
-    if type(mf).__mro__[0].__name__.startswith(PREFIX):
-        new = lib.view(new, lib.drop_class(type(mf), learned_class()))
-    new = lib.set_class(new, (learned_class(), new.__class__))
+    new = in_front(mf.copy())
     new._numint = numint_class()(functional)
     new.xc, new.nlc = XC, 0
     new.grids = mf.grids.copy()
@@ -40,6 +37,16 @@ def attach(mf, functional: Functional):
     if functional.exact_exchange and _fitted_without_exchange(new):
         new = new.density_fit()
     return new
+
+
+def in_front(mf):
+    """The same object with learned_class before all its other classes: one that comes later, as density fitting does, would
+    make gradients and Hessians of its own."""
+    from pyscf import lib
+
+    if isinstance(mf, learned_class()):
+        mf = lib.view(mf, lib.drop_class(type(mf), learned_class()))
+    return lib.set_class(mf, (learned_class(), type(mf)))
 
 
 def _fitted_without_exchange(mf) -> bool:
@@ -110,7 +117,7 @@ def learned_class():
                 from pyscf.df import make_auxbasis
 
                 auxbasis = make_auxbasis(self.mol, xc=FITTED_FOR[self.functional.exact_exchange != 0])
-            return super().density_fit(auxbasis, with_df, only_dfj)
+            return in_front(super().density_fit(auxbasis, with_df, only_dfj))
 
         def to_gks(self, xc=None):
             raise UnknownOption(f"{self.functional.label} has no form for spinors: stay with RKS or UKS.")
@@ -127,7 +134,8 @@ def learned_class():
             return self._converted(dft.UKS, self.to_uhf_orbitals, xc)
 
         def to_rks(self, xc=None):
-            raise UnknownOption("Make a new RKS and attach the functional to it: orbitals of UKS have no one restricted form.")
+            """Restricted, not yet solved: orbitals of UKS have no one restricted form."""
+            return self._converted(dft.RKS, lambda new: new, xc)
 
         def _converted(self, cls, orbitals, xc):
             if xc not in (None, XC):

@@ -5,6 +5,7 @@ chosen on the validation molecules. Then the parameters move at constant densiti
 and that of a property exact at first. Everything is written after each round, and the same call goes on from there.
 """
 
+import copy
 import hashlib
 import json
 import math
@@ -12,21 +13,25 @@ import pickle
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib import import_module
 from pathlib import Path
 
 import torch
 
-from nddo_ml.errors import IncompatibleFile, SCFNotConverged
+from nddo_ml.errors import IncompatibleFile, SCFNotConverged, UnknownOption
 from nddo_ml.functional import delocalisation, library
+from nddo_ml.functional.base import Functional
 from nddo_ml.functional.config import Config
-from nddo_ml.functional.losses import loss_and_gradient, mean_errors, score
+from nddo_ml.functional.fit import Fit
+from nddo_ml.functional.losses import mean_errors, residuals, score
+from nddo_ml.functional.neural import Neural
 from nddo_ml.functional.projection import Projected
 from nddo_ml.functional.pyscf_densities import Level, Snapshot, converged, mean_field, of_mean_field
 from nddo_ml.functional.pyscf_response import reference_density, variation
 from nddo_ml.functional.thermochemistry import Property, needed_systems, read_properties, read_thermochemistry, split
 from nddo_ml.weights import write_whole
 
-FORMAT = "nddo_ml functional training 2"
+FORMAT = "nddo_ml functional training 1"
 FILE = "functional.safetensors"
 UNCONVERGED = 10.0      # kcal/mol that a system without a density adds to the error of its round
 
@@ -43,22 +48,24 @@ class Silent:
 
 
 class Training:
-    """One seed of a configuration; `run` trains it, and resumes it where it was cut off."""
+    """One seed of a configuration; `run` trains it, and resumes it where it was cut off. functional: one of your own to train,
+    with its parameters as they are, in place of what the configuration describes."""
 
-    def __init__(self, config: Config, seed: int, watch: Silent | None = None, stop: Callable[[], bool] = lambda: False,
-                 restart: bool = False):
+    def __init__(self, config: Config, seed: int = 0, watch: Silent | None = None, stop: Callable[[], bool] = lambda: False,
+                 restart: bool = False, functional: Functional | None = None):
         config.checked()
         self.config, self.seed, self.watch, self.stop = config, seed, watch or Silent(), stop
         self.folder = Path(config.output) / f"seed-{seed}"
         self.folder.mkdir(parents=True, exist_ok=True)
-        d, o = config.data, config.optimiser
+        d = config.data
         self.level = Level(d.basis, d.grid, d.fitted, d.tolerance, min(d.step_grid, d.grid))
         self.systems, self.parts, self.properties = data(config)
-        self.functional = untrained(config, seed)
-        learned = [(name, p) for name, p in self.functional.named_parameters() if p.requires_grad]
-        groups = [{"params": [p for name, p in learned if name != "mixing"]},
-                  {"params": [p for name, p in learned if name == "mixing"], "weight_decay": 0.0}]
-        self.adam = torch.optim.AdamW([g for g in groups if g["params"]], lr=o.rate, weight_decay=o.weight_decay)
+        self.functional = untrained(config, seed) if functional is None else functional
+        learned = [p for p in self.functional.parameters() if p.requires_grad]
+        if not learned:
+            raise UnknownOption(f"{self.functional.label} has no parameters to learn: take NeuralGGA or NeuralMetaGGA, "
+                                "projected = true, or a class of your own with parameters.")
+        self.fit = Fit(learned, config.optimiser.prior)
         self.round, self.best, self.snapshots, self.variations, self.references = 0, {"score": math.inf}, {}, {}, {}
         if restart:
             (self.folder / "metrics.jsonl").unlink(missing_ok=True)
@@ -78,6 +85,10 @@ class Training:
             self.round += 1
             self._checkpoint()
         return self.folder / FILE
+
+    def best_functional(self) -> Functional:
+        """The functional of the best round so far, without gradients."""
+        return library.load(self.folder / FILE, into=copy.deepcopy(self.functional))
 
     @property
     def finished(self) -> bool:
@@ -140,7 +151,8 @@ class Training:
         keys = sorted(needed_systems(self.parts["train"] + self.parts["validation"]))
         f = replace(self.config.functional, width=0)
         start = hashlib.sha256(Path(f.start).read_bytes()).hexdigest() if Path(f.start).is_file() else ""
-        return json.dumps([asdict(f), start, asdict(self.level), [asdict(self.systems[key]) for key in keys]])
+        own = {} if isinstance(self.functional, Neural) else {k: w.tolist() for k, w in self.functional.state_dict().items()}
+        return json.dumps([asdict(f), start, own, asdict(self.level), [asdict(self.systems[key]) for key in keys]])
 
     def _judge(self, seconds):
         """Self-consistent errors; the best functional on the validation molecules is written."""
@@ -172,17 +184,16 @@ class Training:
         there = {key for key, s in self.snapshots.items() if isinstance(s, Snapshot)}
         trained = [r for r in self.parts["train"] if there.issuperset(r.systems)]
         used = {key: self.snapshots[key] for key in needed_systems(trained)}
+        def evaluated():
+            return residuals(self.functional, used, trained, self.config.losses, list(self.variations.values()))
+
+        found = evaluated()
         for step in range(o.steps):
-            done = (self.round * o.steps + step) / (o.rounds * o.steps)
-            for group in self.adam.param_groups:
-                group["lr"] = o.rate * (o.final + (1 - o.final) * 0.5 * (1 + math.cos(math.pi * done)))
-            self.adam.zero_grad()
-            loss = loss_and_gradient(self.functional, used, trained, self.config.losses, list(self.variations.values()))
-            norm = torch.nn.utils.clip_grad_norm_(self.functional.parameters(), o.clip)
-            if bool(torch.isfinite(norm)):
-                self.adam.step()
-            self._log(event="step", round=self.round, step=step, loss=loss, gradient=float(norm))
-            self.watch.step(self.round, step + 1, o.steps, loss)
+            found, better = self.fit.step(found, evaluated)
+            self._log(event="step", round=self.round, step=step, loss=found.loss, damping=self.fit.damping)
+            self.watch.step(self.round, step + 1, o.steps, found.loss)
+            if not better:
+                break
 
     def _hash(self):
         used = json.dumps([[r.name, r.kind, r.reference] for r in self.parts["train"]]
@@ -195,7 +206,7 @@ class Training:
 
     def _checkpoint(self):
         content = {"format": FORMAT, "config": self.config.as_dict(), "round": self.round, "best": self.best,
-                   "functional": self.functional.state_dict(), "adam": self.adam.state_dict(),
+                   "functional": self.functional.state_dict(), "origin": self.fit.origin, "damping": self.fit.damping,
                    "densities": {key: s.density_matrices for key, s in self.snapshots.items()}}
         write_whole(str(self.folder / "checkpoint.pt"), lambda path: torch.save(content, path))
 
@@ -215,17 +226,18 @@ class Training:
                                    "choose another output folder, or --restart.")
         self.round, self.best = found["round"], found["best"]
         self.functional.load_state_dict(found["functional"])
-        self.adam.load_state_dict(found["adam"])
+        self.fit.origin, self.fit.damping = found["origin"], found["damping"]
         self.snapshots = {key: _Start(P) for key, P in found["densities"].items()}
 
 
 def data(config: Config):
-    """(systems by key, reactions by part, properties) of a configuration."""
+    """(systems by key, reactions by part, properties) of a configuration. UnknownOption, IncompatibleFile."""
     d, losses = config.data, config.losses
     systems, reactions = read_thermochemistry(d.file or None)
-    parts = split(reactions, d.validation, d.test)
-    if d.limit:
-        parts["train"] = parts["train"][-d.limit:]
+    unknown = sorted(set(d.only) - {r.name for r in reactions})
+    if unknown:
+        raise UnknownOption(f"data.only names {unknown[0]!r}, which is no reaction of the file.")
+    parts = split([r for r in reactions if not d.only or r.name in d.only], d.validation, d.test)
     for wanted, made in ((losses.stretched, delocalisation.stretched),
                          (losses.fractional, lambda: delocalisation.fractional(d.fractional))):
         if wanted:
@@ -237,9 +249,11 @@ def data(config: Config):
     return more | systems, parts, properties
 
 
-def untrained(config: Config, seed: int):
-    """The functional a seed begins with; what is to be learned requires gradients."""
+def untrained(config: Config, seed: int) -> Functional:
+    """The functional a seed begins with; what is to be learned requires gradients. UnknownOption: there is none such."""
     f = config.functional
+    if ":" in f.kind:
+        return _own(f.kind)
     part = {"width": f.width} if f.projected else None
     if f.start:
         made = library.load(f.start).requires_grad_(not f.frozen)
@@ -252,6 +266,19 @@ def untrained(config: Config, seed: int):
         return library.build(f.kind, nonlocal_part=part, seed=seed)
     return library.build(f.kind, f.parent or None, f.width, f.correlation, f.exact_exchange if f.exact_exchange >= 0 else None,
                          f.learned_fraction, part, seed)
+
+
+def _own(kind) -> Functional:
+    """An object of the class that "module:Class" names."""
+    module, _, name = kind.partition(":")
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UnknownOption(f"functional.kind = {kind!r}: {error}; expected \"module:Class\", the module beside the "
+                            "configuration or installed.") from None
+    if not (isinstance(found, type) and issubclass(found, Functional)):
+        raise UnknownOption(f"functional.kind = {kind!r} is no class made from nddo_ml.functional.Functional.")
+    return found()
 
 
 def best_seed(config: Config) -> Path:

@@ -18,7 +18,7 @@ from nddo_ml.methods import method as find_method
 from nddo_ml.methods import methods
 from nddo_ml.model import Hamiltonian
 from nddo_ml.molecules import Molecules, PointCharges
-from nddo_ml.training.pyscf_levels import pyscf_level
+from nddo_ml.training.pyscf_levels import LEARNED, pyscf_level
 from nddo_ml.training.structures import Structure
 from nddo_ml.training.theory import Label, Level, frontier_gap, without_sites
 from nddo_ml.units import CODATA_2018
@@ -29,8 +29,9 @@ XTB = {"gfn2-xtb": "GFN2-xTB", "gfn1-xtb": "GFN1-xTB"}
 
 def level(name: str | None = None, functional: str | None = None, basis: str | None = None, **settings) -> Level:
     """The level of that name: "FUNCTIONAL/BASIS" or "WAVE FUNCTION/BASIS" in PySCF ("wb97x-v/def2-tzvp", "b3lyp/def2-svp",
-    "hf/...", "mp2/...", "ccsd(t)/cc-pvdz", "fci/..."), "GFN2-xTB", or one of our own methods ("PM6-D3H4"). functional and basis
-    replace those of the name; settings: fields of KohnSham or WaveFunction (None: their default).
+    "hf/...", "mp2/...", "ccsd(t)/cc-pvdz", "fci/..."), "functional:NAME/BASIS" of a functional of nddo_ml.functional by name or
+    file, "GFN2-xTB", or one of our own methods ("PM6-D3H4"). functional and basis replace those of the name; settings: fields
+    of KohnSham or WaveFunction (None: their default).
 
     Raises UnknownOption: there is no such functional, basis, wave function or setting. MissingExtra: PySCF is not installed.
     """
@@ -41,12 +42,23 @@ def level(name: str | None = None, functional: str | None = None, basis: str | N
         if given:
             raise UnknownOption(f"{cheap.name} has no {given[0]}: leave it out, or choose a level of PySCF such as {DEFAULT}.")
         return cheap
-    theory, _, own_basis = (name or DEFAULT).partition("/")
+    theory, own_basis = _theory_and_basis(name or DEFAULT)
     return pyscf_level(functional or theory, basis or own_basis or DEFAULT.partition("/")[2], settings)
+
+
+def _theory_and_basis(name):
+    """What stands before the basis, and the basis; the file of a functional may stand in a folder."""
+    if not name.startswith(LEARNED):
+        theory, _, basis = name.partition("/")
+        return theory, basis
+    theory, _, basis = name.rpartition("/")
+    return (name, "") if basis.endswith(".safetensors") or not theory else (theory, basis)
 
 
 def _cheap(name):
     """The level of tblite or of our own with that name; None: there is none."""
+    if name.startswith(LEARNED):
+        return None
     if name.lower() in XTB:
         needed("tblite", "train", "GFN-xTB")
         return Tightbinding(XTB[name.lower()])

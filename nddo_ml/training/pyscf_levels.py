@@ -4,12 +4,15 @@ The default is the functional form of omegaB97X-V without its non-local correlat
 dispersion is added apart as D3(BJ) with the parameters of omegaB97X-D3(BJ), so that a model can keep it apart too.
 """
 
+import hashlib
 from dataclasses import dataclass, fields
+from functools import cache
 
 import numpy as np
 
 from nddo_ml.errors import SCFNotConverged, UnknownOption
 from nddo_ml.extras import needed
+from nddo_ml.functional import Functional, library
 from nddo_ml.training.structures import Structure
 from nddo_ml.training.theory import Label, Level, frontier_gap, without_sites
 from nddo_ml.units import CODATA_2018
@@ -20,16 +23,24 @@ D3_NAMES = {"wb97x-v": "wb97x", "wb97m-v": "wb97m", "b97m-v": "b97m"}     # VV10
 REFITTED = {f"{name}-d3bj": functional for functional, name in D3_NAMES.items()}
 AMPLITUDES = 1e-9, 1e-7       # convergence of coupled cluster: energy (hartree), norm of the amplitudes
 VV10, NONE = "vv10", "none"
+LEARNED = "functional:"       # before the name or file of a functional of nddo_ml.functional
 
 
 def pyscf_level(theory: str, basis: str, settings: dict) -> Level:
     """KohnSham or WaveFunction, checked: an unknown name is refused here and not at each structure (UnknownOption)."""
     needed("pyscf", "train", "A level of PySCF")
-    kind = WaveFunction if theory.lower() in WAVE_FUNCTIONS else KohnSham
+    kind = Learned if theory.startswith(LEARNED) else WaveFunction if theory.lower() in WAVE_FUNCTIONS else KohnSham
     known = {f.name for f in fields(kind)}
     unknown = sorted(set(settings) - known)
     if unknown:
         raise UnknownOption(f"{theory} has no setting {unknown[0]!r}; it has: {', '.join(sorted(known))}.")
+    if kind is Learned:
+        _check_basis(basis)
+        theory = theory.removeprefix(LEARNED)
+        _functional(theory)
+        settings = {"dispersion_model": NONE} | settings
+        _check_dispersion(theory, False, settings["dispersion_model"])
+        return Learned(theory, basis.lower(), **settings)
     if kind is KohnSham:
         settings = {"dispersion_model": _dispersion(theory.lower())} | settings
         theory = REFITTED.get(theory.lower(), theory.lower().removesuffix("-d3bj"))
@@ -86,8 +97,7 @@ class KohnSham:
         if self.functional == "hf":
             mf = (scf.UHF if open_shell else scf.RHF)(mol)
         else:
-            mf = (dft.UKS if open_shell else dft.RKS)(mol, xc=self.functional)
-            mf.nlc = "" if self.dispersion_model == VV10 else False
+            mf = self._kohn_sham(dft.UKS if open_shell else dft.RKS, mol)
         mf = mf.density_fit() if self.fitted else mf
         if self.functional != "hf":
             mf.grids.level = self.grid
@@ -95,6 +105,41 @@ class KohnSham:
         if structure.sites is not None:
             mf = qmmm.add_mm_charges(mf, structure.sites[:, :3], structure.sites[:, 3], unit="Angstrom")
         return mf
+
+    def _kohn_sham(self, kind, mol):
+        mf = kind(mol, xc=self.functional)
+        mf.nlc = "" if self.dispersion_model == VV10 else False
+        return mf
+
+
+@dataclass(frozen=True)
+class Learned(KohnSham):
+    """A functional of nddo_ml.functional, by name or file; without dispersion where no parameters of D3(BJ) are named. The
+    name of the level holds a hash of what was learned: two files never pass for one level."""
+
+    dispersion_model: str = NONE
+
+    @property
+    def name(self):
+        made = _functional(self.functional)
+        return f"{LEARNED}{made.label}-{fingerprint(made)}{super().name.removeprefix(self.functional)}"
+
+    def _kohn_sham(self, kind, mol):
+        return _functional(self.functional).attach(kind(mol))
+
+
+@cache
+def _functional(name: str) -> Functional:
+    """By name or file. UnknownOption, IncompatibleFile."""
+    return library.load(name)
+
+
+def fingerprint(functional: Functional) -> str:
+    """A short hash of a functional's form and weights."""
+    found = hashlib.sha256(repr(library.settings(functional)).encode())
+    for key, value in sorted(functional.state_dict().items()):
+        found.update(key.encode() + value.cpu().numpy().tobytes())
+    return found.hexdigest()[:8]
 
 
 @dataclass(frozen=True)
@@ -251,7 +296,7 @@ def _dispersion(functional):
 
 def _check_functional(functional, dispersion):
     """UnknownOption: libxc has no such functional, or it has no such dispersion."""
-    from pyscf import dft, gto
+    from pyscf import dft
 
     if functional != "hf":
         try:
@@ -259,7 +304,14 @@ def _check_functional(functional, dispersion):
         except (KeyError, ValueError) as error:
             raise UnknownOption(f"PySCF knows no functional or wave function {functional!r}; wave functions here: hf, "
                                 f"{', '.join(WAVE_FUNCTIONS)}.") from error
-    if dispersion == VV10 and not dft.libxc.is_nlc(functional):
+    _check_dispersion(functional, functional != "hf" and dft.libxc.is_nlc(functional), dispersion)
+
+
+def _check_dispersion(functional, has_vv10, dispersion):
+    """UnknownOption: no such dispersion."""
+    from pyscf import gto
+
+    if dispersion == VV10 and not has_vv10:
         raise UnknownOption(f"{functional} has no VV10: give --dispersion none, or the name of D3(BJ) parameters.")
     if dispersion not in (VV10, NONE):
         try:

@@ -10,6 +10,7 @@ Nothing here changes the level; integrals, grids and thresholds are PySCF's.
 """
 
 from contextlib import nullcontext
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,7 +69,8 @@ def remembering(numint, memory):
                                 for ao, mask, weights, points in plain]     # a single block is not overwritten
             yield from self._blocks
 
-    found = Remembering()
+    found = copy(numint)                 # whatever it carries, a functional in torch for one
+    found.__class__ = Remembering
     found._of, found._blocks = (None, None), None
     return found
 
@@ -229,4 +231,6 @@ def _covered(mf):
 
     if not isinstance(mf, _DFHF) or not hasattr(mf, "xc"):
         return isinstance(mf, _DFHF)
-    return not mf.do_nlc() and mf._numint._xc_type(mf.xc) == "GGA"
+    functional = getattr(mf, "functional", None)       # in torch; a part of the density matrix has forces of its own
+    return (not mf.do_nlc() and mf._numint._xc_type(mf.xc) == "GGA"
+            and getattr(functional, "nonlocal_part", None) is None)

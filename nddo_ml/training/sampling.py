@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from ase import Atoms, units
 from ase.constraints import FixCom
-from ase.data import covalent_radii, vdw_radii
+from ase.data import covalent_radii
 from ase.md.langevin import Langevin
 from ase.optimize import LBFGS
 
 from nddo_ml.elements import masses
 from nddo_ml.errors import InvalidMolecule, UnknownOption
 from nddo_ml.properties.vibrations import WAVENUMBER_ENERGY, normal_modes
+from nddo_ml.training.clusters import joined, placed, surrounded
 from nddo_ml.training.queue import reason
 from nddo_ml.training.structures import Structure, from_smiles
 
@@ -31,13 +32,13 @@ TEMPERATURES = (300.0, 600.0, 1000.0)
 SOFT = 100.0                        # cm^-1: softer modes are displaced as if they had this frequency
 HBAR_SQUARED = units._hbar**2 / units._amu / units._e * 1e20      # eV amu angstrom^2
 SCALES = (0.85, 1.5)                # of the contact distance of a dimer
-CONTACT = 2.0                       # angstrom; largest van der Waals radius that counts
 STRETCH = (0.75, 2.5)               # of a bond length
 BREAKING = 1.25                     # beyond it a singlet may break its spin symmetry
 BONDED = 1.25                       # times the sum of covalent radii
+ATTEMPTS = 20                       # for each rotation whose parts do not touch
 RELAXED = 25                        # steps of relaxation of a dimer
 PULLED = (0.9, 1.8)                 # of the nearest contact of a relaxed dimer
-STEP_NAMES = ("conformers", "md", "modes", "dimers", "interactions", "bonds")
+STEP_NAMES = ("conformers", "md", "modes", "dimers", "interactions", "bonds", "torsions")
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def _step(word):
 
 def expected(steps: tuple[Step, ...], source: Source) -> int:
     """How many structures a plan will give, about."""
-    per = {"conformers": 1, "dimers": 1, "bonds": 1, "interactions": 3}
+    per = {"conformers": 1, "dimers": 1, "bonds": 1, "torsions": 1, "interactions": 3}
     drawn = [s for s in steps if s.name != "conformers" or source.structure is None]
     return max(sum(s.count * per.get(s.name, len(s.temperatures)) for s in drawn), 1)
 
@@ -229,26 +230,6 @@ def _with_parts(pair, a, b, factor):
     return [replace(pair, complex=name, fragment="AB"), *parts]
 
 
-def placed(first: Structure, second: Structure, scale: float, rng) -> tuple[Structure, Structure]:
-    """Two molecules, randomly turned, the second moved along z until the nearest contact is `scale` van der Waals distances."""
-    x, y = ((s.positions - s.positions.mean(0)) @ _rotation(rng).T for s in (first, second))
-    radii = [np.minimum(np.nan_to_num(vdw_radii[s.numbers], nan=CONTACT), CONTACT) for s in (first, second)]
-    least = scale * (radii[0][:, None] + radii[1][None])
-    d = y[None] - x[:, None]
-    across = (d[..., :2] ** 2).sum(-1)
-    near = across < least**2
-    # the farthest shift at which some pair is exactly at its distance: beyond it all are farther apart
-    shift = (np.sqrt(np.where(near, least**2 - across, 0)) - d[..., 2])[near].max() if near.any() else 0.0
-    return _moved(first, x, first.how), _moved(second, y + [0, 0, shift], second.how)
-
-
-def joined(a: Structure, b: Structure, how: str) -> Structure:
-    """Two molecules as one structure; unpaired electrons are parallel."""
-    smiles = f"{a.smiles}.{b.smiles}" if a.smiles and b.smiles else ""
-    return Structure(np.concatenate([a.numbers, b.numbers]), np.concatenate([a.positions, b.positions]), a.charge + b.charge,
-                     a.multiplicity + b.multiplicity - 1, smiles=smiles, group="complex", how=how, source=a.source)
-
-
 def stretches(start: Structure, step: Step, rng) -> list[Structure]:
     """Single bonds outside rings, drawn at random, at a random multiple (STRETCH) of their length; the parts stay rigid. A long
     bond of a singlet may break its spin symmetry. InvalidMolecule: every bond is in a ring.
@@ -268,29 +249,28 @@ def stretches(start: Structure, step: Step, rng) -> list[Structure]:
     return found
 
 
-WATER = np.array([[0, 0, 0], [0.7569, 0.5859, 0], [-0.7569, 0.5859, 0]])
-WATER_CHARGES = (-0.834, 0.417, 0.417)     # TIP3P, J. Chem. Phys. 79, 926 (1983)
-
-
-def surrounded(structure: Structure, rng) -> Structure:
-    """The structure among the point charges of 4 to 19 random waters (TIP3P), 2.2 angstrom or more from its atoms; two times in
-    five one of them is replaced by a monovalent ion.
+def torsions(start: Structure, step: Step, rng) -> list[Structure]:
+    """Rotations by a random angle about bonds outside rings, drawn at random; the parts stay rigid and do not touch.
+    InvalidMolecule: there is nothing to rotate.
     """
-    centre = structure.positions.mean(0)
-    reach = np.linalg.norm(structure.positions - centre, axis=1).max() + 7
-    wanted, sites = int(rng.integers(4, 20)), []
-    for _ in range(5000):
-        oxygen = centre + rng.uniform(-reach, reach, 3)
-        water = WATER @ _rotation(rng).T + oxygen
-        far = np.linalg.norm(water[:, None] - structure.positions[None], axis=-1).min() > 2.2
-        if far and all(np.linalg.norm(oxygen - other[0, :3]) > 2.6 for other in sites):
-            sites.append(np.column_stack([water, WATER_CHARGES]))
-        if len(sites) == wanted:
+    bonds = [(i, j, part) for i, j in _bonds(start)
+             if (part := _beyond(start, i, j)) is not None and 1 < len(part) < len(start.numbers) - 1]
+    if not bonds:
+        raise InvalidMolecule(f"{start.formula} has no bond outside a ring to rotate about.")
+    found, connected, symbols = [], _bonds(start), start.atoms.get_chemical_symbols()
+    for _ in range(step.count * ATTEMPTS):
+        i, j, part = bonds[int(rng.integers(len(bonds)))]
+        angle = float(rng.uniform(0, 360))
+        turned = start.atoms
+        turned.rotate(angle, turned.positions[j] - turned.positions[i], center=turned.positions[j])
+        moved = start.positions.copy()
+        moved[part] = turned.positions[part]
+        rotated = _moved(start, moved, f"torsion {symbols[i]}{i}-{symbols[j]}{j} {angle:.0f} deg")
+        if _bonds(rotated) == connected:
+            found.append(rotated)
+        if len(found) == step.count:
             break
-    if rng.random() < 0.4:
-        k = int(rng.integers(len(sites)))
-        sites[k] = np.append(sites[k][0, :3], rng.choice([-1.0, 1.0]))[None]
-    return replace(structure, sites=np.concatenate(sites))
+    return found
 
 
 def _conformers(sampling, source, rng):
@@ -311,8 +291,8 @@ def _drawn(step, start, source, sampling, rng):
         return dynamics(start, step, sampling.calculator, rng)
     if step.name == "modes":
         return displacements(start, step, sampling.calculator, rng)
-    if step.name == "bonds":
-        return stretches(start, step, rng)
+    if step.name in ("bonds", "torsions"):
+        return {"bonds": stretches, "torsions": torsions}[step.name](start, step, rng)
     partner = start
     if source.partner is not None and source.partner.name != source.name:
         other = source.partner
@@ -355,14 +335,6 @@ def _moved(structure, positions, how):
 
 def _number(rng):
     return int(rng.integers(2**31 - 1))
-
-
-def _rotation(rng):
-    """A rotation drawn uniformly (a normalised quaternion of normal numbers)."""
-    w, x, y, z = (q := rng.standard_normal(4)) / np.linalg.norm(q)
-    return np.array([[1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-                     [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-                     [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)]])
 
 
 def _bonds(structure):

@@ -75,13 +75,16 @@ def hamiltonian_of(config: Config, seed: int) -> Hamiltonian:
 
 def with_heads(hamiltonian: Hamiltonian, settings: dict) -> Hamiltonian:
     """The Hamiltonian with the heads that `settings` names added to its network: they shift nothing yet. UnknownOption: the
-    settings ask for more than further heads."""
+    settings are not those of its network, but for further heads."""
     old = hamiltonian.network
-    if old is None or any(old.config.get(k, v) != v for k, v in settings.items() if k != "heads") \
-            or not set(old.heads) <= set(settings.get("heads", ())):
-        raise UnknownOption(f"model.network = {settings} beside model.start: a network that is trained already can be given "
-                            f"further heads, with heads = {list(old.heads) if old else []} and more; nothing else.")
-    network = build({**old.config, "heads": settings["heads"]}).to(hamiltonian.U_ss.device)
+    known = {} if old is None else old.config
+    heads = list(settings.get("heads", known.get("heads", ())))
+    if not known or any(known.get(k) != v for k, v in settings.items() if k != "heads") or not set(known.get("heads", ())) <= set(heads):
+        raise UnknownOption(f"model.network = {settings} beside model.start, whose network is {known}: a trained network can be "
+                            "given further heads, nothing else.")
+    if set(heads) == set(known["heads"]):
+        return hamiltonian
+    network = build({**known, "heads": heads}).to(hamiltonian.U_ss.device)
     found = Hamiltonian(hamiltonian.method, network, device=hamiltonian.U_ss.device)
     found.load_state_dict({**found.state_dict(), **hamiltonian.state_dict()})
     return found

@@ -1,0 +1,79 @@
+"""What the shipped functionals promise: exact conditions, held-out reactions, one electron over two protons, smooth curves."""
+
+import json
+
+import numpy as np
+import pytest
+
+from nddo_ml.functional import constraints, load, names
+from nddo_ml.functional.library import NEWEST, SHIPPED, SUFFIX, metadata
+
+FILES = sorted(SHIPPED.glob("*" + SUFFIX))
+PLAIN, PROJECTED = NEWEST
+
+
+def test_the_newest_are_there():
+    assert set(NEWEST) | set(NEWEST.values()) <= set(names())
+    for name, newest in NEWEST.items():
+        assert load(name).label == load(newest).label == newest
+    assert load(PLAIN).nonlocal_part is None and load(PROJECTED).nonlocal_part is not None
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_what_they_say_and_the_conditions_they_obey(path):
+    said = metadata(path)
+    notes = json.loads(said["notes"])
+    assert said["name"] == path.stem and said["level"] and said["data"] and notes["test"] and notes["validation"]
+    assert [row.name for row in constraints(load(path)) if not row.holds] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NEWEST)
+def test_molecules_that_were_never_seen(name):
+    """Half of what PBE is off in atomisation energies, barriers within 5 kcal/mol; every SCF converges."""
+    pytest.importorskip("pyscf")
+    from nddo_ml.functional.evaluation import evaluate
+    from nddo_ml.functional.pyscf_densities import Level
+    from nddo_ml.functional.thermochemistry import read_thermochemistry
+
+    systems, reactions = read_thermochemistry()
+    held_out = json.loads(metadata(SHIPPED / (NEWEST[name] + SUFFIX))["notes"])["test"]
+    found = evaluate(name, systems, [r for r in reactions if r.name in held_out], Level())
+    assert found.unconverged == ()
+    assert np.abs(found.of_kind("atomisation")).mean() < 4 and np.abs(found.of_kind("barrier")).mean() < 5
+
+
+@pytest.mark.slow
+def test_one_electron_over_two_protons():
+    """At 10 angstrom, where PBE is off by tens of kcal/mol: a fifth of it at most."""
+    pytest.importorskip("pyscf")
+    from nddo_ml.functional import delocalisation
+    from nddo_ml.functional.evaluation import evaluate
+    from nddo_ml.functional.pyscf_densities import Level
+
+    systems, reactions = delocalisation.stretched()
+    ours, pbe = (abs(evaluate(name, systems, reactions[:1], Level()).of_kind("stretched")[0]) for name in (PROJECTED, "pbe"))
+    assert pbe > 30 and ours < pbe / 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*NEWEST, "R2SCAN"])
+def test_energy_and_forces_are_smooth_along_a_dissociation(name):
+    """H2 from 0.6 to 3 angstrom: forces are derivatives of the energy, to the error of fourth-order differences of step 0.02,
+    and no fourth difference of the force stands out of its neighbours as that of a kink would."""
+    pytest.importorskip("pyscf")
+    from pyscf import dft, gto, lib
+
+    R, E, F = np.arange(0.6, 3.01, 0.02), [], []
+    for r in R:
+        mf = dft.RKS(gto.M(atom=f"H 0 0 0; H 0 0 {r}", basis="def2-svp", verbose=0))
+        mf.grids.level, mf.conv_tol = 3, 1e-11
+        mf = load(name).attach(mf)
+        E.append(mf.kernel())
+        F.append(-mf.nuc_grad_method().kernel()[1, 2])
+        assert mf.converged
+    E, F, h = np.array(E), np.array(F), 0.02 / lib.param.BOHR
+    slope = (8 * (E[3:-1] - E[1:-3]) - E[4:] + E[:-4]) / (12 * h)
+    assert np.abs(F[2:-2] + slope).max() < 2e-5
+    rough = np.abs(np.diff(F, 4))
+    assert rough.max() < 2e-5
