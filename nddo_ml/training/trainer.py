@@ -79,9 +79,10 @@ def with_heads(hamiltonian: Hamiltonian, settings: dict) -> Hamiltonian:
     old = hamiltonian.network
     known = {} if old is None else old.config
     heads = list(settings.get("heads", known.get("heads", ())))
-    if not known or any(known.get(k) != v for k, v in settings.items() if k != "heads") or not set(known.get("heads", ())) <= set(heads):
-        raise UnknownOption(f"model.network = {settings} beside model.start, whose network is {known}: a trained network can be "
-                            "given further heads, nothing else.")
+    other = [k for k, v in settings.items() if k != "heads" and known.get(k) != v]
+    if not known or other or not set(known["heads"]) <= set(heads):
+        raise UnknownOption(f"model.network = {settings} beside model.start, whose network is {known}: it can be given further "
+                            "heads, nothing else.")
     if set(heads) == set(known["heads"]):
         return hamiltonian
     network = build({**known, "heads": heads}).to(hamiltonian.U_ss.device)
