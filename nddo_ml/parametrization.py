@@ -29,8 +29,7 @@ BLOCK = ((1, 0), (2, 0), (3, 0), (1, 1), (2, 1), (2, 2), (3, 1), (3, 2), (3, 3))
 @record
 class Parent:
     """What a network shifts: AtomParameters of each atom, values of each pair; the Slater-Condon parameters and EISOL of the
-    free
-    atoms, which stay; and 1 for the shifts of U (atom, U_NAMES) and factors (atom, FACTOR_NAMES) that an atom can take.
+    free atoms, which stay; and 1 for the shifts of U (atom, U_NAMES) and factors (atom, FACTOR_NAMES) that an atom can take.
     """
 
     P: AtomParameters

@@ -2,8 +2,7 @@
 
 A file is a safetensors archive whose metadata name the parent method, the network, the elements and the level of theory of the
 labels. Here only the metadata are read; `nddo_ml.weights` reads the tensors. Shipped files lie in the package's data; the
-newest
-general model is also called "neural".
+newest general model is also called "neural".
 """
 
 import json
@@ -26,8 +25,7 @@ REQUIRED = ("name", "parent", "network", "dispersion", "elements", "level", "dat
 @dataclass(frozen=True)
 class Card:
     """What a file of weights says: its path, name, parent method, settings of the network and of the dispersion (None:
-    without),
-    elements, level of theory, hash of the training data, version of the code, notes, number of members.
+    without), elements, level of theory, hash of the training data, version of the code, notes, number of members, calibration.
     """
 
     path: Path

@@ -68,7 +68,6 @@ def switch(R: Float[Tensor, "edge"], cutoff: float) -> Float[Tensor, "edge"]:
 
 def radial_functions(R: Float[Tensor, "edge"], cutoff: float, count: int) -> Float[Tensor, "edge function"]:
     """Spherical Bessel functions sqrt(2/c) sin(n pi R/c)/R, n = 1 ... count (Gasteiger, Gross, Guennemann, ICLR 2020), times
-    the
-    switch."""
+    the switch."""
     n = torch.arange(1, count + 1, dtype=R.dtype, device=R.device) * (pi / cutoff)
     return torch.sin(R[:, None] * n) * (sqrt(2.0 / cutoff) * switch(R, cutoff) / R)[:, None]

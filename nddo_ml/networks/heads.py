@@ -1,10 +1,9 @@
 """From features of atoms to shifts of parameters: the network a Hamiltonian takes.
 
 Three gates make the limits hold whatever the weights are: shifts of an atom vanish with the density of its neighbours, shifts
-of
-a pair with its distance, and tanh bounds both. Resonance integrals and core-core terms of a pair come from one function of the
-ordered pair, evaluated both ways: symmetric channels take the mean, s-p of (i, j) is p-s of (j, i). The last layers are zero at
-the start, so that a new network is the parent method.
+of a pair with its distance, and tanh bounds both. Resonance integrals and core-core terms of a pair come from one function of
+the ordered pair, evaluated both ways: symmetric channels take the mean, s-p of (i, j) is p-s of (j, i). The last layers are
+zero at the start, so that a new network is the parent method.
 """
 
 from collections.abc import Sequence
@@ -37,9 +36,8 @@ class ParameterNetwork(nn.Module):
     """Shifts of the parent's parameters from features of the atoms: `network(numbers, i, j, R, u)` returns Shifts.
 
     features: a module from an Environment to Features. heads: any of atom (one-centre parameters), pair (resonance integrals
-    and
-    core-core terms), block (equivariant one-centre blocks; needs vectors), local (an energy of each atom). Alone, `local` is a
-    pure correction of the frozen parent.
+    and core-core terms), block (equivariant one-centre blocks; needs vectors), local (an energy of each atom). Alone, `local`
+    is a pure correction of the frozen parent.
     """
 
     def __init__(self, species: Sequence[int], features: nn.Module, heads: Sequence[str] = ("atom", "pair"), name: str = ""):
@@ -127,8 +125,7 @@ class PairHead(nn.Module):
 
 class BlockHead(nn.Module):
     """One-electron elements between the orbitals of one atom that follow its vectors: s-p along a vector, p-p along the
-    traceless
-    products of two; bounded by their norm. Zero at the start."""
+    traceless products of two; bounded by their norm. Zero at the start."""
 
     def __init__(self, vectors: int):
         super().__init__()

@@ -1,9 +1,8 @@
 """Equivariant message passing in Cartesian tensors: the default features.
 
 Every atom carries scalars s, vectors v and, for degree 2, symmetric traceless matrices t. A layer sends messages along the
-edges
-(radial functions times the neighbour's scalars, times 1, u or u u - 1/3) and then mixes the channels of each atom; tensors act
-on scalars only through their invariants. Scalars are therefore invariant under rotation and reflection, vectors and
+edges (radial functions times the neighbour's scalars, times 1, u or u u - 1/3) and then mixes the channels of each atom;
+tensors act on scalars only through their invariants. Scalars are therefore invariant under rotation and reflection, vectors and
 matrices turn with the molecule, and a permutation of atoms permutes them. In the manner of PaiNN (Schuett, Unke, Gastegger,
 ICML 2021) and TensorNet (Simeon, De Fabritiis, NeurIPS 2023).
 """
