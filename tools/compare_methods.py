@@ -231,7 +231,8 @@ def main():
     text = markdown(found, counts, list(models), list(peers), training)
     if options.docs:
         inserted(options.docs, text)
-        record = {"data": content_hash(frames), "models": models, "counts": counts, "scores": found}
+        record = {"data": content_hash(frames),
+                  "models": {k: Path(m).name for k, m in models.items()}, "counts": counts, "scores": found}
         options.docs.with_suffix(".json").write_text(json.dumps(finite(record), indent=1) + "\n")
     else:
         sys.stdout.write(text + "\n")
