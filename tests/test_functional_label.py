@@ -29,6 +29,7 @@ def test_the_label_is_that_of_pyscf(ours, theirs):
     assert a.dispersion_energy is None
 
 
+@pytest.mark.slow
 def test_a_file_with_a_part_of_the_density_matrix(tmp_path):
     """Its name tells two sets of weights apart, it can be pickled, and its forces are derivatives (of a grid that moves with
     the atoms: 2e-3 eV/angstrom)."""

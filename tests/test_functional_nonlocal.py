@@ -28,8 +28,8 @@ class Bare(Functional):
         return 0 * n
 
 
-def with_projection(functional, seed=7, scale=0.3):
-    functional.nonlocal_part = Projected(elements=(1, 7, 8), width=8, seed=seed)
+def with_projection(functional, seed=7, scale=0.3, alone=0.0):
+    functional.nonlocal_part = Projected(elements=(1, 7, 8), width=8, seed=seed, alone=alone)
     return randomised(functional, scale)
 
 
@@ -52,9 +52,10 @@ def random_densities(mol, seed=0):
     return P + P.transpose(0, 2, 1)
 
 
-def test_potential_is_the_derivative_of_the_energy_and_kernel_that_of_the_potential():
+@pytest.mark.parametrize("alone", [0.0, 1.5])
+def test_potential_is_the_derivative_of_the_energy_and_kernel_that_of_the_potential(alone):
     mol = molecule("OHH", WATER)
-    part = with_projection(Bare()).nonlocal_part
+    part = with_projection(Bare(), alone=alone).nonlocal_part
     P, X = random_densities(mol), random_densities(mol, 1)
     step = 1e-4
     (up, V_up), (down, V_down) = (part.energy_and_potential(mol, P + s * step * X) for s in (1, -1))
@@ -78,6 +79,16 @@ def test_invariance():
     assert Projected().energy_and_potential(mol, P)[0] == 0
 
 
+def test_one_spin_alone():
+    """With `alone`, what is said of a spin fades with the population of the other one: pairs of electrons are left in peace."""
+    part = with_projection(Bare(), alone=0.1).nonlocal_part
+    mol = molecule("OHH", WATER)
+    P = random_densities(mol) + np.eye(mol.nao)
+    one = np.stack([P[0], 0 * P[0]])
+    assert abs(part.energy_and_potential(mol, one)[0]) > 1e-3 and abs(part.energy_and_potential(mol, P)[0]) < 1e-8
+    assert abs(part.energy_and_potential(mol, one)[0] - part.energy_and_potential(mol, one[::-1].copy())[0]) < 1e-13
+
+
 def test_distant_molecules_add_up():
     """50 angstrom apart the projectors of one do not meet the orbitals of the other."""
     part = with_projection(Bare()).nonlocal_part
@@ -89,7 +100,8 @@ def test_distant_molecules_add_up():
     assert abs(part.energy_and_potential(two, both)[0] - 2 * part.energy_and_potential(one, P)[0]) < 1e-12
 
 
-@pytest.mark.parametrize("symbols, positions, spin", [("OHH", WATER, 0), ("NHH", AMINO, 1)])
+@pytest.mark.parametrize("symbols, positions, spin", [pytest.param("OHH", WATER, 0, marks=pytest.mark.slow),
+                                                      ("NHH", AMINO, 1)])
 def test_forces_and_hessian_are_derivatives(symbols, positions, spin):
     """Without a grid, against differences of step 1e-3 angstrom: their error, third and fourth derivatives times the step
     to the fourth, is far below that of the response equations, 1e-7."""

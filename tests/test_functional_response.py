@@ -48,7 +48,7 @@ def learned():
     return functional
 
 
-@pytest.mark.parametrize("system", [HF, NH], ids=lambda s: s.key)
+@pytest.mark.parametrize("system", [HF, pytest.param(NH, marks=pytest.mark.slow)], ids=lambda s: s.key)
 def test_gradients_of_properties_are_those_of_whole_scfs(system, tight):
     """Along a random direction of all parameters (networks, fraction of exact exchange, part of the density matrix), against
     the four-point difference of step 2e-3, whose error is far below 1e-6 of the values."""

@@ -10,8 +10,9 @@ class Form:
     """[functional] kind: NeuralGGA or NeuralMetaGGA, a published name where only the part of the density matrix is learned, or
     "module:Class" of your own (then nothing else applies but the training).
     parent: published name, "" for the usual one. exact_exchange: fraction, below 0 for the parent's; learned_fraction: whether
-    it is a parameter. projected: with a part of the density matrix. start: a functional, by name or file, to go on from;
-    frozen: all of it stays as it is, and only the part of the density matrix is learned."""
+    it is a parameter. projected: with a part of the density matrix; alone: its reach into the population of the other spin, 0
+    for no limit (projection.Projected). start: a functional, by name or file, to go on from; frozen: all of it stays as it is,
+    and only the part of the density matrix is learned."""
 
     kind: str = "NeuralGGA"
     parent: str = ""
@@ -20,6 +21,7 @@ class Form:
     exact_exchange: float = -1.0
     learned_fraction: bool = False
     projected: bool = False
+    alone: float = 0.0
     start: str = ""
     frozen: bool = False
 
@@ -38,7 +40,7 @@ class Data:
     fractional: tuple[str, ...] = ("H", "C", "O", "F")
     basis: str = "def2-tzvpp"
     grid: int = 2
-    step_grid: int = 0
+    step_grid: int = 1
     fitted: bool = True
     tolerance: float = 1e-7
 

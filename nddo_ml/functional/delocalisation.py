@@ -11,7 +11,7 @@ from nddo_ml.units import CODATA_2018
 KCAL = CODATA_2018.hartree * CODATA_2018.kcal_mol      # kcal/mol per hartree
 STILL = ((0.0, 0.0, 0.0),)
 # E + 1/2, hartree, of the ground state of H2+ by distance, bohr       Madsen & Peek, At. Data Nucl. Data Tables 2, 171 (1971)
-EXACT = {4.0: -0.04608488, 6.0: -0.01196905, 8.0: -0.00257039}
+EXACT = {2.0: -0.10263421, 3.0: -0.07756286, 4.0: -0.04608488, 6.0: -0.01196905, 8.0: -0.00257039}
 FAR = 10.0                                             # angstrom: the proton polarises the atom, -9/4 R^-4, nothing else
 # unpaired electrons of atom and cation, and the spin the electron comes from
 IONS = {"H": (1, 0, 0), "C": (2, 1, 0), "N": (3, 2, 0), "O": (2, 3, 1), "F": (1, 2, 1), "Si": (2, 1, 0), "P": (3, 2, 0),

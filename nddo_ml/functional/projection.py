@@ -38,17 +38,20 @@ class Projected(nn.Module):
     """E = sum_A [g(A) - g(A without electrons)], hartree: g is a network of the traces t1 = tr D and t1 - tr D D of the blocks
     of either spin and of the element, the mean over both orders of the spins. A network of zero gives zero.
 
+    alone: 0, or the population q of the other spin (sum of its traces on the atom) at which what is said of a spin has fallen
+    to 1/e: E is then sum over atoms and spins of exp[-(q/alone)^2] [g(A, own spin) - g(A without electrons)]. That corrects one
+    electron, and leaves pairs of electrons, that is nearly all of a molecule, to the semilocal part.
     elements: atomic numbers it knows apart; others share one entry. width: of the hidden layers. scale: hartree per unit of the
     output. seed: of the weights at the start.
     """
 
     def __init__(self, elements: tuple[int, ...] = ELEMENTS, width: int = 16, scale: float = 0.1, seed: int = 0,
-                 projectors: Projectors | None = None):
+                 projectors: Projectors | None = None, alone: float = 0.0):
         super().__init__()
         projectors = Projectors() if projectors is None else projectors
-        self.projectors, self.scale = projectors, scale
+        self.projectors, self.scale, self.alone = projectors, scale, alone
         self.config = {"elements": list(elements), "width": width, "scale": scale, "s": list(projectors.s),
-                       "p": list(projectors.p)}
+                       "p": list(projectors.p), "alone": alone}
         entry = torch.zeros(LARGEST_Z + 1, dtype=torch.long)
         entry[list(elements)] = torch.arange(1, len(elements) + 1)
         self.register_buffer("entry", entry, persistent=False)
@@ -79,6 +82,10 @@ class Projected(nn.Module):
         x = self.descriptors(D)
         own, other = self.spin(x), self.other(x)
         element = self.element(self.entry[numbers]).expand_as(own)
+        if self.alone:
+            q = x[..., 0::2].sum(-1).flip(0)
+            g = torch.exp(-((q / self.alone) ** 2))[..., None] * (self._network(own + element) - self._network(element))
+            return self.scale * g.sum()
         g = self._network(own + other.flip(0) + element) - self._network(element)
         return self.scale * g.sum() / 2
 

@@ -14,7 +14,6 @@ from nddo_ml.extras import needed
 from nddo_ml.functional.base import Functional
 from nddo_ml.functional.pyscf_numint import XC, numint_class
 
-PREFIX = "Torch"                                # of the names of classes
 FITTED_FOR = {True: "PBE0", False: "PBE"}       # hybrid or not: whose auxiliary basis PySCF is asked for
 
 
@@ -99,7 +98,7 @@ def learned_class():
     class TorchKohnSham:
         """Kohn-Sham with a functional in torch: `self._numint.functional`."""
 
-        __name_mixin__ = PREFIX
+        __name_mixin__ = "Torch"          # of the names of classes
 
         @property
         def functional(self):

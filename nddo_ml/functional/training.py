@@ -113,7 +113,7 @@ class Training:
             self.watch.system(self.round, k + 1, len(keys))
         if self.round == 0 and not self.properties:
             content = {"of": self._starting_point(), "unconverged": self.unconverged,
-                       "snapshots": {key: vars(s) for key, s in self.snapshots.items()}}
+                       "snapshots": {key: vars(s) for key, s in self.snapshots.items() if isinstance(s, Snapshot)}}
             write_whole(str(self._first_file), lambda path: torch.save(content, path))
         return True
 
@@ -156,7 +156,8 @@ class Training:
 
     def _judge(self, seconds):
         """Self-consistent errors; the best functional on the validation molecules is written."""
-        energies = {key: s.energy for key, s in self.snapshots.items() if key not in self.unconverged}
+        energies = {key: s.energy for key, s in self.snapshots.items()
+                    if isinstance(s, Snapshot) and key not in self.unconverged}
         values = {p: v.value for p, v in self.variations.items() if p.system not in self.unconverged}
         errors = {"train": mean_errors(self.parts["train"], energies, values),
                   "validation": mean_errors(self.parts["validation"], energies)}
@@ -165,8 +166,8 @@ class Training:
         found = score(judged, self.config.losses) + UNCONVERGED * len(self.unconverged)
         best = found < self.best["score"]
         self._log(event="round", round=self.round, errors=errors, score=found, best=best, unconverged=self.unconverged,
-                  rungs=sorted({s.rung for s in self.snapshots.values()}), seconds=seconds,
-                  exact_exchange=self.functional.exact_exchange, steps=sum(s.steps for s in self.snapshots.values()))
+                  rungs=sorted({s.rung for s in self.snapshots.values() if isinstance(s, Snapshot)}), seconds=seconds,
+                  exact_exchange=self.functional.exact_exchange)
         if best:
             self.best = {"score": found, "round": self.round}
             self._save(errors)
@@ -254,11 +255,11 @@ def untrained(config: Config, seed: int) -> Functional:
     f = config.functional
     if ":" in f.kind:
         return _own(f.kind)
-    part = {"width": f.width} if f.projected else None
+    part = {"width": f.width, "alone": f.alone} if f.projected else None
     if f.start:
         made = library.load(f.start).requires_grad_(not f.frozen)
         if f.projected and made.nonlocal_part is None:
-            made.nonlocal_part = Projected(width=f.width, seed=seed)
+            made.nonlocal_part = Projected(width=f.width, seed=seed, alone=f.alone)
         if made.nonlocal_part is not None:
             made.nonlocal_part.requires_grad_(True)
         return made
