@@ -20,11 +20,11 @@ from torch import Tensor
 from nddo_ml.calibration import Calibration
 from nddo_ml.elements import symbol
 from nddo_ml.errors import IncompatibleFile, UnknownOption
+from nddo_ml.files import write_whole
 from nddo_ml.methods import learned
 from nddo_ml.model import Hamiltonian
 from nddo_ml.molecules import Molecules, PointCharges
 from nddo_ml.results import Result
-from nddo_ml.weights import write_whole
 
 FORMAT = "nddo_ml ensemble 1"
 FILE = "ensemble.json"

@@ -6,7 +6,6 @@ reads it back.
 """
 
 import json
-import os
 from dataclasses import asdict
 
 import torch
@@ -16,6 +15,7 @@ from torch import nn
 import nddo_ml
 from nddo_ml.elements import symbol
 from nddo_ml.errors import IncompatibleFile, UnknownOption
+from nddo_ml.files import write_whole
 from nddo_ml.integrals.corrections.d3 import DispersionD3BJ
 from nddo_ml.methods.learned import FORMAT, SUFFIX, Card
 from nddo_ml.networks import build
@@ -82,13 +82,3 @@ def _table(hamiltonian):
     """The columns of the published tables by the names they have in a Hamiltonian."""
     parameters, pairs = hamiltonian.method.parameters, hamiltonian.method.pairs
     return {**vars(parameters), "alpha_AB": pairs.alpha, "x_AB": pairs.x}
-
-
-def write_whole(path: str, write) -> None:
-    """Call write(unfinished) with a name beside `path`, then move the file there: a kill leaves the old file or the new one."""
-    unfinished = f"{path}.{os.getpid()}.part"
-    write(unfinished)
-    mask = os.umask(0)
-    os.umask(mask)
-    os.chmod(unfinished, 0o666 & ~mask)      # the writers of tensors keep files to their owner
-    os.replace(unfinished, path)

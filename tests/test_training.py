@@ -16,10 +16,11 @@ from nddo_ml.training.batches import collate
 from nddo_ml.training.config import SCF, from_dict
 from nddo_ml.training.evaluate import predict
 from nddo_ml.training.losses import Outputs, Weights, Widths, huber, terms
+from nddo_ml.training.models import finished, hamiltonian_of
 from nddo_ml.training.optimiser import Average, Optimiser, clipped, matrices, orthogonal, schedule, trainable
 from nddo_ml.training.starts import Densities
 from nddo_ml.training.step import Step
-from nddo_ml.training.trainer import Training, finished, hamiltonian_of, train
+from nddo_ml.training.trainer import Training, train
 
 NETWORK = {"channels": 6, "radial": 5, "layers": 1}
 

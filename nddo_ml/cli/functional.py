@@ -9,21 +9,11 @@ from typing import Annotated
 
 import typer
 
-from nddo_ml.cli.refusals import REFUSED, refuse
-from nddo_ml.errors import NDDOError, UnknownOption
+from nddo_ml.cli.refusals import refusals
+from nddo_ml.errors import UnknownOption
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
                   help="Exchange-correlation functionals in torch: train, evaluate, check.")
-
-
-@contextmanager
-def refusals():
-    """Errors the package raises on purpose end the command with one message and exit code 2."""
-    try:
-        yield
-    except (NDDOError, OSError) as error:
-        refuse(error)
-        raise typer.Exit(REFUSED) from None
 
 
 @app.command("list")

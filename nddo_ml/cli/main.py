@@ -5,7 +5,6 @@ Commands parse, call and print. What a calculation needs is imported inside them
 
 import os
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -14,8 +13,8 @@ from typer.core import TyperCommand
 
 import nddo_ml
 from nddo_ml.cli import functional
-from nddo_ml.cli.refusals import REFUSED, refuse
-from nddo_ml.errors import IncompatibleFile, NDDOError
+from nddo_ml.cli.refusals import refusals
+from nddo_ml.errors import IncompatibleFile
 
 OPTIONAL_FILES = {"--molden": ".molden", "--ir-png": ".png"}   # options whose file may be left out
 DERIVED = "(derived)"
@@ -39,16 +38,6 @@ def with_derived_files(args: list[str]) -> list[str]:
         if word in OPTIONAL_FILES and not (k + 1 < len(args) and args[k + 1].endswith(OPTIONAL_FILES[word])):
             complete.append(DERIVED)
     return complete
-
-
-@contextmanager
-def refusals():
-    """Errors the package raises on purpose end the command with one message and exit code 2."""
-    try:
-        yield
-    except (NDDOError, OSError) as error:
-        refuse(error)
-        raise typer.Exit(REFUSED) from None
 
 
 def _version(wanted: bool):

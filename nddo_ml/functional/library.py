@@ -4,17 +4,16 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 import nddo_ml
+from nddo_ml import files
 from nddo_ml.errors import IncompatibleFile, UnknownOption
 from nddo_ml.functional.base import Functional
 from nddo_ml.functional.neural import NeuralGGA, NeuralMetaGGA
 from nddo_ml.functional.projection import ELEMENTS, Projected, Projectors
 from nddo_ml.functional.r2scan import R2SCAN
 from nddo_ml.functional.semilocal import LDA, PBE, PBE0
-from nddo_ml.weights import write_whole
 
 FORMAT = "nddo_ml functional 1"
 SUFFIX = ".safetensors"
@@ -90,24 +89,12 @@ def save(functional: Functional, path, name: str, level: str = "", data: str = "
             "exact_exchange": repr(functional.exact_exchange), "code": nddo_ml.__version__, "notes": notes}
     tensors = {key: value.detach().cpu().contiguous() for key, value in functional.state_dict().items()}
     tensors = tensors or {"empty": torch.zeros(1)}
-    write_whole(path, lambda unfinished: save_file(tensors, unfinished, metadata=said))
+    files.write_whole(path, lambda unfinished: save_file(tensors, unfinished, metadata=said))
 
 
 def metadata(path) -> dict:
     """What a file says about itself. IncompatibleFile: it is no functional of this version."""
-    path = Path(path)
-    if not path.is_file():
-        raise IncompatibleFile(f"There is no file {path}: expected a functional written by nddo_ml.functional.save ({SUFFIX}).")
-    try:
-        with safe_open(path, "np") as archive:
-            said = archive.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise IncompatibleFile(f"{path} is not a safetensors file ({error}): expected a functional.") from None
-    if said.get("format") != FORMAT:
-        found = f"format {said['format']!r}" if "format" in said else "no format"
-        raise IncompatibleFile(f"{path} holds something else ({found} in its metadata): expected {FORMAT!r}, as "
-                               "nddo_ml.functional.save writes it.")
-    return said
+    return files.metadata(Path(path), FORMAT, "a functional written by nddo_ml.functional.save", SUFFIX)
 
 
 def load(name, device: str = "cpu", into: Functional | None = None) -> Functional:

@@ -9,7 +9,6 @@ import copy
 import hashlib
 import json
 import math
-import pickle
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +18,7 @@ from pathlib import Path
 import torch
 
 from nddo_ml.errors import IncompatibleFile, SCFNotConverged, UnknownOption
+from nddo_ml.files import read_checkpoint, write_checkpoint, write_whole
 from nddo_ml.functional import delocalisation, library
 from nddo_ml.functional.base import Functional
 from nddo_ml.functional.config import Config
@@ -29,7 +29,6 @@ from nddo_ml.functional.projection import Projected
 from nddo_ml.functional.pyscf_densities import Level, Snapshot, converged, mean_field, of_mean_field
 from nddo_ml.functional.pyscf_response import reference_density, variation
 from nddo_ml.functional.thermochemistry import Property, needed_systems, read_properties, read_thermochemistry, split
-from nddo_ml.weights import write_whole
 
 FORMAT = "nddo_ml functional training 1"
 FILE = "functional.safetensors"
@@ -114,7 +113,7 @@ class Training:
         if self.round == 0 and not self.properties:
             content = {"of": self._starting_point(), "unconverged": self.unconverged,
                        "snapshots": {key: vars(s) for key, s in self.snapshots.items() if isinstance(s, Snapshot)}}
-            write_whole(str(self._first_file), lambda path: torch.save(content, path))
+            write_checkpoint(self._first_file, FORMAT, content)
         return True
 
     def _density(self, key):
@@ -135,7 +134,7 @@ class Training:
         """Whether an earlier seed has left the densities of the same starting point; then they are taken."""
         if not self._first_file.exists():
             return False
-        found = _read(self._first_file)
+        found = read_checkpoint(self._first_file, FORMAT)
         if found.get("of") != self._starting_point():
             return False
         self.snapshots = {key: Snapshot(**s) for key, s in found["snapshots"].items()}
@@ -206,19 +205,16 @@ class Training:
             file.write(json.dumps(_finite(entry)) + "\n")
 
     def _checkpoint(self):
-        content = {"format": FORMAT, "config": self.config.as_dict(), "round": self.round, "best": self.best,
+        content = {"config": self.config.as_dict(), "round": self.round, "best": self.best,
                    "functional": self.functional.state_dict(), "origin": self.fit.origin, "damping": self.fit.damping,
                    "densities": {key: s.density_matrices for key, s in self.snapshots.items()}}
-        write_whole(str(self.folder / "checkpoint.pt"), lambda path: torch.save(content, path))
+        write_checkpoint(self.folder / "checkpoint.pt", FORMAT, content)
 
     def _resume(self):
         path = self.folder / "checkpoint.pt"
         if not path.exists():
             return
-        found = _read(path)
-        if found.get("format") != FORMAT:
-            raise IncompatibleFile(f"{path} is no checkpoint of a functional's training of this version: choose another output "
-                                   "folder, or --restart.")
+        found = read_checkpoint(path, FORMAT)
         mine = self.config.as_dict()
         changed = [k for k in mine if k not in ("output", "seeds")
                    and json.dumps(mine[k]) != json.dumps(found["config"].get(k))]
@@ -289,21 +285,12 @@ def best_seed(config: Config) -> Path:
     for seed in config.seeds:
         path = output / f"seed-{seed}" / "checkpoint.pt"
         if path.exists():
-            found[_read(path)["best"]["score"]] = path.parent / FILE
+            found[read_checkpoint(path, FORMAT)["best"]["score"]] = path.parent / FILE
     if not found:
         raise IncompatibleFile(f"{output} holds no finished round of any seed: train first.")
     chosen = found[min(found)]
-    write_whole(str(output / FILE), lambda path: Path(path).write_bytes(chosen.read_bytes()))
+    write_whole(output / FILE, lambda path: Path(path).write_bytes(chosen.read_bytes()))
     return chosen
-
-
-def _read(path) -> dict:
-    try:
-        found = torch.load(path, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise IncompatibleFile(f"{path} is not a readable checkpoint ({type(error).__name__}): choose another output "
-                               "folder, or --restart.") from error
-    return found if isinstance(found, dict) else {}
 
 
 def _finite(value):

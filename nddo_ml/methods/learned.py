@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
 from nddo_ml.elements import number
 from nddo_ml.errors import IncompatibleFile
+from nddo_ml.files import metadata
 
 FORMAT = "nddo_ml weights 1"
 SUFFIX = ".safetensors"
@@ -45,17 +44,7 @@ class Card:
 def card(path: str | Path) -> Card:
     """The card of a file of weights. IncompatibleFile names what is wrong with any other."""
     path = Path(path)
-    if not path.is_file():
-        raise IncompatibleFile(f"There is no file {path}: expected weights written by nddo_ml ({SUFFIX}).")
-    try:
-        with safe_open(path, "np") as archive:
-            said = archive.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise IncompatibleFile(f"{path} is not a safetensors file ({error}): expected weights written by nddo_ml.") from None
-    if said.get("format") != FORMAT:
-        found = f"format {said['format']!r}" if "format" in said else "no format"
-        raise IncompatibleFile(f"{path} holds other tensors ({found} in its metadata): expected {FORMAT!r}, as "
-                               "nddo_ml.weights.save writes it.")
+    said = metadata(path, FORMAT, "weights written by nddo_ml.weights.save", SUFFIX)
     missing = [key for key in REQUIRED if key not in said]
     if missing:
         raise IncompatibleFile(f"{path} lacks {', '.join(missing)} in its metadata: it is damaged or was edited; train again.")

@@ -22,6 +22,7 @@ from nddo_ml.calibration import Reliability, reliability
 from nddo_ml.ensemble import Ensemble
 from nddo_ml.errors import IncompatibleFile, InvalidMolecule, UnknownOption
 from nddo_ml.extras import needed
+from nddo_ml.files import write_whole
 from nddo_ml.training import trainer
 from nddo_ml.training.active_config import Active
 from nddo_ml.training.active_labels import (
@@ -44,7 +45,6 @@ from nddo_ml.training.sampling import Sampling, Source, plan, sampled
 from nddo_ml.training.stages import has_dispersion, stage_data
 from nddo_ml.training.uncertainty_plots import reliability_picture, rounds_picture
 from nddo_ml.units import CODATA_2018
-from nddo_ml.weights import write_whole
 
 PATIENCE = 0.05         # seconds between two looks at a queue with nothing to harvest
 

@@ -11,6 +11,7 @@ import numpy as np
 from ase.io import read
 from ase.io.extxyz import key_val_str_to_dict
 
+from nddo_ml.files import write_whole
 from nddo_ml.training.calibrate import Opinion
 from nddo_ml.training.explore import Candidate
 from nddo_ml.training.journal import Journal, text, whole_frames
@@ -18,7 +19,6 @@ from nddo_ml.training.label import described
 from nddo_ml.training.queue import Queue
 from nddo_ml.training.structures import Structure, from_atoms
 from nddo_ml.training.theory import Level, frame
-from nddo_ml.weights import write_whole
 
 
 class Labelling:

@@ -6,14 +6,11 @@ differs in the last digits of the SCF tolerance.
 """
 
 import json
-import os
-import pickle
 from pathlib import Path
-
-import torch
 
 from nddo_ml import weights
 from nddo_ml.errors import IncompatibleFile
+from nddo_ml.files import read_checkpoint, write_checkpoint
 
 FORMAT = "nddo_ml training 1"
 LOOSE = ("output", "log")      # settings that may change between a checkpoint and its continuation
@@ -22,22 +19,12 @@ LOOSE = ("output", "log")      # settings that may change between a checkpoint a
 def write(path: Path, content: dict) -> None:
     """Write a checkpoint, or the densities beside it, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".writing")
-    torch.save({"format": FORMAT, **content}, temporary)
-    os.replace(temporary, path)
+    write_checkpoint(path, FORMAT, content)
 
 
 def read(path: Path) -> dict:
     """What `write` wrote. IncompatibleFile for anything else."""
-    try:
-        found = torch.load(path, weights_only=True, map_location="cpu")
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise IncompatibleFile(f"{path} is not a readable checkpoint ({type(error).__name__}): choose another output "
-                               "folder, or --restart.") from error
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise IncompatibleFile(f"{path} is not a checkpoint of this version: expected {FORMAT!r}. Choose another output "
-                               "folder, or --restart.")
-    return found
+    return read_checkpoint(path, FORMAT)
 
 
 def checked(state: dict, config: dict, path: Path) -> dict:

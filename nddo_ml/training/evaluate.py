@@ -12,7 +12,7 @@ import torch
 
 from nddo_ml.errors import SCFNotConverged
 from nddo_ml.training import offsets
-from nddo_ml.training.batches import charges_of, draw, molecules_of, orbitals
+from nddo_ml.training.batches import charges_of, draw, interactions, molecules_of, orbitals
 from nddo_ml.training.dataset import Frame
 from nddo_ml.training.step import energies, gaps
 from nddo_ml.units import CODATA_2018
@@ -136,7 +136,7 @@ def scores(frames: Sequence[Frame], predictions: Sequence[Prediction], atoms: di
         frames=len(frames), molecules=len({f.molecule for f in frames}), forces=_mean(force),
         force_rmse=float(np.sqrt((force**2).mean())) if len(force) else nan, energy=_mean(error),
         energy_per_atom=_mean(error / np.maximum(sizes, 1)), relative=_mean(_about_mean(done, error)), atomisation=atomisation,
-        interaction=_mean(_interaction(done, error)), dipole=debye * _mean(dipoles), gap=_mean(gap),
+        interaction=_mean(interactions([f for f, _ in done]).numpy() @ error), dipole=debye * _mean(dipoles), gap=_mean(gap),
         smallest_gap=min(own_gaps, default=nan), iterations=_mean(steps), contaminated=int(sum(spins)),
         failed=len(frames) - len(done))
 
@@ -153,13 +153,3 @@ def _about_mean(done, error):
         if f.external is None:
             kinds.setdefault(f.species, []).append(k)
     return [x for members in kinds.values() if len(members) > 1 for x in error[members] - error[members].mean()]
-
-
-def _interaction(done, error):
-    """Errors of E(AB) - E(A) - E(B), of complexes whose fragments are labelled at the same geometry."""
-    found = {}
-    for k, (f, _) in enumerate(done):
-        if f.parts_of is not None and f.fragment is not None:
-            found.setdefault(f.parts_of, {})[f.fragment] = error[k]
-    return [parts["AB"] - sum(e for name, e in parts.items() if name != "AB")
-            for parts in found.values() if "AB" in parts and len(parts) > 2]

@@ -56,7 +56,7 @@ class Optimiser:
         self.velocity = [torch.zeros_like(p) for p in self.matrices]
         self.rest = [p for p in trainable(module) if id(p) not in by_muon]
         self.adam = torch.optim.Adam(self.rest, lr=0.0, betas=betas) if self.rest else None
-        self.anchors = [p.detach().clone() for p in (*self.matrices, *self.rest)] if anchored else []
+        self.anchors = [p.detach().clone() for p in (*self.matrices, *self.rest)] if anchored and weight_decay else []
 
     @torch.no_grad()
     def step(self, rate: float) -> None:

@@ -14,10 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nddo_ml.errors import UnknownOption
-from nddo_ml.integrals.corrections.d3 import OMEGA_B97X_D3BJ
-from nddo_ml.model import Hamiltonian
-from nddo_ml.networks import build
 from nddo_ml.training import checkpoints, plots
 from nddo_ml.training.batches import collate, draw, orbitals
 from nddo_ml.training.config import Config, Stage
@@ -25,6 +21,7 @@ from nddo_ml.training.dataset import SAME_KIND, Frame
 from nddo_ml.training.evaluate import Scores, predict, scores
 from nddo_ml.training.losses import Weights
 from nddo_ml.training.metrics import Journal, Sums, write_structures
+from nddo_ml.training.models import finished, hamiltonian_of
 from nddo_ml.training.optimiser import Average, Optimiser, clipped, schedule, trainable
 from nddo_ml.training.parallel import World
 from nddo_ml.training.stages import StageData, solve_offsets, stage_data
@@ -54,49 +51,6 @@ class Silent:
 
     def message(self, text: str) -> None:
         """Something to know."""
-
-
-def hamiltonian_of(config: Config, seed: int) -> Hamiltonian:
-    """The untrained Hamiltonian of a member, without dispersion, its trainable parameters marked."""
-    torch.manual_seed(seed)
-    model = config.model
-    if model.start is not None:
-        found = finished(Hamiltonian(model.start, device=model.device), dispersion=False)
-        found = with_heads(found, model.network) if model.network else found
-    else:
-        network = None if model.trainable == "parameters" else build(model.network)
-        found = Hamiltonian(model.parent, network=network, device=model.device)
-    found.requires_grad_(model.trainable != "network")
-    if found.network is not None:
-        found.network.requires_grad_(model.trainable != "parameters")
-    finished(found, model.dispersion)       # refuses dispersion on a parent that has its own, before any work
-    return found
-
-
-def with_heads(hamiltonian: Hamiltonian, settings: dict) -> Hamiltonian:
-    """The Hamiltonian with the heads that `settings` names added to its network: they shift nothing yet. UnknownOption: the
-    settings are not those of its network, but for further heads."""
-    old = hamiltonian.network
-    known = {} if old is None else old.config
-    heads = list(settings.get("heads", known.get("heads", ())))
-    other = [k for k, v in settings.items() if k != "heads" and known.get(k) != v]
-    if not known or other or not set(known["heads"]) <= set(heads):
-        raise UnknownOption(f"model.network = {settings} beside model.start, whose network is {known}: it can be given further "
-                            "heads, nothing else.")
-    if set(heads) == set(known["heads"]):
-        return hamiltonian
-    network = build({**known, "heads": heads}).to(hamiltonian.U_ss.device)
-    found = Hamiltonian(hamiltonian.method, network, device=hamiltonian.U_ss.device)
-    found.load_state_dict({**found.state_dict(), **hamiltonian.state_dict()})
-    return found
-
-
-def finished(hamiltonian: Hamiltonian, dispersion: bool) -> Hamiltonian:
-    """The trained Hamiltonian as it is used: with D3(BJ) if asked for."""
-    device = hamiltonian.U_ss.device
-    found = Hamiltonian(hamiltonian.method, hamiltonian.network, OMEGA_B97X_D3BJ if dispersion else None, device)
-    found.load_state_dict(hamiltonian.state_dict())
-    return found
 
 
 class Training:

@@ -5,8 +5,6 @@ checkpoint when a run goes on) and result.json.
 """
 
 import json
-import os
-import pickle
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,6 +12,7 @@ from pathlib import Path
 import torch
 
 from nddo_ml.errors import IncompatibleFile, UnknownOption
+from nddo_ml.files import read_checkpoint, write_checkpoint, write_whole
 from nddo_ml.wavefunction.ansatz import Wavefunction, wavefunction
 from nddo_ml.wavefunction.natural_gradient import Adam, Spring
 from nddo_ml.wavefunction.sampling import Walkers
@@ -76,7 +75,8 @@ class Log:
 
 @dataclass(frozen=True)
 class Config:
-    """molecule: "Li 0 0 0; H 0 0 3.015". unit: bohr or angstrom. output: folder. exact: energy to compare with, hartree."""
+    """molecule: "Li 0 0 0; H 0 0 3.015". unit: bohr or angstrom. output: folder. exact: energy to compare with, hartree.
+    precision: mixed (training in single precision, the equations of its steps and all averages in double) or double."""
 
     molecule: str
     output: str = "wavefunction"
@@ -86,6 +86,7 @@ class Config:
     iterations: int = 1000
     seed: int = 0
     device: str = "cpu"
+    precision: str = "mixed"
     exact: float | None = None
     ansatz: Ansatz = field(default_factory=Ansatz)
     sampling: Sampling = field(default_factory=Sampling)
@@ -121,12 +122,15 @@ def prepared(config: Config) -> Run:
         raise UnknownOption(f"ansatz.width = {a.width} is no multiple of ansatz.heads = {a.heads}.")
     if o.kind not in ("spring", "adam"):
         raise UnknownOption(f"optimiser.kind = {o.kind!r}: expected spring, adam.")
+    if config.precision not in ("mixed", "double"):
+        raise UnknownOption(f"precision = {config.precision!r}: expected mixed, double.")
     if config.device not in ("cpu", "cuda"):
         raise UnknownOption(f"device = {config.device!r}: expected cpu, cuda.")
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UnknownOption("device = 'cuda', but torch sees no CUDA device: use cpu, or install the CUDA build of torch.")
     sizes = {name: getattr(a, name) for name in SIZES.get(a.kind, ())}
     psi = wavefunction(molecule, a.kind, a.determinants, config.seed, **sizes).to(config.device)
+    psi = psi.float() if config.precision == "mixed" else psi
     optimiser = (Spring(o.rate, o.decay, o.momentum, o.damping, o.norm) if o.kind == "spring" else Adam(o.rate, o.decay))
     return Run(config, molecule, psi, Settings(s.walkers, s.steps, s.burn_in, o.clip, optimiser))
 
@@ -162,7 +166,7 @@ def calculate(run: Run, report: Callable[[Progress], None] = lambda progress: No
     found = evaluate(run.psi, state, averages.blocks, averages.steps, report=lambda done, energies: measured(done), stop=stop)
     if stop():
         return None
-    _replace(folder / "result.json", lambda path: path.write_text(json.dumps(result(run, state, found), indent=1)))
+    write_whole(folder / "result.json", lambda path: Path(path).write_text(json.dumps(result(run, state, found), indent=1)))
     return found
 
 
@@ -177,22 +181,14 @@ def result(run: Run, state: State, found: Evaluation) -> dict:
 
 def write(path: Path, run: Run, state: State) -> None:
     """Write a checkpoint whole or not at all."""
-    content = {"format": FORMAT, "config": asdict(run.config), "system": _plain(run.system), "weights": run.psi.state_dict(),
-               "state": asdict(state)}
-    _replace(path, lambda temporary: torch.save(content, temporary))
+    write_checkpoint(path, FORMAT, {"config": asdict(run.config), "system": _plain(run.system), "weights": run.psi.state_dict(),
+                                    "state": asdict(state)})
 
 
 def read(path: Path, run: Run) -> State:
     """The state of a checkpoint; its weights are put into run.psi. IncompatibleFile: unreadable, of another molecule, or of
     other settings."""
-    try:
-        found = torch.load(path, weights_only=True, map_location=run.config.device)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise IncompatibleFile(f"{path} is not a readable checkpoint ({type(error).__name__}): choose another output, or "
-                               "--restart.") from error
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise IncompatibleFile(f"{path} is not a checkpoint of this version: expected {FORMAT!r}. Choose another output, or "
-                               "--restart.")
+    found = read_checkpoint(path, FORMAT, run.config.device)
     if found["system"] != _plain(run.system):
         old = found["config"]["molecule"]
         spins = f"{found['system']['up']} up, {found['system']['down']} down"
@@ -213,17 +209,10 @@ def _plain(system):
             "down": system.down}
 
 
-def _replace(path, write):
-    """A file made beside its place and then put there."""
-    temporary = path.with_name(path.name + ".writing")
-    write(temporary)
-    os.replace(temporary, path)
-
-
 def _cut(path, iterations):
     """Keep the lines of the first iterations."""
     lines = path.read_text().splitlines() if path.exists() else []
-    _replace(path, lambda temporary: temporary.write_text("".join(line + "\n" for line in lines[:iterations])))
+    write_whole(path, lambda unfinished: Path(unfinished).write_text("".join(line + "\n" for line in lines[:iterations])))
 
 
 def with_output(config: Config, folder: Path) -> Config:

@@ -1,0 +1,55 @@
+"""Files of tensors: written whole or not at all, and refused by name where they are something else."""
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from nddo_ml.errors import IncompatibleFile
+
+
+def write_whole(path: str | Path, write: Callable[[str], object]) -> None:
+    """Call write(unfinished) with a name beside `path`, then move the file there: a kill leaves the old file or the new one."""
+    unfinished = f"{path}.{os.getpid()}.part"
+    write(unfinished)
+    mask = os.umask(0)
+    os.umask(mask)
+    os.chmod(unfinished, 0o666 & ~mask)      # the writers of tensors keep files to their owner
+    os.replace(unfinished, path)
+
+
+def write_checkpoint(path: str | Path, form: str, content: dict) -> None:
+    """Write a checkpoint of the format `form`, whole or not at all."""
+    write_whole(path, lambda unfinished: torch.save({"format": form, **content}, unfinished))
+
+
+def read_checkpoint(path: str | Path, form: str, device: str = "cpu") -> dict:
+    """What `write_checkpoint` wrote. IncompatibleFile for anything else."""
+    try:
+        found = torch.load(path, weights_only=True, map_location=device)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise IncompatibleFile(f"{path} is not a readable checkpoint ({type(error).__name__}): choose another output "
+                               "folder, or --restart.") from error
+    if not isinstance(found, dict) or found.get("format") != form:
+        raise IncompatibleFile(f"{path} is not a checkpoint of this version: expected {form!r}. Choose another output "
+                               "folder, or --restart.")
+    return found
+
+
+def metadata(path: Path, form: str, expected: str, suffix: str) -> dict:
+    """What a safetensors file of the format `form` says about itself. IncompatibleFile: it is none; expected: what it should
+    have been, in words."""
+    if not path.is_file():
+        raise IncompatibleFile(f"There is no file {path}: expected {expected} ({suffix}).")
+    try:
+        with safe_open(path, "np") as archive:
+            said = archive.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise IncompatibleFile(f"{path} is not a safetensors file ({error}): expected {expected}.") from None
+    if said.get("format") != form:
+        found = f"format {said['format']!r}" if "format" in said else "no format"
+        raise IncompatibleFile(f"{path} holds other tensors ({found} in its metadata): expected {form!r}, {expected}.")
+    return said
