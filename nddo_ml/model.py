@@ -228,7 +228,7 @@ class Hamiltonian(nn.Module):
                 on_charges = rest[0] if rest else None
         energy = torch.where(converged, energy, torch.nan)
         with torch.set_grad_enabled(taped and options.order > 1):      # at fixed density their derivatives would be wrong
-            found = populations(top, D, molecules.with_positions(positions), p.A.D1, p.A.D_pd, constants.bohr)
+            found = populations(top, D, molecules.with_positions(positions), p.A, constants.bohr)
         found = {"forces": forces, "point_charge_forces": on_charges,
                  "heat_of_formation": self._heat(top, molecules, p, energy),
                  "atomization_energy": self._atomization(top, molecules, energy), **found}

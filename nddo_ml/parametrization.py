@@ -61,10 +61,15 @@ def shifted(top: Topology, base: Parent, shifts: Shifts, constants: Constants) -
     factors = None if shifts.factors is None else torch.exp(shifts.factors * allowed)
     A = atom_integrals(shifted_atoms(base, shifts.U, factors), top.elements, constants, base.slater)
     A = replace(A, EISOL=base.EISOL)
+    core = A.core
+    if shifts.charges is not None:
+        A = replace(A, core=_moved(top, core, shifts))
     if factors is not None:
         f = factors[:, FACTOR_NAMES.index("rho2")]
         A = replace(A, rho2=A.rho2 * f, rho2c=A.rho2c * f)
     p = spread(top, A, base.P, base.pairs)
+    if shifts.charges is not None:
+        p = replace(p, moved=_products(top, A.core) - _products(top, core))
     if shifts.core is not None:
         p = _with_core(p, over_all(shifts.core, shifts.pairs, len(top.i)))
     if shifts.resonance is not None:
@@ -104,6 +109,17 @@ def _with_core(p: Parameters, core: Float[Tensor, "pair 2"]) -> Parameters:
     size, exponent = torch.exp(core).unbind(1)
     P_i, P_j = (replace(P, alpha=P.alpha * exponent, K=P.K * size[:, None]) for P in (p.P_i, p.P_j))
     return replace(p, P_i=P_i, P_j=P_j, pairs=PairValues(p.pairs.alpha * exponent, p.pairs.x * size))
+
+
+def _moved(top, core, shifts):
+    """Charges of the cores after those of the pairs have moved from the second atom to the first; their sum stays."""
+    i, j = top.i.index_select(0, shifts.pairs), top.j.index_select(0, shifts.pairs)
+    return core.index_add(0, i, shifts.charges).index_add(0, j, -shifts.charges)
+
+
+def _products(top, core):
+    """Products of the core charges of all pairs."""
+    return core.index_select(0, top.i) * core.index_select(0, top.j)
 
 
 def _by_group(top, resonance):

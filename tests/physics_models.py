@@ -41,7 +41,7 @@ SMOOTH = ("PM7-smooth",)     # parents of learned models; those of the other met
 MODELS: dict[str, Callable[[], Hamiltonian]] = {name: published(name) for name in BASES + CORRECTED + SMOOTH}
 ELECTRONIC = [name for name in MODELS if name not in CORRECTED]     # the corrected methods share the integrals of PM6
 LEARNED: dict[str, Callable[[], Hamiltonian]] = {
-    "random network": untrained("RM1-smooth", {"heads": ["atom", "pair", "block", "local"], "degree": 2}),
+    "random network": untrained("RM1-smooth", {"heads": ["atom", "pair", "charge", "block", "local"], "degree": 2}),
     "random symmetry functions": untrained("AM1-smooth", {"features": "symmetry functions"}),
     **{card.name: published(name) for name, card in learned.shipped().items() if name != learned.NEWEST},
 }

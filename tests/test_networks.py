@@ -5,17 +5,18 @@ import pytest
 import torch
 from physics_models import MOLECULES, molecule, rotation
 
-from nddo_ml import Hamiltonian, Molecules
+from nddo_ml import Hamiltonian, Molecules, PointCharges
 from nddo_ml.errors import MissingParameter, UnknownOption
 from nddo_ml.integrals.corrections.d3 import OMEGA_B97X_D3BJ
 from nddo_ml.networks import build
 from nddo_ml.networks.environment import environment, switch
-from nddo_ml.networks.shifts import BLOCK_BOUND, BOUND, CHANNELS, CORE_BOUNDS, U_BOUND
+from nddo_ml.networks.shifts import BLOCK_BOUND, BOUND, CHANNELS, CHARGE_BOUND, CORE_BOUNDS, U_BOUND
+from nddo_ml.units import CODATA_2018
 
 CONFIGS = {
     "default": {},
     "symmetry functions": {"features": "symmetry functions"},
-    "everything": {"heads": ["atom", "pair", "block", "local"], "degree": 2},
+    "everything": {"heads": ["atom", "pair", "charge", "block", "local"], "degree": 2},
     "one-centre": {"heads": ["atom"], "layers": 1},
     "delta": {"heads": ["local"]},
 }
@@ -128,7 +129,8 @@ def test_free_atom_keeps_its_parameters(config):
 def test_shifts_are_bounded_and_end_smoothly(config):
     network = shaken(config, size=3.0)
     found = shifts_of(network, physics.batch(["water", "thiol", "formamide water"]))
-    for values, bound in ((found.U, U_BOUND), (found.factors, BOUND), (found.resonance, BOUND), (found.block, BLOCK_BOUND)):
+    for values, bound in ((found.U, U_BOUND), (found.factors, BOUND), (found.resonance, BOUND), (found.block, BLOCK_BOUND),
+                          (found.charges, CHARGE_BOUND)):
         if values is not None:
             assert float(values.abs().max()) <= bound
     if found.core is not None:
@@ -165,6 +167,30 @@ def test_pair_channels_follow_the_order_of_the_atoms():
         values = found[1].resonance[other] if same else found[1].resonance[other][swapped]
         assert torch.allclose(found[0].resonance[k], values, atol=1e-12)
         assert torch.allclose(found[0].core[k], found[1].core[other], atol=1e-12)
+
+
+def test_core_charge_that_moves_is_seen_by_everything():
+    """The total charge stays; the dipole answers a field; far away a point charge and another molecule see charges alone."""
+    heads = ["atom", "pair"]
+    plain, moved = (Hamiltonian("PM6", network=shaken({"heads": h})) for h in (heads, [*heads, "charge"]))
+    water = molecule("water")
+    a, b = (H(water, tolerance=1e-10) for H in (plain, moved))
+    assert float((a.charges - b.charges).abs().max()) > 1e-3
+    assert abs(float(b.charges.sum())) < 1e-12
+    field = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
+    slope, = torch.autograd.grad(moved(water, field=field, tolerance=1e-10).energy.sum(), field)
+    assert torch.allclose(-slope, b.dipole, atol=1e-8)
+    assert float((a.dipole - b.dipole).norm()) > 0.05 * float(b.dipole.norm())
+    R, x = 500.0, water.positions
+    expected = -CODATA_2018.coulomb * b.dipole[0] / R**2         # of a charge of +1 at -R, by components
+    ammonium = molecule("ammonium")
+    alone = float(moved(ammonium, tolerance=1e-10).energy + b.energy)
+    for axis in range(3):
+        along = R * torch.eye(3, dtype=torch.float64)[axis]
+        site = moved(water, point_charges=PointCharges.single([-along], [1.0]), tolerance=1e-10)
+        pair = Molecules.single(torch.cat((ammonium.numbers, water.numbers)), torch.cat((ammonium.positions - along, x)), 1, 1)
+        assert abs(float(site.energy - b.energy - expected[axis])) < 0.02 * float(expected.norm())
+        assert abs(float(moved(pair, tolerance=1e-10).energy) - alone - float(expected[axis])) < 0.02 * float(expected.norm())
 
 
 def _pairs(shifts, numbers):
@@ -225,7 +251,7 @@ def test_unknown_elements_and_settings_are_refused():
     with pytest.raises(MissingParameter, match="H C N O F P S Cl and knows nothing of Br"):
         Hamiltonian("PM6", network=build({}))(Molecules.single([35, 1], [[0.0, 0.0, 0.0], [0.0, 0.0, 1.41]]))
     for wrong, said in (({"features": "graph"}, "message passing or symmetry"),
-                        ({"heads": ["atoms"]}, "atom, pair, block, local"),
+                        ({"heads": ["atoms"]}, "atom, pair, charge, block, local"),
                         ({"degree": 3}, "degree=3"), ({"colour": 1}, "colour"),
                         ({"features": "symmetry functions", "heads": ["block"]}, "vectors")):
         with pytest.raises(UnknownOption, match=said):

@@ -86,7 +86,7 @@ class Parameters:
     """Every parameter of a batch where it is used, none of it dependent on the positions: A per atom, A of both atoms of each
     pair group, core parameters of both atoms of each pair and of the pair itself; one-electron and two-electron blocks of the
     free atoms by group; factors of the resonance integrals of each pair group (pair, n_i n_j) in the frame of the pair, alike
-    for equal shells and m (None: 1).
+    for equal shells and m (None: 1). moved: change of the product of the core charges of each pair (None: none).
     """
 
     A: AtomIntegrals
@@ -97,6 +97,7 @@ class Parameters:
     U: list
     one: list
     resonance: list | None = None
+    moved: Float[Tensor, "pair"] | None = None
 
 
 def spread(top: Topology, A: AtomIntegrals, P: AtomParameters, pairs: PairValues) -> Parameters:
@@ -152,12 +153,14 @@ def assemble(
     core = positions.new_zeros(lay.molecules)
     if gammas:
         repulsion = method.core_core.energy(top.rules, R, torch.cat(gammas), p.P_i, p.P_j, p.pairs)
+        if p.moved is not None:
+            repulsion = repulsion + p.moved * torch.cat(gammas)
         core = core.index_add(0, top.molecule, repulsion)
     if field is not None:
         for k, group in enumerate(lay.atoms):
             D = dipole_blocks(group, positions, p.A.D1, p.A.D_pd, constants.bohr)
             h_atoms[k] = h_atoms[k] + torch.einsum("kmx,kx->km", D, field.index_select(0, group.molecule))
-        energy = -(top.elements.core[:, None] * positions * field.index_select(0, lay.molecule)).sum(1)
+        energy = -(p.A.core[:, None] * positions * field.index_select(0, lay.molecule)).sum(1)
         core = core.index_add(0, lay.molecule, energy)
     if charges is not None:
         added, energy = external(lay, top.elements, p.A, positions, charges, constants, method.join is not None, names)

@@ -50,7 +50,7 @@ def external(layout: Layout, elements: Elements, A: AtomIntegrals, positions: Fl
             no_functions = SimpleNamespace(n_ao=torch.zeros_like(atoms))
             at_electrons = equalised_attraction(at_electrons, n, gather(elements, atoms), no_functions)
         blocks.append(-at_electrons)
-        Z = elements.core.index_select(0, atoms)
+        Z = A.core.index_select(0, atoms)
         energy = energy.index_add(0, layout.molecule.index_select(0, atoms), Z * at_core)
     return blocks[:len(layout.atoms)], energy
 

@@ -35,7 +35,8 @@ class AtomIntegrals:
     Charge separations (bohr, 0 where unused): D1 and Q of the linear multipoles of sp and pp, D_pp = sqrt(2) Q, D_sd, D_pd,
     D_dd. Additive terms (bohr, positive also where unused): rho0 of the ss and pp charges, rho1 of the sp dipole, rho2 of the
     pp quadrupole, rho1c and rho2c of the same in integrals with d functions and in the core attraction, rho_sd, rho_pd,
-    rho_dd, rho_dd0 of the dd charge, rho_core of the core. `slater` (eV) in the order of SLATER_NAMES; EISOL (eV).
+    rho_dd, rho_dd0 of the dd charge, rho_core of the core. `core`: charge of the core (e). `slater` (eV) in the order of
+    SLATER_NAMES; EISOL (eV).
     """
 
     U_ss: Float[Tensor, "row"]
@@ -68,14 +69,14 @@ class AtomIntegrals:
     rho_dd: Float[Tensor, "row"]
     rho_dd0: Float[Tensor, "row"]
     rho_core: Float[Tensor, "row"]
+    core: Float[Tensor, "row"]
     slater: Float[Tensor, "row 12"]
     EISOL: Float[Tensor, "row"]
 
 
 def atom_integrals(parameters: AtomParameters, elements: Elements, constants: Constants, slater=None) -> AtomIntegrals:
     """All geometry-independent quantities of each row, from its parameters. slater: the Slater-Condon parameters (row, 12) if
-    they
-    are known; the g and h of `parameters` are then taken as they are."""
+    they are known; the g and h of `parameters` are then taken as they are."""
     t = parameters
     if slater is None:
         g, slater = one_centre_parameters(t, elements, constants)
@@ -100,7 +101,8 @@ def atom_integrals(parameters: AtomParameters, elements: Elements, constants: Co
         zeta_s=t.zeta_s, zeta_p=zeta_p, zeta_d=zeta_d, g_ss=g_ss, g_sp=g_sp, g_pp=g_pp, g_p2=g_p2, h_sp=h_sp,
         D1=D1, Q=Q, D_pp=sqrt(2) * Q, D_sd=D_sd, D_pd=D_pd, D_dd=D_dd,
         rho0=rho0, rho1=rho1, rho2=rho2, rho1c=rho1c, rho2c=rho2c, rho_sd=rho_sd, rho_pd=rho_pd, rho_dd=rho_dd, rho_dd0=rho_dd0,
-        rho_core=torch.where(t.rho_core > 0, t.rho_core, rho0), slater=slater, EISOL=isolated_atom(t, elements, g, slater),
+        rho_core=torch.where(t.rho_core > 0, t.rho_core, rho0), core=elements.core, slater=slater,
+        EISOL=isolated_atom(t, elements, g, slater),
     )
 
 

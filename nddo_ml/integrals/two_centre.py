@@ -73,4 +73,4 @@ def two_centre(shells, R: Float[Tensor, "pair"], u: Float[Tensor, "pair 3"], A_i
     near, H = resonance(shells, r, O_i, O_j, along, A_i, A_j, classes, constants.bohr, factors)
     if fade is not None:
         H = H * fade(R.index_select(0, near))[:, None, None]
-    return PairIntegrals(w, near, H, -E_j.core[:, None] * V_i, -E_i.core[:, None] * V_j, gamma)
+    return PairIntegrals(w, near, H, -A_j.core[:, None] * V_i, -A_i.core[:, None] * V_j, gamma)

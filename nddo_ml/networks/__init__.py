@@ -1,8 +1,8 @@
 """Networks: from the geometry of a molecule to shifts of the parameters of its atoms and pairs.
 
 A network sees elements, distances and directions, nothing else. `build` makes one from plain settings, `network.config` gives
-them back: {"features": "message passing" or "symmetry functions", "species": atomic numbers, "heads": any of atom, pair, block,
-local} and the arguments of the features.
+them back: {"features": "message passing" or "symmetry functions", "species": atomic numbers, "heads": any of atom, pair,
+charge, block, local} and the arguments of the features.
 """
 
 from nddo_ml.errors import UnknownOption

@@ -18,6 +18,7 @@ from nddo_ml.networks.message_passing import Features
 from nddo_ml.networks.shifts import (
     BLOCK_BOUND,
     BOUND,
+    CHARGE_BOUND,
     CORE_BOUNDS,
     FACTOR_NAMES,
     ORDERED,
@@ -27,7 +28,7 @@ from nddo_ml.networks.shifts import (
     Shifts,
 )
 
-HEADS = ("atom", "pair", "block", "local")
+HEADS = ("atom", "pair", "charge", "block", "local")
 GATE = 2.0               # how fast the first neighbour opens the gate of an atom
 RADIAL = 8               # radial functions of the pair head
 
@@ -36,8 +37,8 @@ class ParameterNetwork(nn.Module):
     """Shifts of the parent's parameters from features of the atoms: `network(numbers, i, j, R, u)` returns Shifts.
 
     features: a module from an Environment to Features. heads: any of atom (one-centre parameters), pair (resonance integrals
-    and core-core terms), block (equivariant one-centre blocks; needs vectors), local (an energy of each atom). Alone, `local`
-    is a pure correction of the frozen parent.
+    and core-core terms), charge (core charge that moves within the pairs; beside pair), block (equivariant one-centre blocks;
+    needs vectors), local (an energy of each atom). Alone, `local` is a pure correction of the frozen parent.
     """
 
     def __init__(self, species: Sequence[int], features: nn.Module, heads: Sequence[str] = ("atom", "pair"), name: str = ""):
@@ -45,6 +46,8 @@ class ParameterNetwork(nn.Module):
         unknown = [h for h in heads if h not in HEADS]
         if unknown or not heads:
             raise UnknownOption(f"heads={list(heads)}: expected one or more of {', '.join(HEADS)}.")
+        if "charge" in heads and "pair" not in heads:
+            raise UnknownOption("The head 'charge' goes with the head 'pair'.")
         if "block" in heads and not features.vectors:
             raise UnknownOption("The head 'block' needs features with vectors: use message passing.")
         self.species, self.heads, self.name = tuple(species), tuple(heads), name
@@ -52,7 +55,7 @@ class ParameterNetwork(nn.Module):
         self.features = features
         c = features.channels
         self.atom = Head(c, len(U_NAMES) + len(FACTOR_NAMES), len(species)) if "atom" in heads else None
-        self.pair = PairHead(c, features.cutoff) if "pair" in heads else None
+        self.pair = PairHead(c, features.cutoff, "charge" in heads) if "pair" in heads else None
         self.local = Head(c, 1, len(species)) if "local" in heads else None
         self.block = BlockHead(features.vectors) if "block" in heads else None
 
@@ -66,17 +69,17 @@ class ParameterNetwork(nn.Module):
         env = self.environment(numbers, i, j, R, u)
         found = self.features(env)
         gate = -torch.expm1(-GATE * env.summed(switch(env.R, self.features.cutoff)))
-        U = factors = resonance = core = block = local = None
+        U = factors = resonance = core = charges = block = local = None
         if self.atom is not None:
             raw = torch.tanh(self.atom(found.s, env.kind)).double() * gate[:, None]
             U, factors = U_BOUND * raw[:, :len(U_NAMES)], BOUND * raw[:, len(U_NAMES):]
         if self.pair is not None:
-            resonance, core = self.pair(env, found.s)
+            resonance, core, charges = self.pair(env, found.s)
         if self.local is not None:
             local = self.local(found.s, env.kind)[:, 0].double() * gate
         if self.block is not None:
             block = self.block(found).double() * gate[:, None]
-        return Shifts(U, factors, env.pairs, resonance, core, block, local)
+        return Shifts(U, factors, env.pairs, resonance, core, block, local, charges)
 
     def environment(self, numbers, i, j, R, u) -> Environment:
         """The environment the features see."""
@@ -98,9 +101,10 @@ class Head(nn.Module):
 
 
 class PairHead(nn.Module):
-    """Shifts of the resonance integrals (near, CHANNELS) and of the core-core terms (near, 2) of pairs; zero at the start."""
+    """Shifts of the resonance integrals (near, CHANNELS) and of the core-core terms (near, 2) of pairs and, if asked for, the
+    core charge that moves between them (near; else None); zero at the start."""
 
-    def __init__(self, channels: int, cutoff: float):
+    def __init__(self, channels: int, cutoff: float, charge: bool = False):
         super().__init__()
         self.cutoff = cutoff
         self.first = nn.Linear(channels, channels)
@@ -108,19 +112,27 @@ class PairHead(nn.Module):
         self.distance = nn.Linear(RADIAL, channels, bias=False)
         self.layers = nn.Sequential(nn.SiLU(), nn.Linear(channels, channels), nn.SiLU(),
                                     nn.Linear(channels, len(SYMMETRIC) + len(CORE_BOUNDS) + len(ORDERED)))
+        self.charge = nn.Linear(channels, 1, bias=False) if charge else None
         nn.init.zeros_(self.layers[-1].weight)
         nn.init.zeros_(self.layers[-1].bias)
+        if charge:
+            nn.init.zeros_(self.charge.weight)
 
     def forward(self, env: Environment, s: Float[Tensor, "atom channel"]):
         f = radial_functions(env.R, self.cutoff, RADIAL).to(s.dtype)
-        ordered = self.layers(self.first(s).index_select(0, env.centre) + self.second(s).index_select(0, env.neighbour)
-                              + self.distance(f))
-        forward, backward = ordered.double().unflatten(0, (2, len(env.pairs)))
+        hidden = self.layers[:-1](self.first(s).index_select(0, env.centre) + self.second(s).index_select(0, env.neighbour)
+                                  + self.distance(f))
+        forward, backward = self.layers[-1](hidden).double().unflatten(0, (2, len(env.pairs)))
         n = len(SYMMETRIC) + len(CORE_BOUNDS)
         raw = torch.cat(((forward + backward)[:, :n] / 2, forward[:, n:], backward[:, n:]), 1)
-        raw = torch.tanh(raw) * switch(env.R[:len(env.pairs)], self.cutoff)[:, None]
+        fade = switch(env.R[:len(env.pairs)], self.cutoff)
+        raw = torch.tanh(raw) * fade[:, None]
         same, core, other = raw.split((len(SYMMETRIC), len(CORE_BOUNDS), 2 * len(ORDERED)), 1)
-        return BOUND * torch.cat((same, other), 1), core * core.new_tensor(CORE_BOUNDS)
+        charges = None
+        if self.charge is not None:
+            there, back = self.charge(hidden)[:, 0].double().unflatten(0, (2, len(env.pairs)))
+            charges = CHARGE_BOUND * torch.tanh(there - back) * fade
+        return BOUND * torch.cat((same, other), 1), core * core.new_tensor(CORE_BOUNDS), charges
 
 
 class BlockHead(nn.Module):

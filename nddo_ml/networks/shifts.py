@@ -13,6 +13,7 @@ from nddo_ml.struct import record
 U_BOUND = 4.0           # eV
 BOUND = 0.24            # of the logarithm of one-centre parameters and resonance integrals: within 30 %, g_sp and g_p2 too
 CORE_BOUNDS = (0.5, 0.2)          # of the logarithms of the size (x, K) and the exponents (alpha) of core-core terms
+CHARGE_BOUND = 0.2      # e, that a pair moves from one core to the other
 BLOCK_BOUND = 1.0       # eV, of the elements of an equivariant one-centre block
 U_NAMES = ("U_ss", "U_pp", "U_dd")
 FACTOR_NAMES = ("zeta_s", "zeta_p", "zeta_d", "g_ss", "g_pp", "h_pp", "h_sp", "beta_s", "beta_p", "beta_d", "rho2")
@@ -27,7 +28,7 @@ class Shifts:
     """Shifts of a batch: U (atom, U_NAMES) in eV; factors (atom, FACTOR_NAMES), logarithms; for the `pairs` within reach,
     places among all pairs, resonance (near, CHANNELS) and core (near, 2), logarithms; block (atom, 9), added to the
     one-electron elements s-x, s-y, s-z and xx, yx, yy, zx, zy, zz, eV; local (atom), energies, eV. None where a network has no
-    such head.
+    such head. charges (near): core charge that moves from the second atom of a pair to the first, e.
     """
 
     U: Float[Tensor, "atom 3"] | None
@@ -37,10 +38,12 @@ class Shifts:
     core: Float[Tensor, "near 2"] | None
     block: Float[Tensor, "atom 9"] | None
     local: Float[Tensor, "atom"] | None
+    charges: Float[Tensor, "near"] | None = None
 
     def drift(self) -> Tensor:
         """Mean square of the shifts relative to their bounds: what a training may hold down."""
-        parts = [(self.U, U_BOUND), (self.factors, BOUND), (self.resonance, BOUND), (self.block, BLOCK_BOUND)]
+        parts = [(self.U, U_BOUND), (self.factors, BOUND), (self.resonance, BOUND), (self.block, BLOCK_BOUND),
+                 (self.charges, CHARGE_BOUND)]
         squares = [(x / bound).square().mean() for x, bound in parts if x is not None and x.numel()]
         if self.core is not None and self.core.numel():
             squares.append((self.core / self.core.new_tensor(CORE_BOUNDS)).square().mean())
