@@ -1,8 +1,9 @@
-"""What a functional in torch costs: a Kohn-Sham matrix of aspirin (21 atoms) beside libxc.
+r"""What a functional in torch costs: a Kohn-Sham matrix of aspirin (21 atoms) beside libxc.
 
-    OMP_NUM_THREADS=1 pytest benchmarks/test_functional.py --benchmark-enable --benchmark-columns=min,median,rounds
+    OMP_NUM_THREADS=1 pytest benchmarks/test_functional.py --benchmark-enable --benchmark-columns=min,median,rounds \
+        --benchmark-timer=time.process_time
 
-One SCF iteration is this matrix and a diagonalisation. Ratios within one run are what counts.
+One SCF iteration is this matrix and a diagonalisation. Ratios of CPU time within one run are what counts.
 """
 
 import os

@@ -37,6 +37,8 @@ def test_refusals(tmp_path):
     (tmp_path / "z.toml").write_text('output = "o"\n[functional]\nkind = "PBE"\nstart = "nothing"')
     for arguments, said in ((("constraints", "nothing"), "PBE0"), (("constraints", tmp_path / "x.safetensors"), "safetensors"),
                             (("evaluate", "nothing"), "libxc"), (("evaluate", "pbe", "--only", "some"), "validation"),
+                            (("evaluate", "pbe", "--basis", "none"), "basis 'none'"),
+                            (("evaluate", "pbe", "--grid", 12), "0 to 9"),
                             (("train", tmp_path / "x.toml"), "did you mean kind?"),
                             (("train", tmp_path / "y.toml"), "frozen"), (("train", tmp_path / "z.toml"), "nothing"),
                             (("train", tmp_path / "none.toml"), "no configuration file")):

@@ -58,6 +58,36 @@ def test_one_electron_over_two_protons():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("atoms, first, last", [("LiH", 1.0, 3.4), ("NN", 0.85, 2.05)])
+def test_smooth_along_heavier_bonds(atoms, first, last):
+    """25 points on grid 3: fourth differences of the energy fall, but for ripples of the grid of 2e-5 hartree; with the
+    response of the grid, forces are derivatives of the energy to 2e-7 hartree/bohr, the error of the difference."""
+    pytest.importorskip("pyscf")
+    from pyscf import dft, gto, lib
+
+    def solved(r, start=None):
+        symbols = ("N", "N") if atoms == "NN" else ("Li", "H")
+        mf = dft.RKS(gto.M(atom=[(symbols[0], (0, 0, 0)), (symbols[1], (0, 0, r))], basis="def2-svp", verbose=0))
+        mf.grids.level, mf.conv_tol = 3, 1e-11
+        mf = load(PLAIN).attach(mf)
+        mf.kernel(dm0=start)
+        assert mf.converged
+        return mf
+
+    E, P = [], None
+    for r in np.linspace(first, last, 25):
+        mf = solved(r, P)
+        E, P = [*E, mf.e_tot], mf.make_rdm1()
+    assert (np.diff(np.diff(E, 4)) < 2e-5).all() and np.diff(E, 4)[0] > 5e-4
+    r, step = (first + last) / 2, 0.005
+    middle = solved(r)
+    gradient = middle.nuc_grad_method().set(grid_response=True).kernel()[1, 2]
+    e = {k: solved(r + k * step, middle.make_rdm1()).e_tot for k in (-2, -1, 1, 2)}
+    slope = (8 * (e[1] - e[-1]) - e[2] + e[-2]) / (12 * step / lib.param.BOHR)
+    assert abs(gradient - slope) < 2e-7 < abs(slope) / 100
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*NEWEST, "R2SCAN"])
 def test_energy_and_forces_are_smooth_along_a_dissociation(name):
     """H2 from 0.9 to 3 angstrom: forces are derivatives of the energy, to the error of fourth-order differences of step 0.04,

@@ -76,6 +76,7 @@ def _bars():
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+    from nddo_ml.functional.losses import UNITS
     from nddo_ml.functional.training import Silent
 
     console = Console()
@@ -96,10 +97,11 @@ def _bars():
             self._advance(f"round {round_}: steps", done, total, f"loss {loss:.4f}")
 
         def round(self, round_, errors, best, unconverged):
-            words = "; ".join(f"{part}: " + ", ".join(f"{kind} {e:.2f}" for kind, e in found.items() if e == e)
-                              for part, found in errors.items())
+            known = {part: [f"{kind} {e:.3g} {UNITS.get(kind, 'kcal/mol')}" for kind, e in found.items() if e == e]
+                     for part, found in errors.items()}
+            words = "; ".join(f"{part}: {', '.join(found)}" for part, found in known.items() if found)
             trouble = f"; not converged: {', '.join(unconverged)}" if unconverged else ""
-            console.print(f"round {round_}{' *' if best else '  '} {words} kcal/mol{trouble}", highlight=False)
+            console.print(f"round {round_}{' *' if best else '  '} {words}{trouble}", highlight=False, soft_wrap=True)
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
                TextColumn("{task.fields[live]}"))

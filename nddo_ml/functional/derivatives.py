@@ -15,7 +15,7 @@ from nddo_ml.errors import SCFNotConverged
 from nddo_ml.functional.base import Functional
 from nddo_ml.functional.density import DENSE, Density
 
-CHUNK = 4096      # points at a time: they stay in the cache
+CHUNK = 8192      # points at a time, copies for derivatives included: they stay in the cache
 
 
 def density_of(functional: Functional, rows: Float[Tensor, "variable grid"], polarised: bool) -> Density:
@@ -38,7 +38,8 @@ def derivatives(functional: Functional, rows: Float[Tensor, "variable grid"], po
         raise SCFNotConverged(f"The density on the grid is not finite ({count} values), so {functional.label} has no energy; "
                               "look for a diverging SCF, or a wrong density matrix as its start.")
     device = next((p.device for p in functional.parameters()), rows.device)
-    pieces = [_chunk(functional, part.to(device), polarised, order) for part in rows.split(CHUNK, dim=1)]
+    size = CHUNK // len(_paths(len(rows), order))
+    pieces = [_chunk(functional, part.to(device), polarised, order) for part in rows.split(size, dim=1)]
     return [torch.cat(parts, dim=1).to(rows.device) for parts in zip(*pieces, strict=True)]
 
 
@@ -58,20 +59,24 @@ def _chunk(functional, rows, polarised, order):
 
 
 def _nested(functional, rows, polarised, order):
-    """Derivatives of one chunk: each level differentiates the last by the variables not before its own last one."""
-    variables = [row.clone().requires_grad_(order > 0) for row in rows]
-    e = functional.energy_density(density_of(functional, torch.stack(variables), polarised))
-    levels, current = [e[None]], [((), e)]
+    """Derivatives of one chunk. Each sequence of variables but the last has a copy of the points, so that every order is one
+    differentiation of all of them."""
+    paths = _paths(len(rows), order)
+    variables = [row.repeat(len(paths)).requires_grad_(order > 0) for row in rows]
+    value = functional.energy_density(density_of(functional, torch.stack(variables), polarised))
+    levels = [value[None, :rows.shape[1]]]
     for k in range(order):
-        nxt = []
-        for indices, value in current:
-            first = indices[-1] if indices else 0
-            nxt += zip(((*indices, i) for i in range(first, len(variables))),
-                       _gradients(value, variables[first:], k + 1 < order), strict=True)
-        assert [i for i, _ in nxt] == list(combinations_with_replacement(range(len(variables)), k + 1))
-        current = nxt
-        levels.append(torch.stack([value for _, value in current]))
+        found = torch.stack(_gradients(value, variables, k + 1 < order)).reshape(len(rows), len(paths), rows.shape[1])
+        copy = {path[:k]: p for p, path in enumerate(paths)}
+        levels.append(torch.stack([found[i[-1], copy[i[:-1]]] for i in combinations_with_replacement(range(len(rows)), k + 1)]))
+        if k + 1 < order:
+            value = found[[path[k] for path in paths], range(len(paths))]
     return [level.detach() for level in levels]
+
+
+def _paths(variables: int, order: int) -> list[tuple[int, ...]]:
+    """Sequences of variables of all differentiations but the last."""
+    return list(combinations_with_replacement(range(variables), max(order - 1, 0)))
 
 
 def _gradients(value, variables, again):

@@ -17,6 +17,7 @@ from nddo_ml.functional.thermochemistry import KINDS, PROPERTIES, Property, Reac
 
 # error of a property that weighs as much as losses.width of an energy: debye, eV, bohr^-3
 COMPARABLE = {"dipole": 0.1, "orbital": 0.5, "density": 1e-4}
+UNITS = {"dipole": "debye", "orbital": "eV", "density": "bohr^-3"}
 
 
 def errors_of(reactions: Sequence[Reaction], energies: Mapping) -> dict[Reaction, float]:

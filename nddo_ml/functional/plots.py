@@ -9,16 +9,19 @@ import torch
 from nddo_ml.extras import needed
 from nddo_ml.functional.base import Functional
 from nddo_ml.functional.density import uniform_kinetic
+from nddo_ml.functional.thermochemistry import KINDS, PROPERTIES
 from nddo_ml.functional.uniform import slater
 
 INK = "#22262b"
 
 
 def parity(errors: dict[str, dict], path: Path) -> None:
-    """Reaction energies against their references, by method (its errors by reaction)."""
+    """Errors of reaction energies against their references, by method (its errors by reaction); a panel for each kind."""
     plt = needed("matplotlib.pyplot", "plot", "Plots")
-    fig, axes = plt.subplots(1, 2, figsize=(9, 4.2), layout="constrained")
-    for ax, kind in zip(axes, ("atomisation", "barrier"), strict=True):
+    kinds = [kind for kind in KINDS if any(r.kind == kind for found in errors.values() for r in found)]
+    panels = max(len(kinds), 1)
+    fig, axes = plt.subplots(1, panels, figsize=(4.5 * panels, 4.2), layout="constrained", squeeze=False)
+    for ax, kind in zip(axes[0], kinds, strict=False):
         for k, (name, found) in enumerate(errors.items()):
             xy = np.array([(r.reference, e) for r, e in found.items() if r.kind == kind]).reshape(-1, 2)
             mean = np.abs(xy[:, 1]).mean() if len(xy) else np.nan
@@ -33,7 +36,7 @@ def parity(errors: dict[str, dict], path: Path) -> None:
 def enhancement(functionals: Sequence[Functional], path: Path) -> None:
     """F_x against s, at alpha = 0, 1 and 5 where the functional knows tau."""
     plt = needed("matplotlib.pyplot", "plot", "Plots")
-    fig, ax = plt.subplots(figsize=(5.5, 4), layout="constrained")
+    fig, ax = plt.subplots(figsize=(7, 4), layout="constrained")
     s = torch.linspace(0, 5, 200, dtype=torch.float64)
     n = torch.ones_like(s)
     sigma = (2 * (3 * torch.pi**2) ** (1 / 3) * s) ** 2
@@ -46,7 +49,7 @@ def enhancement(functionals: Sequence[Functional], path: Path) -> None:
                     label=functional.label + (f", α = {alpha}" if functional.kinetic else ""))
     ax.axhline(1.804, color="0.7", lw=0.8)
     ax.set(xlabel="s", ylabel="F$_x$")
-    ax.legend(frameon=False, fontsize="small")
+    fig.legend(frameon=False, fontsize="small", loc="outside right upper")
     fig.savefig(path, dpi=130)
     plt.close(fig)
 
@@ -69,19 +72,31 @@ def dissociation(curves: dict[str, np.ndarray], path: Path, exact: np.ndarray | 
 
 
 def learning(entries: Sequence[dict], path: Path) -> None:
-    """Loss of the steps, and self-consistent mean errors of the rounds."""
+    """Loss of the steps, and self-consistent mean errors of the rounds; properties in parts of what they were."""
     plt = needed("matplotlib.pyplot", "plot", "Plots")
-    fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
-    left.plot([e["loss"] for e in entries if e["event"] == "step"], color=INK, lw=1)
-    left.set(xlabel="step", ylabel="loss at constant densities", yscale="log")
     rounds = [e for e in entries if e["event"] == "round"]
-    for part, style in (("train", "-"), ("validation", "--")):
-        for k, kind in enumerate(("atomisation", "barrier", "stretched", "fractional")):
-            if all(e["errors"][part].get(kind) is None for e in rounds):
-                continue
-            values = [np.nan if e["errors"][part].get(kind) is None else e["errors"][part][kind] for e in rounds]
-            right.plot([e["round"] for e in rounds], values, style, marker=".", color=f"C{k}", label=f"{kind}, {part}")
-    right.set(xlabel="round", ylabel="mean error / kcal mol$^{-1}$")
-    right.legend(frameon=False, fontsize="small")
+    curves = {kind: _errors(rounds, kind) for kind in (*KINDS, *PROPERTIES)}
+    properties = any(curves[kind] for kind in PROPERTIES)
+    fig, (left, *others) = plt.subplots(1, 2 + properties, figsize=(9 + 4.5 * properties, 3.8), layout="constrained")
+    loss = [e["loss"] for e in entries if e["event"] == "step"]
+    left.plot(loss, color=INK, lw=1)
+    left.set(xlabel="step", ylabel="loss at constant densities")
+    left.set_yscale("log" if loss and max(loss) > 5 * min(loss) else "linear")
+    for ax, kinds, label in zip(others, (KINDS, PROPERTIES), ("mean error / kcal mol$^{-1}$", "mean error / its start"),
+                                strict=False):
+        for k, kind in enumerate(kinds):
+            for part, values in curves[kind].items():
+                scale = values[0] if kind in PROPERTIES else 1.0
+                ax.plot([e["round"] for e in rounds], values / scale, "-" if part == "train" else "--", marker=".",
+                        color=f"C{k}", label=f"{kind}, {part}")
+        ax.set(xlabel="round", ylabel=label)
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.legend(frameon=False, fontsize="small")
     fig.savefig(path, dpi=130)
     plt.close(fig)
+
+
+def _errors(rounds, kind):
+    """By part, errors of a kind after each round, NaN where there is none."""
+    found = {part: np.array([e["errors"][part].get(kind) for e in rounds], dtype=float) for part in ("train", "validation")}
+    return {part: values for part, values in found.items() if not np.isnan(values).all()}

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from nddo_ml.elements import number
-from nddo_ml.errors import SCFNotConverged
+from nddo_ml.errors import SCFNotConverged, UnknownOption
 from nddo_ml.extras import needed
 from nddo_ml.functional.base import Functional
 from nddo_ml.functional.derivatives import density_of
@@ -78,13 +78,21 @@ def fraction(functional: Functional):
 
 
 def mean_field(functional: Functional | str, system: System, level: Level):
-    """PySCF's mean field of a system: of a torch functional, or of one of libxc by its name."""
+    """PySCF's mean field of a system: of a torch functional, or of one of libxc by its name. UnknownOption: a basis or grid
+    there is not, or a system PySCF cannot make of it."""
     gto = needed("pyscf.gto", "train", "Training and evaluation of a functional")
     from pyscf import dft, lib
 
+    if not 0 <= level.grid < len(dft.gen_grid.RAD_GRIDS):
+        raise UnknownOption(f"grid = {level.grid}: PySCF's levels go from 0 to {len(dft.gen_grid.RAD_GRIDS) - 1}.")
     lib.num_threads(1)
-    mol = gto.M(atom=list(zip(system.symbols, system.positions, strict=True)), basis=level.basis, charge=system.charge,
-                spin=system.unpaired, symmetry=_one_electron(system), verbose=0)
+    try:
+        mol = gto.M(atom=list(zip(system.symbols, system.positions, strict=True)), basis=level.basis, charge=system.charge,
+                    spin=system.unpaired, symmetry=_one_electron(system), verbose=0)
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise UnknownOption(f"PySCF makes no molecule of {system.key} ({''.join(system.symbols)}, charge {system.charge}, "
+                            f"{system.unpaired} unpaired electrons) in the basis {level.basis!r}: "
+                            f"{' '.join(str(error).split())}.") from None
     mf = (dft.UKS if system.unpaired or any(system.missing) else dft.RKS)(mol)
     if isinstance(functional, str):
         mf.xc = functional
@@ -92,7 +100,7 @@ def mean_field(functional: Functional | str, system: System, level: Level):
         mf = attach(mf, functional)
     mf = mf.density_fit() if level.fitted else mf
     mf.grids.level, mf.conv_tol = level.grid, level.tolerance
-    mf.small_rho_cutoff = 0
+    mf.small_rho_cutoff, mf.chkfile = 0, None        # no file at each iteration
     if any(system.missing):
         mf.get_occ = _shortened(mf.get_occ, system.missing)
     return mf

@@ -131,31 +131,29 @@ def displaced_energy(part: Projected, mol, order: int):
 
 def nuclear_gradient(part: Projected, mol, P: np.ndarray) -> np.ndarray:
     """dE/dR at constant P, (atom, 3), hartree/bohr."""
-    energy = displaced_energy(part, mol, 1)
-    still = torch.zeros(mol.natm, 3, dtype=torch.float64)
-    return torch.func.grad(energy)(still, torch.from_numpy(P)).detach().numpy()
+    return _slope(part, mol, P, 1)[0].detach().numpy()
+
+
+def _slope(part, mol, P, order):
+    """(dE/dR with its graph, displacements, densities) at the nuclei as they are."""
+    with torch.enable_grad():
+        moved = torch.zeros(mol.natm, 3, dtype=torch.float64, requires_grad=True)
+        P = torch.from_numpy(P).requires_grad_()
+        return torch.autograd.grad(displaced_energy(part, mol, order)(moved, P), moved, create_graph=True)[0], moved, P
 
 
 def nuclear_hessian(part: Projected, mol, P: np.ndarray) -> np.ndarray:
     """d2E/dR dR at constant P, (atom, atom, 3, 3)."""
-    energy = displaced_energy(part, mol, 2)
-    still, P = torch.zeros(mol.natm, 3, dtype=torch.float64), torch.from_numpy(P)
-    return torch.func.hessian(energy)(still, P).permute(0, 2, 1, 3).detach().numpy()
+    slope, moved, _ = _slope(part, mol, P, 2)
+    rows = [torch.autograd.grad(x, moved, retain_graph=True)[0] for x in slope.reshape(-1)]
+    return torch.stack(rows).reshape(mol.natm, 3, mol.natm, 3).permute(0, 2, 1, 3).numpy()
 
 
 def potential_derivatives(part: Projected, mol, P: np.ndarray, atoms) -> np.ndarray:
     """d(dE/dP)/dR, (2, atom, 3, orbital, orbital), of the listed atoms."""
-    energy = displaced_energy(part, mol, 1)
-    P, still = torch.from_numpy(P), torch.zeros(mol.natm, 3, dtype=torch.float64)
-    potential = torch.func.grad(energy, argnums=1)
-    found = []
-    for atom in atoms:
-        for x in range(3):
-            step = torch.zeros_like(still)
-            step[atom, x] = 1
-            dV = torch.func.jvp(lambda moved: potential(moved, P), (still,), (step,))[1]
-            found.append((dV + dV.mT) / 2)
-    return torch.stack(found, 1).reshape(2, len(atoms), 3, mol.nao, mol.nao).detach().numpy()
+    slope, _, P = _slope(part, mol, P, 1)
+    found = torch.stack([torch.autograd.grad(slope[atom, x], P, retain_graph=True)[0] for atom in atoms for x in range(3)], 1)
+    return ((found + found.mT) / 2).reshape(2, len(atoms), 3, mol.nao, mol.nao).numpy()
 
 
 @cache
