@@ -75,12 +75,14 @@ def remembering(numint, memory):
     return found
 
 
-def gradient(mf) -> np.ndarray:
+def gradient(mf, grid_response: bool = False) -> np.ndarray:
     """dE/dR of a converged mean field (atom 3), hartree/bohr: PySCF's where it is not density fitted, or neither Hartree-Fock
-    nor a GGA without VV10; else one-electron and overlap terms from PySCF, the others from here.
+    nor a GGA without VV10; else one-electron and overlap terms from PySCF, the others from here. grid_response: PySCF's, with
+    the motion of the grid.
     """
     g = mf.nuc_grad_method()
-    if not _covered(mf):
+    g.grid_response = grid_response
+    if grid_response or not _covered(mf):
         return g.kernel()
     channels = _channels(mf)
     two = sum(fitted(mf, channels, *term) for term in _operators(mf))
