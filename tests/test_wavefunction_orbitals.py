@@ -108,6 +108,25 @@ def test_geometries_not_trained_on():
     assert helped.double().mean() < 0.75 * plain.double().mean()
 
 
+@pytest.mark.slow
+def test_geometries_not_trained_on_ab_initio():
+    """The same for Hartree-Fock water in STO-3G."""
+    pytest.importorskip("pyscf")
+    from nddo_ml.wavefunction.pyscf_functional import pyscf_functional
+
+    train, unseen = water(120, 1), water(24, 2)
+    network = OrbitalNetwork(reference(pyscf_functional([8, 1, 1], FRAME[None], "sto-3g")), train, width=32)
+    fit(network, pyscf_functional([8, 1, 1], train, "sto-3g"), train, steps=150, tolerance=1e-13)
+    other = pyscf_functional([8, 1, 1], unseen, "sto-3g")
+    exact, _, plain = other.solve()
+    with torch.no_grad():
+        D = density(network(unseen))
+    excess = other.evaluate(D)[0] - exact
+    assert -1e-9 / 27.2114 < excess.min() and excess.max() < 1e-6
+    _, _, helped = other.solve(D)
+    assert helped.double().mean() < 0.75 * plain.double().mean()
+
+
 def test_rotations_are_orthonormal_and_zero_is_the_reference():
     U = torch.linalg.qr(torch.randn(5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64))[0]
     X = torch.randn(3, 3, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

@@ -152,9 +152,15 @@ def label(
     seed: Annotated[int, typer.Option(help="Of all random numbers.")] = 0,
     retry: Annotated[bool, typer.Option("--retry", help="Try again what failed in an earlier run.")] = False,
     isolated: Annotated[bool, typer.Option("--isolated", help="Take periodic input as isolated molecules.")] = False,
+    results: Annotated[bool, typer.Option("--from", help="The files are results of nddo-ml wavefunction (result.json): their "
+                                          "energies, error bars and forces become labels.")] = False,
 ):
     """Reference labels: energies, forces and dipoles of structures at a level of theory, to train on."""
     with refusals():
+        if results:
+            from nddo_ml.cli import label_results
+
+            raise typer.Exit(label_results.run(structures or [], output))
         from nddo_ml.cli.label import Request, run
         from nddo_ml.training.levels import level as find_level
 

@@ -4,11 +4,13 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from nddo_ml.cli.train import Stop
 from nddo_ml.errors import MissingExtra, UnknownOption
+from nddo_ml.training import parallel
 from nddo_ml.training.config import read_toml, record
 from nddo_ml.wavefunction.plots import pictures
 from nddo_ml.wavefunction.run import Config, calculate, prepared, with_output
@@ -32,9 +34,19 @@ def configuration(file: Path | None, molecule: str | None, unit: str | None, out
 
 
 def run_wavefunction(config: Config, restart: bool, minutes: float | None) -> None:
-    """Calculate, and print what came out."""
+    """Calculate, alone or with the other processes of torchrun, and print what came out."""
+    world = parallel.start()
+    try:
+        _run(config, restart, minutes, world)
+    finally:
+        parallel.finish()
+
+
+def _run(config, restart, minutes, world):
+    if config.device == "cuda" and world.size > 1:
+        torch.cuda.set_device(world.rank % max(1, torch.cuda.device_count()))
     run = prepared(config)
-    console, stop = Console(), Stop(minutes)
+    console, stop = Console(quiet=not world.first), Stop(minutes)
     system, reset, recent = run.system, [0], []
     console.print(f"{system.formula} (bohr), {system.up} up and {system.down} down; {config.ansatz.kind}, "
                   f"{sum(p.numel() for p in run.psi.parameters())} parameters, {config.sampling.walkers} walkers, hartree",
@@ -56,9 +68,12 @@ def run_wavefunction(config: Config, restart: bool, minutes: float | None) -> No
                 console.print(f"  iteration {p.iteration}: {p.reset - reset[0]} walkers reset", highlight=False)
                 reset[0] = p.reset
 
-        found = calculate(run, report, lambda done: bar.update(measuring, completed=done), stop, restart)
+        found = calculate(run, report, lambda done: bar.update(measuring, completed=done), stop, restart,
+                          world)
     if found is None:
         console.print("Stopped; the same command goes on from here.", highlight=False)
+        return
+    if not world.first:
         return
     e = found.energy
     words = "" if config.exact is None else f"; exact {config.exact:.6f}, difference {1e3 * (e.mean - config.exact):+.3f} mHa"

@@ -23,7 +23,8 @@ class Batch:
     """Frames solved together. index: their places in the data; energy (eV), forces, dipole and charges as labelled, NaN where
     a frame has none; s2, NaN where not checked; species: frames with the same number are of one molecule; interactions: 1 for
     a complex and -1 for its fragments, a row for each complex whose fragments are here; counts: False for frames that are here
-    for their interaction energy only; point charges around the frames and the forces on them (site, 3), None without any.
+    for their interaction energy only; point charges around the frames and the forces on them (site, 3), None without any;
+    energy_error, forces_error: standard errors of the labels, 0 where exact.
     """
 
     index: list
@@ -40,6 +41,8 @@ class Batch:
     counts: Bool[Tensor, "molecule"]
     point_charges: PointCharges | None
     site_forces: Float[Tensor, "site 3"] | None
+    energy_error: Float[Tensor, "molecule"]
+    forces_error: Float[Tensor, "atom 3"]
 
     def __len__(self):
         return len(self.index)
@@ -78,7 +81,8 @@ def collate(frames: Sequence[Frame], index: Sequence[int]) -> Batch:
         _t(np.concatenate([_or_nan(f.charges, len(f)) for f in chosen])),
         _t([np.nan if f.s2 is None or f.multiplicity == 1 else f.s2 for f in chosen]), torch.tensor(species),
         interactions(chosen), torch.tensor([not f.differences_only for f in chosen]),
-        charges_of(chosen), _t(np.concatenate(sites)) if sites else None)
+        charges_of(chosen), _t(np.concatenate(sites)) if sites else None, _t([f.energy_error for f in chosen]),
+        _t(np.concatenate([np.zeros((len(f), 3)) if f.forces_error is None else f.forces_error for f in chosen])))
 
 
 def interactions(frames: Sequence[Frame]) -> Float[Tensor, "complex molecule"]:

@@ -37,10 +37,10 @@ class External:
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One labelled structure. numbers (atom), positions (atom, 3) in angstrom, energy in eV, forces (atom, 3) in eV/angstrom;
-    None where the file does not say: dipole (3), e angstrom, of an ion about its centre of mass as in Result; charges (atom),
-    e; gap, eV; s2; dispersion_energy and dispersion_forces, kept apart from energy and forces unless `dispersion_included`.
-    molecule: what the split goes by; source: file and index.
+    """One labelled structure. numbers (atom), positions (atom, 3) in angstrom, energy in eV, forces (atom, 3) in eV/angstrom,
+    NaN where the level has none; None where the file does not say: dipole (3), e angstrom, of an ion about its centre of mass
+    as in Result; charges (atom), e; gap, eV; s2; dispersion_energy and dispersion_forces, kept apart from energy and forces
+    unless `dispersion_included`. molecule: what the split goes by; source: file and index.
     """
 
     source: str
@@ -64,9 +64,16 @@ class Frame:
     parts_of: str | None = None         # name shared by a complex and its fragments at the same geometry
     fragment: str | None = None         # "AB" for the complex, "A" and "B" for its fragments
     differences_only: bool = False      # only its part in an interaction energy is trained on
+    energy_error: float = 0.0           # standard error of the label, eV: of a Monte Carlo energy
+    forces_error: np.ndarray | None = None      # the same of each component, eV/angstrom
 
     def __len__(self):
         return len(self.numbers)
+
+    @property
+    def largest_force(self) -> float:
+        """Largest component of the labelled forces, 0 where there are none."""
+        return float(np.abs(np.nan_to_num(self.forces)).max())
 
     @property
     def heavy(self) -> int:
@@ -82,7 +89,7 @@ class Frame:
     def digest(self) -> str:
         """Hash of structure and labels, insensitive to the last digits."""
         h = hashlib.sha256()
-        for array in (self.numbers, np.rint(self.positions * 1e5), np.rint(self.forces * 1e4)):
+        for array in (self.numbers, np.rint(self.positions * 1e5), np.rint(np.nan_to_num(self.forces) * 1e4)):
             h.update(np.ascontiguousarray(array, dtype=np.int64).tobytes())
         h.update(f"{self.charge} {self.multiplicity} {self.energy:.5f}".encode())
         if self.parts_of is not None:
@@ -182,16 +189,22 @@ def _frame(path, k, atoms) -> Frame:
     info, arrays = atoms.info, atoms.arrays
     if atoms.calc is not None:      # ASE moves keys named energy, forces, charges, dipole there; ours carry ref_
         info = {**atoms.calc.results, **info}
+    without = "ref_forces_missing" in info                   # the level has none, and says so
     for key, where in (("ref_energy", info), ("ref_forces", arrays)):
-        if key not in where:
+        if key not in where and not (without and key == "ref_forces"):
             raise IncompatibleFile(f"Frame {k} of {path} has no `{key}`: expected an extxyz file of reference labels, as "
                                    "`nddo-ml label` writes them.")
     charge, multiplicity = int(info.get("charge", 0)), int(info.get("multiplicity", 1))
     numbers, positions = atoms.numbers.astype(np.int64), atoms.positions.astype(np.float64)
-    energy, forces = float(info["ref_energy"]), np.asarray(arrays["ref_forces"], dtype=np.float64)
+    energy = float(info["ref_energy"])
+    forces = np.full(positions.shape, np.nan) if without else np.asarray(arrays["ref_forces"], dtype=np.float64)
     dipole = _array(info, "ref_dipole", (3,), path, k)
-    if not (np.isfinite(energy) and np.isfinite(forces).all() and np.isfinite(positions).all()):
+    energy_error, forces_error = float(info.get("ref_energy_error", 0.0)), _column(arrays, "ref_forces_error")
+    if not (np.isfinite(energy) and (without or np.isfinite(forces).all()) and np.isfinite(positions).all()):
         raise IncompatibleFile(f"Frame {k} of {path} has values that are not finite: remove it or label it again.")
+    if not 0 <= energy_error < np.inf or (forces_error is not None and not (forces_error >= 0).all()):
+        raise IncompatibleFile(f"Frame {k} of {path} has an error bar that is none (`ref_energy_error`, `ref_forces_error`): "
+                               "expected numbers of at least 0.")
     if len(numbers) > 1 and _nearest(positions) < NEAREST:
         raise IncompatibleFile(f"Frame {k} of {path} has atoms {_nearest(positions):.3f} angstrom apart: remove it.")
     return Frame(source=source, molecule=_molecule(info, atoms, charge), group=_text(info.get("group", "")),
@@ -200,7 +213,8 @@ def _frame(path, k, atoms) -> Frame:
                  charges=_column(arrays, "ref_charges"), gap=_number(info, "ref_gap"), s2=_number(info, "ref_s2"),
                  dispersion_energy=_number(info, "ref_energy_d3"), dispersion_forces=_column(arrays, "ref_forces_d3"),
                  dispersion_included=_text(info.get("ref_dispersion", "")) == "included", external=_external(info, path, k),
-                 parts_of=_name(info, "complex"), fragment=_name(info, "fragment"))
+                 parts_of=_name(info, "complex"), fragment=_name(info, "fragment"), energy_error=energy_error,
+                 forces_error=forces_error)
 
 
 def _text(value) -> str:

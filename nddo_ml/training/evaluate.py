@@ -123,6 +123,7 @@ def scores(frames: Sequence[Frame], predictions: Sequence[Prediction], atoms: di
     error = np.array([p.energy - f.energy for f, p in done]) * kcal
     sizes = np.array([len(f) for f, _ in done])
     force = np.concatenate([(p.forces - f.forces).ravel() for f, p in done if p.forces is not None] or [np.zeros(0)]) * kcal
+    force = force[np.isfinite(force)]
     dipoles = [np.linalg.norm(p.dipole - f.dipole) for f, p in done if p.dipole is not None and f.dipole is not None]
     gap = [abs(p.gap - f.gap) for f, p in done if p.gap is not None and f.gap is not None and f.gap != 0]
     own_gaps = [p.gap for _, p in done if p.gap is not None]

@@ -1,7 +1,9 @@
 """What a training minimises: Huber losses of energies, forces, dipoles and whatever else is labelled, and two restraints.
 
 Each term is the mean over what is labelled in a batch and valid, in eV, angstrom and e, times its weight. A Huber loss is the
-square of an error up to a width and grows linearly beyond, so that no single structure decides a step.
+square of an error up to a width and grows linearly beyond, so that no single structure decides a step. A label with an error
+bar counts less, by `trust`: of values scattered by the model (w) and by their labels (s), w^2/(w^2 + s^2) is the weight of
+least variance.
 P. J. Huber, Ann. Math. Statist. 35, 73 (1964)
 """
 
@@ -71,24 +73,32 @@ def huber(x: Tensor, width: float) -> Tensor:
     return torch.where(size < width, x.square(), width * (2 * size - width))
 
 
+def trust(error: Tensor, width: float) -> Tensor:
+    """Weight 1/(1 + (s/w)^2) of a label with the standard error s, w the width of its Huber loss; 1 for an exact label."""
+    return 1 / (1 + (error / width).square())
+
+
 def terms(found: Outputs, batch: Batch, weights: Weights, widths: Widths) -> dict[str, Tensor]:
     """The weighted terms by name; those of weight 0, or without any label in the batch, are left out."""
     valid = found.valid & batch.counts
     of_atoms = valid[batch.molecules.molecule]
     error = (found.energy - batch.energy)[valid] / batch.atoms[valid].sqrt()
+    doubt = batch.energy_error[valid] / batch.atoms[valid].sqrt()
     parts = {}
 
-    def add(name, values, width):
-        values = values[torch.isfinite(values.detach())]
-        if getattr(weights, name) and values.numel():
-            parts[name] = getattr(weights, name) * huber(values, width).mean()
+    def add(name, values, width, doubt=None):
+        known = torch.isfinite(values.detach())
+        if getattr(weights, name) and bool(known.any()):
+            loss = huber(values[known], width)
+            parts[name] = getattr(weights, name) * (loss if doubt is None else trust(doubt[known], width) * loss).mean()
 
-    add("forces", (found.forces - batch.forces)[of_atoms], widths.forces)
-    add("energy", error, widths.energy)
+    add("forces", (found.forces - batch.forces)[of_atoms], widths.forces, batch.forces_error[of_atoms])
+    add("energy", error, widths.energy, doubt)
     if weights.relative:
-        add("relative", _within(error, batch.species[valid]), widths.energy)
+        several = _several(batch.species[valid])
+        add("relative", _within(error, batch.species[valid])[several], widths.energy, doubt[several])
     if weights.interaction:
-        add("interaction", _interactions(found, batch), widths.interaction)
+        add("interaction", *_interactions(found, batch, widths.interaction))
     labelled = valid & torch.isfinite(batch.dipole).all(-1)
     add("dipole", (found.dipole - batch.dipole)[labelled], widths.dipole)
     if weights.charges:
@@ -105,15 +115,25 @@ def terms(found: Outputs, batch: Batch, weights: Weights, widths: Widths) -> dic
     return parts
 
 
+def _counts(species):
+    return torch.bincount(species, minlength=int(species.max()) + 1 if len(species) else 0)
+
+
+def _several(species):
+    """Frames that are not the only one of their species."""
+    return _counts(species)[species] > 1
+
+
 def _within(error, species):
-    """Errors less the mean error of the frames of the same species; species with one frame only are left out."""
-    count = torch.bincount(species, minlength=int(species.max()) + 1 if len(species) else 0).to(error.dtype)
+    """Errors less the mean error of the frames of the same species."""
+    count = _counts(species).to(error.dtype)
     total = error.new_zeros(len(count)).index_add(0, species, error)
-    return (error - (total / count.clamp(min=1))[species])[count[species] > 1]
+    return error - (total / count.clamp(min=1))[species]
 
 
-def _interactions(found, batch):
-    """Errors of the interaction energies of complexes that are valid with all their fragments."""
+def _interactions(found, batch, width):
+    """Errors of the interaction energies of complexes that are valid with all their fragments, the width of their loss and
+    their error bars."""
     whole = ~(batch.interactions[:, ~found.valid] != 0).any(1)
     error = torch.where(found.valid, found.energy - batch.energy, 0.0)
-    return batch.interactions[whole] @ error
+    return batch.interactions[whole] @ error, width, (batch.interactions[whole].square() @ batch.energy_error.square()).sqrt()

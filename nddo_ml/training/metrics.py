@@ -54,7 +54,9 @@ class Sums:
         for r in outcome.records:
             self._more(**{r.fate: 1})
             if r.fate == "ok":
-                self._more(energy=abs(r.energy), forces=r.forces, iterations=r.iterations)
+                self._more(energy=abs(r.energy), iterations=r.iterations)
+                if math.isfinite(r.forces):                 # a label may be an energy alone
+                    self._more(forces=r.forces, with_forces=1)
                 self.values["gap.smallest"] = min(self.values.get("gap.smallest", math.inf), r.gap)
                 if math.isfinite(r.dipole):
                     self._more(dipole=r.dipole, dipoles=1)
@@ -76,7 +78,7 @@ class Sums:
         v, ok = self.values, max(1, self.values.get("ok", 0))
         kcal, debye = CODATA_2018.kcal_mol, CODATA_2018.debye
         losses = {name: value / v["batches"] for name, value in v.items() if name.startswith("loss.")}
-        return {"loss": sum(losses.values()), **losses, "forces": v.get("forces", 0) / ok * kcal,
+        return {"loss": sum(losses.values()), **losses, "forces": v.get("forces", 0) / max(1, v.get("with_forces", 0)) * kcal,
                 "energy": v.get("energy", 0) / ok * kcal, "dipole": v.get("dipole", 0) / max(1, v.get("dipoles", 0)) * debye,
                 "iterations": v.get("iterations", 0) / ok, "smallest_gap": v.get("gap.smallest", math.nan),
                 "ok": v.get("ok", 0), "difference": v.get("difference", 0),

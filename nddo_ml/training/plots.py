@@ -55,11 +55,12 @@ def parity(frames: Sequence[Frame], predictions: Sequence[Prediction], path: Pat
         panels.append(("dipole / D", debye * np.concatenate([np.stack(d, 1) for d in dipoles])))
     fig, axes = plt.subplots(1, len(panels), figsize=(4.3 * len(panels), 4.2), layout="constrained", squeeze=False)
     for ax, (label, xy) in zip(axes[0], panels, strict=True):
-        low, high = xy.min(), xy.max()
+        xy = xy[np.isfinite(xy).all(1)]
+        low, high = (xy.min(), xy.max()) if len(xy) else (0.0, 1.0)
         ax.plot([low, high], [low, high], color="0.7", lw=0.8, zorder=0)
         ax.plot(*xy.T, ".", ms=2, alpha=0.5, color=INK, rasterized=True)
         ax.set(xlabel=f"reference {label}", ylabel=f"model {label}", aspect="equal",
-               title=f"mean error {np.abs(xy[:, 0] - xy[:, 1]).mean():.3g}")
+               title=f"mean error {np.abs(xy[:, 0] - xy[:, 1]).mean():.3g}" if len(xy) else "no labels")
     fig.suptitle(title)
     fig.savefig(path, dpi=130)
     plt.close(fig)

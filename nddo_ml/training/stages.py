@@ -47,7 +47,7 @@ class StageData:
 def stage_data(stage: Stage, data: Data) -> StageData:
     """Read, check and split the data of a stage. IncompatibleFile if nothing is left to train on."""
     frames = load(stage.files)
-    usable = [f for f in frames if np.abs(f.forces).max() <= data.largest_force]
+    usable = [f for f in frames if f.largest_force <= data.largest_force]
     parts = split(without_dispersion(usable, stage.dispersion), data.validation, data.large)
     if not parts.get("train"):
         raise IncompatibleFile(f"{', '.join(stage.files)}: {len(frames)} frames, none of them to train on (validation = "
@@ -64,7 +64,7 @@ def stage_data(stage: Stage, data: Data) -> StageData:
 def _for_differences(frames, data):
     """Complexes of the training part with their fragments, without dispersion; IncompatibleFile if there are none."""
     mine = [f for f in frames if f.parts_of is not None and f.fragment is not None
-            and part(f, data.validation, data.large) == "train" and np.abs(f.forces).max() <= data.largest_force]
+            and part(f, data.validation, data.large) == "train" and f.largest_force <= data.largest_force]
     if not mine:
         raise IncompatibleFile(f"None of the {len(frames)} frames given as `interactions` is a complex or its fragment: "
                                "`nddo-ml label --sample interactions:N` makes them.")

@@ -14,8 +14,10 @@ from nddo_ml.wavefunction.backbones import Dense, FermiNet, Psiformer
 from nddo_ml.wavefunction.features import nucleus_vectors, pair_vectors, square_length
 from nddo_ml.wavefunction.jastrow import Jastrow
 from nddo_ml.wavefunction.jets import Jet, contract, exp, log_sum, mapped, slogdet, spread, sqrt
-from nddo_ml.wavefunction.systems import System
+from nddo_ml.wavefunction.systems import System, owners
 
+OTHER_SPIN = 0.1
+START = 0.3         # of the usual spread: weights that mix the network into the orbitals
 BACKBONES = {"ferminet": FermiNet, "psiformer": Psiformer}
 
 
@@ -28,16 +30,17 @@ class Wavefunction(nn.Module):
     def __init__(self, system: System, backbone: nn.Module, determinants: int = 4):
         super().__init__()
         self.up, self.down, self.determinants = system.up, system.down, determinants
-        charges, n, count = system.charges, system.electrons, determinants * system.electrons
+        charges, count = system.charges, determinants * system.electrons
         self.register_buffer("nuclei", system.nuclei)
         self.register_buffer("charges", charges)
         self.register_buffer("core", 1 / charges[:, None])
-        self.register_buffer("diagonal", torch.eye(n, dtype=charges.dtype)[..., None])
         self.backbone = backbone
         self.jastrow = Jastrow(charges, system.up, system.down)
-        self.orbitals = nn.ModuleList(Dense(backbone.width, count) for spin in (system.up, system.down) if spin)
-        self.exponents = nn.Parameter(_exponents(charges, n).repeat(1, determinants).repeat(len(self.orbitals), 1, 1))
-        self.amplitudes = nn.Parameter(torch.ones_like(self.exponents))
+        spins = 1 + bool(system.down)
+        self.orbitals = nn.ModuleList(_nearly_constant(Dense(backbone.width, count)) for _ in range(spins))
+        exponents, amplitudes = (x.repeat(1, determinants).repeat(spins, 1, 1) for x in _envelopes(system))
+        self.exponents = nn.Parameter(exponents)
+        self.amplitudes = nn.Parameter(amplitudes * _own_spin(system)[:spins].repeat(1, determinants)[:, None, :])
 
     def forward(self, r: Float[Tensor, "... electron 3"]) -> tuple[Tensor, Tensor]:
         """(sign, log|psi|)."""
@@ -47,15 +50,19 @@ class Wavefunction(nn.Module):
         """(sign, jet of log|psi|): with its gradient by the electrons' coordinates and its Laplacian."""
         return self._evaluate(r, True)
 
+    def matrices(self, r: Float[Tensor, "... electron 3"]) -> Float[Tensor, "... determinant electron orbital"]:
+        """Phi_k[i, m], columns of spin-up orbitals first."""
+        return self._matrices(nucleus_vectors(r, self.nuclei, False), pair_vectors(r, False))
+
     def _evaluate(self, r, jets):
         nucleus, pair = nucleus_vectors(r, self.nuclei, jets), pair_vectors(r, jets)
-        h = self.backbone(nucleus, pair)
-        envelopes = self._envelopes(nucleus)
-        matrices = self._by_spin(h, lambda x, k: self.orbitals[k](x)) * spread(envelopes)
-        n = r.shape[-2]
-        matrices = mapped(matrices, lambda t: t.unflatten(-1, (self.determinants, n)).movedim(-2, -3))
-        sign, log = log_sum(*slogdet(matrices))
+        sign, log = log_sum(*slogdet(self._matrices(nucleus, pair)))
         return sign, log + self.jastrow(nucleus, pair)
+
+    def _matrices(self, nucleus, pair):
+        h = self.backbone(nucleus, pair)
+        products = self._by_spin(h, lambda x, k: self.orbitals[k](x)) * spread(self._envelopes(nucleus))
+        return mapped(products, lambda t: t.unflatten(-1, (self.determinants, -1)).movedim(-2, -3))
 
     def _envelopes(self, nucleus):
         """sum_A pi exp(-zeta rho), rho = sqrt(r^2 + 1/Z^2) - 1/Z: smooth, the Jastrow factor has the cusp."""
@@ -73,18 +80,37 @@ class Wavefunction(nn.Module):
         return Jet(torch.cat([m.rows for m in made], -2)) if isinstance(x, Jet) else torch.cat(made, -2)
 
 
-def _exponents(charges, orbitals):
-    """Slater's exponents to start from `atom orbital`: as many core orbitals as the molecule has, the others of valence size.
+def _nearly_constant(layer):
+    """1 + a little: the orbitals begin as envelopes of Slater's exponents, and training as a mean field, not as noise."""
+    with torch.no_grad():
+        layer.weight.mul_(START)
+        layer.bias.add_(1.0)
+    return layer
 
-    The orbitals of both spins follow each other, each spin from the core outwards.
+
+def _own_spin(system):
+    """`spin orbital`: 1 for the orbitals of a spin's own electrons; little for the others, so that no two columns are alike."""
+    own = torch.arange(system.electrons) < system.up
+    return torch.where(torch.stack([own, ~own]), 1.0, OTHER_SPIN).double()
+
+
+def _envelopes(system):
+    """Slater's exponents and amplitudes to start from, both `atom orbital`, orbitals of spin up first.
+
+    Each orbital has an atom; the first of each spin on an atom beyond helium is its core and stays there, valence orbitals
+    reach over to the other atoms with half the amplitude.
     """
-    half = (orbitals + 1) // 2
-    cores = charges[charges > 2]
-    rank = torch.arange(orbitals) % half
-    valence = torch.where(charges > 2, 0.65 + 0.3 * (charges - 3).clamp(min=0), charges.clamp(max=1.7)).clamp(max=2.5)
-    is_core = rank < len(cores)
-    core = torch.where(charges > 2, charges - 0.3, valence)
-    return torch.where(is_core[None, :], core[:, None], valence[:, None])
+    charges, home = system.charges, owners(system)
+    light = charges <= 2
+    valence = torch.where(light, charges.clamp(max=1.7), 0.65 + 0.3 * (charges - 3)).clamp(max=2.5)
+    exponents, amplitudes = [], []
+    for k, atom in enumerate(home):
+        spin = home[:k] if k < system.up else home[system.up:k]
+        own = torch.arange(len(charges)) == atom
+        core = not light[atom] and atom not in spin
+        exponents.append(torch.where(own & core, charges - 0.3, valence))
+        amplitudes.append(torch.where(own, 1.0, 0.0 if core else 0.5).to(charges))
+    return torch.stack(exponents, 1), torch.stack(amplitudes, 1)
 
 
 def wavefunction(system: System, kind: str = "ferminet", determinants: int = 4, seed: int = 0, **sizes) -> Wavefunction:

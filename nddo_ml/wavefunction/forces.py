@@ -16,6 +16,7 @@ from torch.func import functional_call
 from nddo_ml.wavefunction.local_energy import clipped, kinetic, potential
 from nddo_ml.wavefunction.sampling import walk
 from nddo_ml.wavefunction.statistics import reblocked
+from nddo_ml.wavefunction.variational import in_double
 
 CHUNK = 128     # walkers at a time: the tape of a local energy is long
 
@@ -71,10 +72,10 @@ def forces(psi, state, blocks: int, steps: int = 10) -> Forces:
     beyond ten mean deviations, near nodes, are moved there."""
     generator = torch.Generator()
     generator.set_state(state.generator)
-    walkers, rows = state.walkers, []
+    walkers, rows, exactly = state.walkers, [], in_double(psi)
     for _ in range(blocks):
         walkers = walk(psi, walkers, steps, generator, adapt=False)
-        rows.append(contributions(psi, walkers.r))
+        rows.append(contributions(exactly, walkers.r.to(exactly.nuclei)))
     energy, slope, log = (torch.stack(x) for x in zip(*rows, strict=True))
     energy = clipped(energy.flatten(), 10.0).reshape(energy.shape)
     terms = -2 * (energy - energy.mean())[..., None, None] * (log - log.mean((0, 1)))

@@ -35,7 +35,11 @@ class Jastrow(nn.Module):
         r = sqrt(square_length(pair) + self.diagonal)          # an electron and itself: any length, its weight is 0
         total = (pair_sum(reciprocal(r + a[0]) * (-a[0] ** 2), self.parallel)
                  + pair_sum(reciprocal(r + a[1]) * (-a[1] ** 2), self.antiparallel))
+        total = total + spread(self.nuclear(nucleus))
+        return mapped(total, lambda t: t.sum((-2, -1)))
+
+    def nuclear(self, nucleus):
+        """The part of each electron, `... electron 1`: sum_A -Z_A b (1 - exp(-r_iA/b))."""
         b = self.log_size.exp()[:, None]
         u = (exp(sqrt(square_length(nucleus)) * (-1 / b)) - 1.0) * (self.charges[:, None] * b)
-        total = total + spread(mapped(u, lambda t: t.sum(-2)))
-        return mapped(total, lambda t: t.sum((-2, -1)))
+        return mapped(u, lambda t: t.sum(-2))

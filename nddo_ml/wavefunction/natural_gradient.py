@@ -11,6 +11,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+LONGEST = 5.0       # rows of derivatives, in units of the median length
+
+
+def limited(O: Float[Tensor, "walker parameter"]) -> Float[Tensor, "walker parameter"]:
+    """Derivatives of ln|psi| with those of walkers near a node shortened to five times the median length.
+
+    They diverge like 1/psi there, their variance is infinite, and one of them would decide a step and stay in the momentum.
+    Rows that are not finite become 0.   S. Pathak, L. K. Wagner, AIP Advances 10, 085213 (2020)
+    """
+    O = torch.where(torch.isfinite(O).all(1, keepdim=True), O, 0.0)
+    length = O.norm(dim=1, keepdim=True)
+    return O * (LONGEST * length.median() / length.clamp(min=1e-30)).clamp(max=1.0)
+
 
 @dataclass(frozen=True)
 class Spring:
@@ -25,18 +38,19 @@ class Spring:
 
     def start(self, parameters: int, like: Tensor) -> dict:
         """The memory before the first step."""
-        return {"phi": like.new_zeros(parameters)}
+        return {"phi": like.new_zeros(parameters, dtype=torch.float64)}
 
     def step(self, O: Float[Tensor, "walker parameter"], energies: Float[Tensor, "walker"], memory: dict,
              t: int) -> tuple[Float[Tensor, "parameter"], dict]:
         """Change of the parameters and the new memory."""
-        scale = len(O) ** -0.5
+        scale, O = len(O) ** -0.5, limited(O)
         return self.solve((O - O.mean(0)) * scale, (energies.mean() - energies) * scale, memory, t)
 
     def solve(self, O: Float[Tensor, "sample parameter"], eps: Float[Tensor, "sample"], memory: dict,
               t: int) -> tuple[Float[Tensor, "parameter"], dict]:
         """The same from centred and weighted O and eps: also for sums over all determinants."""
-        kept = self.momentum * memory["phi"]
+        phi = memory["phi"]
+        O, eps, kept = O.to(phi), eps.to(phi), self.momentum * phi      # float64: rows near a node dwarf the damping in single
         metric = O @ O.T                                 # the damping makes the null vector of the centring regular
         metric.diagonal().add_(self.damping)
         phi = kept + O.T @ torch.cholesky_solve((eps - O @ kept)[:, None], torch.linalg.cholesky(metric))[:, 0]
@@ -61,6 +75,7 @@ class Adam:
     def step(self, O: Float[Tensor, "walker parameter"], energies: Float[Tensor, "walker"], memory: dict,
              t: int) -> tuple[Float[Tensor, "parameter"], dict]:
         """Change of the parameters and the new memory."""
+        O = limited(O)
         gradient = 2 * (energies - energies.mean()) @ (O - O.mean(0)) / len(O)
         mean = self.first * memory["mean"] + (1 - self.first) * gradient
         square = self.second * memory["square"] + (1 - self.second) * gradient.square()

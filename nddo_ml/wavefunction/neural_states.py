@@ -18,9 +18,15 @@ from nddo_ml.errors import UnknownOption
 from nddo_ml.wavefunction.natural_gradient import Spring
 from nddo_ml.wavefunction.second_quantisation import Hamiltonian, determinants, diagonal, matrix
 
+HALVINGS = 12       # of a step that raises the energy
+
 
 class RestrictedBoltzmann(nn.Module):
-    """psi(n) = Re exp(a.n) prod_k cosh(b_k + w_k.n) with complex a, b, w: signs included."""
+    """psi(n) = Re exp(a.n) prod_k cosh(b_k + w_k.n) with complex a, b, w: signs included.
+
+    It starts as a guess at the correlated state: excitations fall off by e^-1.5 for each electron, and a phase of pi/2 for each
+    makes single ones vanish (Brillouin) and double ones negative.
+    """
 
     def __init__(self, H: Hamiltonian, hidden: int = 32):
         super().__init__()
@@ -29,7 +35,8 @@ class RestrictedBoltzmann(nn.Module):
         self.bias = nn.Parameter(0.05 * torch.randn(2, hidden, dtype=torch.float64))
         self.weight = nn.Parameter(0.05 * torch.randn(2, hidden, sites, dtype=torch.float64))
         with torch.no_grad():
-            self.visible[0] += 2.0 * reference(H).to(torch.float64)
+            self.visible[0] += 1.5 * reference(H).to(torch.float64)
+            self.visible[1] += 0.5 * torch.pi * (~reference(H)).to(torch.float64)
 
     def forward(self, n: Float[Tensor, "spin_orbital"]) -> Tensor:
         """The amplitude of one determinant."""
@@ -113,22 +120,39 @@ def fit(state: nn.Module, H: Hamiltonian, steps: int = 200, space: Bool[Tensor, 
     M = (matrix(H, space) if M is None else M) / unit
     optimiser = optimiser or Spring(rate=1.0, decay=1e9, momentum=0.5, damping=1e-4, norm=1.0)
     n = space.to(torch.float64)
-    memory, history = optimiser.start(sum(p.numel() for p in state.parameters()), n), []
+    fresh = optimiser.start(sum(p.numel() for p in state.parameters()), n)
+    memory, history = fresh, []
     for t in range(steps):
         psi, J = _with_jacobian(state, n)
         norm = psi.norm()
         psi, J = psi / norm, J / norm
         energy = float(psi @ (M @ psi))
-        step, memory = optimiser.solve(J - psi[:, None] * (psi @ J), energy * psi - M @ psi, memory, t)
-        with torch.no_grad():
-            vector_to_parameters(parameters_to_vector(state.parameters()) + step, state.parameters())
         history.append(energy * unit)
         report(t + 1, history[-1])
         if t > 20 and abs(history[-11] - history[-1]) < tolerance * unit:
             break
+        O, eps = J - psi[:, None] * (psi @ J), energy * psi - M @ psi
+        step, memory = optimiser.solve(O, eps, memory, t)
+        if not _lowered(state, n, M, step, energy):
+            step, memory = optimiser.solve(O, eps, fresh, t)         # without the momentum it goes downhill, if short enough
+            if not _lowered(state, n, M, step, energy):
+                break
     with torch.no_grad():
         energy = float(rayleigh(M, amplitudes(state, space))) * unit
     return Fit(energy, tuple(history), space)
+
+
+def _lowered(state, n, M, step, energy):
+    """Whether the step, or a half of it, a quarter, ..., lowers the energy; taken if so."""
+    before = parameters_to_vector(state.parameters()).detach()
+    for k in range(HALVINGS):
+        vector_to_parameters(before + step * 0.5**k, state.parameters())
+        with torch.no_grad():
+            found = float(rayleigh(M, amplitudes(state, n)))
+        if found < energy:
+            return True
+    vector_to_parameters(before, state.parameters())
+    return False
 
 
 def _with_jacobian(state, n):

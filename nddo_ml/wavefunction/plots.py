@@ -28,9 +28,10 @@ def pictures(folder: Path, found: Evaluation, exact: float | None) -> list[Path]
     values = found.energies.flatten()
     width = 5 * float((values - values.median()).abs().mean()) or 1.0
     centre = float(values.median())
-    axes.hist(values.clamp(centre - width, centre + width).numpy(), bins=80)
+    shown = values[(values - centre).abs() <= width]
+    axes.hist(shown.numpy(), bins=80)
     axes.axvline(goal, color="k", ls="--", lw=0.8)
-    axes.set(xlabel="local energy, hartree", ylabel="samples")
+    axes.set(xlabel=f"local energy, hartree ({1 - len(shown) / len(values):.1%} lie beyond)", ylabel="samples")
     files = [folder / "energy.png", folder / "local-energy.png"]
     for made, file in zip((figure, histogram), files, strict=True):
         made.savefig(file, dpi=130)

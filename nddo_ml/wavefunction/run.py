@@ -6,6 +6,7 @@ checkpoint when a run goes on) and result.json.
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -14,19 +15,34 @@ import torch
 from nddo_ml.errors import IncompatibleFile, UnknownOption
 from nddo_ml.files import read_checkpoint, write_checkpoint, write_whole
 from nddo_ml.wavefunction.ansatz import Wavefunction, wavefunction
+from nddo_ml.wavefunction.forces import Forces, forces
+from nddo_ml.wavefunction.mean_field_start import MeanField, fitted, mean_field
 from nddo_ml.wavefunction.natural_gradient import Adam, Spring
 from nddo_ml.wavefunction.sampling import Walkers
 from nddo_ml.wavefunction.systems import System, from_text
-from nddo_ml.wavefunction.variational import Evaluation, Progress, Settings, State, evaluate, start, train
+from nddo_ml.wavefunction.variational import (
+    ALONE,
+    Evaluation,
+    Processes,
+    Progress,
+    Settings,
+    State,
+    averaged,
+    evaluate,
+    start,
+    train,
+)
 
-FORMAT = "nddo_ml wavefunction 1"
+FORMAT = "nddo_ml wavefunction 2"
+RESULT = "nddo_ml wavefunction result 1"
 LOOSE = ("output", "iterations", "evaluation", "log", "exact")     # may change between a checkpoint and its continuation
 SIZES = {"ferminet": ("width", "pair_width", "layers"), "psiformer": ("width", "heads", "layers")}
 
 
 @dataclass(frozen=True)
 class Ansatz:
-    """[ansatz] kind: ferminet or psiformer. width, layers: of the network; pair_width: FermiNet's; heads: Psiformer's."""
+    """[ansatz] kind: ferminet or psiformer. width, layers: of the network; pair_width: FermiNet's; heads: Psiformer's.
+    start: the NDDO method, or file of a trained Hamiltonian, from whose orbitals it starts; "": from Slater's exponents."""
 
     kind: str = "ferminet"
     determinants: int = 4
@@ -34,6 +50,7 @@ class Ansatz:
     layers: int = 3
     pair_width: int = 8
     heads: int = 4
+    start: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,10 +77,12 @@ class Optimiser:
 
 @dataclass(frozen=True)
 class Averages:
-    """[evaluation] blocks: times local energies are taken, steps: Metropolis steps between them."""
+    """[evaluation] blocks: times local energies are taken, steps: Metropolis steps between them; forces: times the forces on
+    the nuclei are taken, 0: never."""
 
     blocks: int = 200
     steps: int = 10
+    forces: int = 0
 
 
 @dataclass(frozen=True)
@@ -103,6 +122,7 @@ class Run:
     system: System
     psi: Wavefunction
     settings: Settings
+    field: MeanField | None = None
 
 
 def prepared(config: Config) -> Run:
@@ -114,6 +134,7 @@ def prepared(config: Config) -> Run:
                         ("ansatz.layers", a.layers), ("ansatz.pair_width", a.pair_width), ("ansatz.heads", a.heads),
                         ("sampling.walkers", s.walkers - 3), ("sampling.steps", s.steps), ("evaluation.blocks",
                         config.evaluation.blocks), ("evaluation.steps", config.evaluation.steps),
+                        ("evaluation.forces", config.evaluation.forces + 1),
                         ("log.checkpoint", config.log.checkpoint), ("optimiser.rate", o.rate), ("optimiser.decay", o.decay),
                         ("optimiser.damping", o.damping), ("optimiser.norm", o.norm), ("optimiser.clip", o.clip)):
         if value <= 0:
@@ -132,62 +153,83 @@ def prepared(config: Config) -> Run:
     psi = wavefunction(molecule, a.kind, a.determinants, config.seed, **sizes).to(config.device)
     psi = psi.float() if config.precision == "mixed" else psi
     optimiser = (Spring(o.rate, o.decay, o.momentum, o.damping, o.norm) if o.kind == "spring" else Adam(o.rate, o.decay))
-    return Run(config, molecule, psi, Settings(s.walkers, s.steps, s.burn_in, o.clip, optimiser))
+    field = mean_field(molecule, a.start) if a.start else None
+    return Run(config, molecule, psi, Settings(s.walkers, s.steps, s.burn_in, o.clip, optimiser), field)
 
 
 def calculate(run: Run, report: Callable[[Progress], None] = lambda progress: None,
               measured: Callable[[int], None] = lambda blocks: None, stop: Callable[[], bool] = lambda: False,
-              restart: bool = False) -> Evaluation | None:
+              restart: bool = False, world: Processes = ALONE) -> Evaluation | None:
     """Train to the iterations asked for and evaluate; from the checkpoint in the output folder if there is one.
 
-    None: stop() said so before the end; the next call goes on as if it had not. IncompatibleFile: the checkpoint is of another
-    molecule or of other settings.
+    None: stop() said so before the end; the next call goes on as if it had not. Several processes share the walkers, the first
+    writes. IncompatibleFile: the checkpoint is of another molecule, of other settings or of another number of processes.
     """
+    if run.settings.walkers % world.size:
+        raise UnknownOption(f"sampling.walkers = {run.settings.walkers} is no multiple of the {world.size} processes.")
     folder = Path(run.config.output)
-    folder.mkdir(parents=True, exist_ok=True)
     checkpoint, metrics = folder / "checkpoint.pt", folder / "metrics.jsonl"
-    state = None if restart or not checkpoint.exists() else read(checkpoint, run)
-    _cut(metrics, 0 if state is None else state.iteration)
-    state = start(run.psi, run.system, run.settings, run.config.seed) if state is None else state
-    with metrics.open("a") as lines:
+    state = None if restart or not checkpoint.exists() else read(checkpoint, run, world)
+    world.gathered(None)                               # all have looked before the first writes
+    if world.rank == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        _cut(metrics, 0 if state is None else state.iteration)
+    if state is None:
+        if run.field is not None:
+            fitted(run.psi, run.system, run.field, seed=run.config.seed)
+            world.same([p.data for p in run.psi.parameters()])
+        state = start(run.psi, run.system, run.settings, run.config.seed, world)
+    with metrics.open("a") if world.rank == 0 else nullcontext() as lines:
 
         def note(progress, state):
-            lines.write(json.dumps(asdict(progress)) + "\n")
+            if world.rank == 0:
+                lines.write(json.dumps(asdict(progress)) + "\n")
             if state.iteration % run.config.log.checkpoint == 0:
-                lines.flush()
-                write(checkpoint, run, state)
+                if world.rank == 0:
+                    lines.flush()
+                write(checkpoint, run, state, world)
             report(progress)
 
-        state = train(run.psi, run.system, run.settings, run.config.iterations, state, run.config.seed, note, stop)
-    write(checkpoint, run, state)
-    if stop():
+        state = train(run.psi, run.system, run.settings, run.config.iterations, state, run.config.seed, note, stop, world)
+    write(checkpoint, run, state, world)
+    if any(world.gathered(stop())):
         return None
-    averages = run.config.evaluation
-    found = evaluate(run.psi, state, averages.blocks, averages.steps, report=lambda done, energies: measured(done), stop=stop)
-    if stop():
+    averages, psi = run.config.evaluation, averaged(run.psi, state)
+    found = evaluate(psi, state, averages.blocks, averages.steps, report=lambda done, energies: measured(done), stop=stop,
+                     world=world)
+    if any(world.gathered(stop())):
         return None
-    write_whole(folder / "result.json", lambda path: Path(path).write_text(json.dumps(result(run, state, found), indent=1)))
+    if world.rank != 0:
+        return found
+    felt = forces(psi, state, averages.forces, averages.steps) if averages.forces else None
+    text = json.dumps(result(run, state, found, felt), indent=1)
+    write_whole(folder / "result.json", lambda path: Path(path).write_text(text))
     return found
 
 
-def result(run: Run, state: State, found: Evaluation) -> dict:
-    """The result for machines: energies in hartree, positions in bohr."""
+def result(run: Run, state: State, found: Evaluation, felt: Forces | None = None) -> dict:
+    """The result for machines: energies in hartree, positions in bohr, forces in hartree/bohr."""
     e, exact = found.energy, run.config.exact
-    return {"molecule": run.system.formula, "unit": "bohr", "up": run.system.up, "down": run.system.down, "energy": e.mean,
-            "error": e.error, "variance": e.variance, "correlation": e.correlation, "acceptance": found.acceptance,
-            "reset": state.reset + found.reset, "iterations": state.iteration, "exact": exact,
+    of_nuclei = {} if felt is None else {"forces": felt.force.tolist(), "forces_error": felt.error.tolist()}
+    return {"format": RESULT, "molecule": run.system.formula, "unit": "bohr", **_plain(run.system), "energy": e.mean,
+            "error": e.error, **of_nuclei, "variance": e.variance, "correlation": e.correlation,
+            "acceptance": found.acceptance, "reset": state.reset + found.reset, "iterations": state.iteration, "exact": exact,
             "difference": None if exact is None else e.mean - exact, "config": asdict(run.config)}
 
 
-def write(path: Path, run: Run, state: State) -> None:
-    """Write a checkpoint whole or not at all."""
-    write_checkpoint(path, FORMAT, {"config": asdict(run.config), "system": _plain(run.system), "weights": run.psi.state_dict(),
-                                    "state": asdict(state)})
+def write(path: Path, run: Run, state: State, world: Processes = ALONE) -> None:
+    """Write a checkpoint with the states of all processes, whole or not at all."""
+    states = world.gathered(asdict(state))
+    if world.rank == 0:
+        write_checkpoint(path, FORMAT, {"config": asdict(run.config), "system": _plain(run.system),
+                                        "weights": run.psi.state_dict(), "states": states})
 
 
-def read(path: Path, run: Run) -> State:
-    """The state of a checkpoint; its weights are put into run.psi. IncompatibleFile: unreadable, of another molecule, or of
-    other settings."""
+def read(path: Path, run: Run, world: Processes = ALONE) -> State:
+    """This process's state of a checkpoint; its weights are put into run.psi.
+
+    IncompatibleFile: unreadable, of another molecule, of other settings or of another number of processes.
+    """
     found = read_checkpoint(path, FORMAT, run.config.device)
     if found["system"] != _plain(run.system):
         old = found["config"]["molecule"]
@@ -199,8 +241,11 @@ def read(path: Path, run: Run) -> State:
         if key not in (*LOOSE, "molecule", "unit") and old[key] != new.get(key):
             raise IncompatibleFile(f"{path} belongs to a run with other settings ({key}: {old[key]!r} then, {new.get(key)!r} "
                                    "now): restore them, choose another output, or --restart.")
+    if len(found["states"]) != world.size:
+        raise IncompatibleFile(f"{path} was written by {len(found['states'])} processes, and this run has {world.size}: start "
+                               "as many, choose another output, or --restart.")
     run.psi.load_state_dict(found["weights"])
-    state = found["state"]
+    state = found["states"][world.rank]
     return State(**{**state, "walkers": Walkers(**state["walkers"]), "generator": state["generator"].cpu()})
 
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nddo_ml.wavefunction.systems import System
+from nddo_ml.wavefunction.systems import System, owners
 
 ACCEPTANCE = 0.5        # the step is adapted towards this share
 ADAPTATION = 1.1
@@ -25,26 +25,10 @@ class Walkers:
 
 def scattered(system: System, count: int, generator: torch.Generator) -> Float[Tensor, "walker electron 3"]:
     """Positions to start from: each electron near a nucleus, as many as its charge asks for, spins alternating."""
-    owners = _owners(system)
-    nuclei = system.nuclei[owners]
+    home = owners(system)
+    nuclei = system.nuclei[home]
     noise = torch.randn(count, system.electrons, 3, generator=generator, dtype=nuclei.dtype)
-    return nuclei + noise * (1.0 / system.charges[owners].sqrt())[:, None]
-
-
-def _owners(system):
-    """The nucleus of each electron, spin-up electrons first."""
-    room = list(system.numbers)
-    electrons = system.electrons
-    while sum(room) < electrons:                       # an anion: one more on each, from the largest charge down
-        room[max(range(len(room)), key=lambda a: system.numbers[a] - room[a] + 0.01 * system.numbers[a])] += 1
-    up, down, taken = [], [], 0
-    slots = [a for level in range(max(room)) for a in range(len(room)) if room[a] > level][:electrons]
-    for a in slots:
-        to_up = len(up) < system.up and (len(down) >= system.down or up.count(a) < down.count(a)
-                                         or (up.count(a) == down.count(a) and len(up) <= len(down)))
-        (up if to_up else down).append(a)
-        taken += 1
-    return up + down
+    return nuclei + noise * (1.0 / system.charges[home].sqrt())[:, None]
 
 
 def started(psi, r: Float[Tensor, "walker electron 3"], step: float) -> Walkers:

@@ -105,3 +105,16 @@ def from_text(text: str, charge: int = 0, multiplicity: int | None = None, unit:
         numbers.append(number(symbol_))
         positions.append(xyz)
     return system(numbers, positions, charge, multiplicity, unit)
+
+
+def owners(system: System) -> list[int]:
+    """The nucleus each electron starts at, spin-up electrons first: as many as its charge asks for, spins alternating."""
+    room = list(system.numbers)
+    while sum(room) < system.electrons:                # an anion: one more on each, from the largest charge down
+        room[max(range(len(room)), key=lambda a: system.numbers[a] - room[a] + 0.01 * system.numbers[a])] += 1
+    up, down = [], []
+    for a in [a for level in range(max(room)) for a in range(len(room)) if room[a] > level][:system.electrons]:
+        to_up = len(up) < system.up and (len(down) >= system.down or up.count(a) < down.count(a)
+                                         or (up.count(a) == down.count(a) and len(up) <= len(down)))
+        (up if to_up else down).append(a)
+    return up + down

@@ -1,7 +1,9 @@
 """Variational Monte Carlo: walkers, local energies and steps of the parameters in turn; then averages with all of it frozen."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -16,15 +18,51 @@ from nddo_ml.wavefunction.sampling import Walkers, healed, scattered, started, w
 from nddo_ml.wavefunction.statistics import Estimate, reblocked
 from nddo_ml.wavefunction.systems import System
 
+STREAMS = 1_000_003        # between the seeds of two processes
+LATE = 0.2                 # share of the iterations the parameters are averaged over
+
 
 class SamplingFailed(NDDOError, RuntimeError):
     """The walkers or the parameters of a wavefunction left the finite numbers."""
 
 
+class Processes(Protocol):
+    """Several processes at one calculation, each with a share of the walkers; nddo_ml.training.parallel.World is one."""
+
+    rank: int
+    size: int
+
+    def gathered(self, value) -> list:
+        """The values of all, in the order of their ranks."""
+        ...
+
+    def same(self, tensors) -> None:
+        """Give all the values of the first."""
+        ...
+
+
+@dataclass(frozen=True)
+class Alone:
+    """A single process."""
+
+    rank: int = 0
+    size: int = 1
+
+    def gathered(self, value) -> list:
+        """The value alone."""
+        return [value]
+
+    def same(self, tensors) -> None:
+        """Nothing to do."""
+
+
+ALONE = Alone()
+
+
 @dataclass(frozen=True)
 class Settings:
-    """walkers; steps: Metropolis steps between local energies; burn_in: before the first; clip: mean absolute deviations of the
-    local energies kept for gradients; optimiser."""
+    """walkers, of all processes together; steps: Metropolis steps between local energies; burn_in: before the first; clip: mean
+    absolute deviations of the local energies kept for gradients; optimiser."""
 
     walkers: int = 512
     steps: int = 10
@@ -36,13 +74,14 @@ class Settings:
 @dataclass(frozen=True)
 class State:
     """Everything a training goes on from, beside the parameters: iteration, walkers, memory of the optimiser, random numbers,
-    walkers reset so far."""
+    walkers reset so far, and the mean of the parameters over the last fifth of the iterations (`averaged`)."""
 
     iteration: int
     walkers: Walkers
     memory: dict
     generator: Tensor
     reset: int = 0
+    mean: Float[Tensor, "parameter"] | None = None
 
 
 @dataclass(frozen=True)
@@ -81,10 +120,10 @@ def derivatives(psi, r: Float[Tensor, "walker electron 3"]) -> Float[Tensor, "wa
     return torch.cat([each[k].reshape(len(r), -1) for k in parameters], 1)
 
 
-def start(psi, system: System, settings: Settings, seed: int = 0) -> State:
-    """Walkers in equilibrium with psi, and an optimiser that has seen nothing."""
-    generator = torch.Generator().manual_seed(seed)
-    r = scattered(system, settings.walkers, generator).to(psi.nuclei.device)
+def start(psi, system: System, settings: Settings, seed: int = 0, world: Processes = ALONE) -> State:
+    """This process's walkers in equilibrium with psi, and an optimiser that has seen nothing."""
+    generator = torch.Generator().manual_seed(seed + STREAMS * world.rank)
+    r = scattered(system, settings.walkers // world.size, generator).to(psi.nuclei)
     walkers = started(psi, r, 0.5 / max(system.numbers) ** 0.5)
     for _ in range(max(1, settings.burn_in // 10)):
         walkers = walk(psi, walkers, 10, generator)
@@ -92,52 +131,84 @@ def start(psi, system: System, settings: Settings, seed: int = 0) -> State:
     return State(0, walkers, settings.optimiser.start(parameters, psi.nuclei), generator.get_state())
 
 
-def iteration(psi, state: State, settings: Settings) -> tuple[State, Progress]:
-    """One iteration; psi's parameters are changed in place. SamplingFailed: no walker has a finite energy."""
+def iteration(psi, state: State, settings: Settings, world: Processes = ALONE) -> tuple[State, Progress]:
+    """One iteration; psi's parameters are changed in place, with several processes by the walkers of all.
+
+    SamplingFailed: no walker has a finite energy.
+    """
     generator = _generator(state)
     walkers = walk(psi, state.walkers, settings.steps, generator)
-    walkers, energies, lost = _measured(psi, walkers, generator)
-    step, memory = settings.optimiser.step(derivatives(psi, walkers.r), clipped(energies, settings.clip), state.memory,
-                                           state.iteration)
+    walkers, mine, lost = _measured(psi, walkers, generator)
+    energies, O = _of_all(world, mine), _of_all(world, derivatives(psi, walkers.r))
+    step, memory = settings.optimiser.step(O, clipped(energies, settings.clip), state.memory, state.iteration)
+    world.same([step])
     if not bool(torch.isfinite(step).all()):
         raise SamplingFailed(f"The step of the parameters is not finite at iteration {state.iteration}: lower the rate or "
                              "raise the damping of the optimiser.")
     with torch.no_grad():
-        vector_to_parameters(parameters_to_vector(psi.parameters()) + step, psi.parameters())
+        theta = parameters_to_vector(psi.parameters())
+        theta = theta + step.to(theta)
+        vector_to_parameters(theta, psi.parameters())
+        before = theta.double() if state.mean is None else state.mean
+        mean = before + (theta - before) / max(1.0, state.iteration * LATE)
     progress = Progress(state.iteration, float(energies.mean()), float(energies.std()) / len(energies) ** 0.5,
                         float(energies.var()), walkers.acceptance, walkers.step, state.reset + lost, float(step.norm()))
     return replace(state, iteration=state.iteration + 1, walkers=walkers, memory=memory, generator=generator.get_state(),
-                   reset=state.reset + lost), progress
+                   reset=state.reset + lost, mean=mean), progress
+
+
+def _of_all(world, values, axis=0):
+    """The rows of all processes."""
+    return torch.cat([part.to(values.device) for part in world.gathered(values)], axis) if world.size > 1 else values
 
 
 def train(psi, system: System, settings: Settings, iterations: int, state: State | None = None, seed: int = 0,
           report: Callable[[Progress, State], None] = lambda progress, state: None,
-          stop: Callable[[], bool] = lambda: False) -> State:
+          stop: Callable[[], bool] = lambda: False, world: Processes = ALONE) -> State:
     """Train until `iterations` are done in all, or stop() says so; from a state, exactly as if there had been no pause."""
-    state = start(psi, system, settings, seed) if state is None else state
-    while state.iteration < iterations and not stop():
-        state, progress = iteration(psi, state, settings)
+    state = start(psi, system, settings, seed, world) if state is None else state
+    while state.iteration < iterations and not any(world.gathered(stop())):
+        state, progress = iteration(psi, state, settings, world)
         report(progress, state)
     return state
 
 
+def averaged(psi, state: State):
+    """The wavefunction with the mean of its parameters over the last fifth of the training: the noise of single steps cancels.
+
+    B. T. Polyak, A. B. Juditsky, SIAM J. Control Optim. 30, 838 (1992)
+    """
+    found = copy.deepcopy(psi)
+    if state.mean is not None:
+        vector_to_parameters(state.mean.to(psi.nuclei), found.parameters())
+    return found
+
+
+def in_double(psi):
+    """The same wavefunction in double precision, for averages; itself if it is."""
+    return psi if psi.nuclei.dtype == torch.float64 else copy.deepcopy(psi).double()
+
+
 def evaluate(psi, state: State, blocks: int, steps: int = 10, burn_in: int = 20,
              report: Callable[[int, Tensor], None] = lambda done, energies: None,
-             stop: Callable[[], bool] = lambda: False) -> Evaluation:
-    """Energy of the wavefunction as it is: local energies at `blocks` times, `steps` Metropolis steps apart, none clipped."""
-    generator = _generator(state)
+             stop: Callable[[], bool] = lambda: False, world: Processes = ALONE) -> Evaluation:
+    """Energy of the wavefunction as it is: local energies at `blocks` times, `steps` Metropolis steps apart, none clipped.
+
+    Local energies are those of double precision; a wavefunction of single precision leads the walkers only.
+    """
+    generator, exactly = _generator(state), in_double(psi)
     walkers, reset, found, shares = state.walkers, 0, [], []
     for _ in range(burn_in):
         walkers = walk(psi, walkers, steps, generator)
     for k in range(blocks):
         walkers = walk(psi, walkers, steps, generator, adapt=False)
-        walkers, energies, lost = _measured(psi, walkers, generator)
+        walkers, energies, lost = _measured(exactly, walkers, generator)
         reset, found, shares = reset + lost, [*found, energies.cpu()], [*shares, walkers.acceptance]
         report(k + 1, energies)
-        if stop():
+        if any(world.gathered(stop())):
             break
-    energies = torch.stack(found)
-    return Evaluation(reblocked(energies), sum(shares) / len(shares), reset, energies)
+    energies = _of_all(world, torch.stack(found), 1)
+    return Evaluation(reblocked(energies), sum(shares) / len(shares), sum(world.gathered(reset)), energies)
 
 
 def _generator(state):
@@ -148,7 +219,7 @@ def _generator(state):
 
 def _measured(psi, walkers, generator):
     """Local energies, after walkers without a finite one were put elsewhere; and how many they were."""
-    energies = local_energies(psi, walkers.r)
+    energies = local_energies(psi, walkers.r.to(psi.nuclei))
     healthy = torch.isfinite(energies) & torch.isfinite(walkers.log)
     if bool(healthy.all()):
         return walkers, energies, 0
@@ -156,4 +227,4 @@ def _measured(psi, walkers, generator):
         raise SamplingFailed("No walker has a finite local energy: the parameters have diverged; lower the rate of the "
                              "optimiser or start again from an earlier checkpoint.")
     walkers, lost = healed(walkers, healthy, generator)
-    return walkers, local_energies(psi, walkers.r), lost
+    return walkers, local_energies(psi, walkers.r.to(psi.nuclei)), lost
