@@ -9,7 +9,7 @@ from nddo_ml.errors import InvalidMolecule, UnknownOption
 from nddo_ml.wavefunction.ansatz import wavefunction
 from nddo_ml.wavefunction.local_energy import clipped, local_energies, local_energy
 from nddo_ml.wavefunction.natural_gradient import Adam, Spring
-from nddo_ml.wavefunction.sampling import Walkers, healed, scattered, started, walk
+from nddo_ml.wavefunction.sampling import Walkers, healed, leap, scattered, started, walk
 from nddo_ml.wavefunction.statistics import reblocked
 from nddo_ml.wavefunction.systems import from_text, system
 from nddo_ml.wavefunction.variational import SamplingFailed, Settings, State, derivatives, evaluate, iteration, start, train
@@ -144,6 +144,27 @@ def test_sampling_reproduces_a_known_density():
     moments = torch.stack(found[5:])
     assert abs(float(moments.mean()) - 0.5) < 4 * 0.5 / (2000 * 6 * 25 / 4) ** 0.5
     assert 0.35 < walkers.acceptance < 0.65
+
+
+def test_leaps_bring_electrons_to_distant_nuclei_as_often_as_they_belong_there():
+    """Gaussians at two places 20 bohr apart, the second three times as likely for a spin-up electron, a third for the other."""
+    class TwoPlaces:
+        nuclei, up, down = torch.tensor([[0.0, 0, 0], [0, 0, 20.0]], dtype=torch.float64), 1, 1
+
+        def __call__(self, r):
+            near = (-(r[..., None, :] - self.nuclei).square().sum(-1)).exp()
+            share = torch.tensor([[0.25, 0.75], [0.75, 0.25]], dtype=torch.float64)
+            return torch.ones(len(r)), 0.5 * (near * share).sum(-1).log().sum(-1)
+
+    psi, far = TwoPlaces(), []
+    walkers = started(psi, 0.1 * positions(2, 1000), 1.0)
+    assert float((walk(psi, walkers, 50, generator()).r[..., 2] > 10).double().mean()) == 0
+    for k in range(60):
+        walkers = leap(psi, walk(psi, walkers, 2, generator(k)), generator(k))
+        far.append((walkers.r[..., 2] > 10).double().mean(0))
+    up, down = torch.stack(far[20:]).mean(0)
+    assert abs(float(up) - 0.75) < 0.015 and abs(float(down) - 0.25) < 0.015
+    assert float((walkers.r - psi.nuclei[(walkers.r[..., 2] > 10).long()]).square().mean()) == pytest.approx(0.5, rel=0.06)
 
 
 def test_reblocking_of_a_correlated_series():

@@ -195,7 +195,7 @@ def test_forces(name, distance, tmp_path):
     """Within 5e-3 hartree/bohr. H2: differences of energies, W. Kolos, L. Wolniewicz, J. Chem. Phys. 49, 404 (1968); LiH: the
     Dunham series of the constants of K. P. Huber, G. Herzberg, Constants of Diatomic Molecules (1979)."""
     text, exact = FORCES[name]
-    calculate(prepared(Config(text.format(distance), output=str(tmp_path), iterations=400, evaluation=Averages(20, forces=60),
+    calculate(prepared(Config(text.format(distance), output=str(tmp_path), iterations=400, evaluation=Averages(20, forces=90),
                               ansatz=Ansatz(start="PM6" if name == "LiH" else ""))))
     result = json.loads((tmp_path / "result.json").read_text())
     force, error = (torch.tensor(result[key]) for key in ("forces", "forces_error"))

@@ -1,4 +1,7 @@
-"""Walkers: positions of all electrons drawn from |psi|^2 by Metropolis steps that move all of them at once."""
+"""Walkers: positions of all electrons drawn from |psi|^2 by Metropolis steps, most of which move all of them at once.
+
+Between stretched bonds such steps are too short: `leap` takes electrons from nucleus to nucleus.
+"""
 
 from dataclasses import dataclass, replace
 
@@ -47,17 +50,43 @@ def walk(psi, walkers: Walkers, steps: int, generator: torch.Generator, adapt: b
         log, accepted = psi(r)[1], torch.zeros((), device=r.device)
         for _ in range(steps):
             noise = torch.randn(r.shape, generator=generator, dtype=r.dtype, device=generator.device).to(r.device)
-            chance = torch.rand(len(r), generator=generator, dtype=r.dtype, device=generator.device).to(r.device)
-            proposal = r + step * noise
-            new = psi(proposal)[1]
-            take = (chance.log() < 2 * (new - log)) & torch.isfinite(new)
-            r = torch.where(take[:, None, None], proposal, r)
-            log = torch.where(take, new, log)
+            r, log, take = _chosen(psi, r, log, r + step * noise, generator)
             accepted = accepted + take.float().mean()
     share = float(accepted) / max(1, steps)
     if adapt and steps:
         step = step * (ADAPTATION if share > ACCEPTANCE else 1 / ADAPTATION) if abs(share - ACCEPTANCE) > 0.02 else step
     return replace(walkers, r=r, log=log, step=step, acceptance=share)
+
+
+def leap(psi, walkers: Walkers, generator: torch.Generator) -> Walkers:
+    """The walkers after two more proposals, where there are several nuclei: one electron moves by the vector from one nucleus
+    to another; a spin-up and a spin-down electron change places. Both are as likely as their reverse."""
+    nuclei, r, log = psi.nuclei.to(walkers.r), walkers.r, walkers.log
+    if len(nuclei) < 2:
+        return walkers
+    row = torch.arange(len(r), device=r.device)
+
+    def drawn(count):
+        return torch.randint(count, (len(r),), generator=generator, device=generator.device).to(r.device)
+
+    with torch.no_grad():
+        hop = r.clone()
+        electron = drawn(r.shape[1])
+        hop[row, electron] += nuclei[drawn(len(nuclei))] - nuclei[drawn(len(nuclei))]
+        r, log, _ = _chosen(psi, r, log, hop, generator)
+        if psi.up and psi.down:
+            swap, up, down = r.clone(), drawn(psi.up), psi.up + drawn(psi.down)
+            swap[row, up], swap[row, down] = r[row, down], r[row, up]
+            r, log, _ = _chosen(psi, r, log, swap, generator)
+    return replace(walkers, r=r, log=log)
+
+
+def _chosen(psi, r, log, proposal, generator):
+    """Positions and ln|psi| after a symmetric proposal, and where it was accepted."""
+    chance = torch.rand(len(r), generator=generator, dtype=r.dtype, device=generator.device).to(r.device)
+    new = psi(proposal)[1]
+    take = (chance.log() < 2 * (new - log)) & torch.isfinite(new)
+    return torch.where(take[:, None, None], proposal, r), torch.where(take, new, log), take
 
 
 def healed(walkers: Walkers, healthy: Tensor, generator: torch.Generator) -> tuple[Walkers, int]:
