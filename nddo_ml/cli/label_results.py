@@ -13,8 +13,7 @@ from nddo_ml.training.journal import Journal
 from nddo_ml.training.structures import Structure
 from nddo_ml.training.theory import Label, frame
 from nddo_ml.units import CODATA_2018
-
-FORMAT = "nddo_ml wavefunction result 1"
+from nddo_ml.wavefunction.run import RESULT
 
 
 class Variational:
@@ -30,7 +29,7 @@ def labelled(path: Path) -> tuple[Atoms, str]:
     """The labelled frame of a result.json, and the name of its level. IncompatibleFile: it is none."""
     try:
         found = json.loads(path.read_text())
-        if found.get("format") != FORMAT:
+        if found.get("format") != RESULT:
             raise ValueError("another format")
         level = Variational(found["config"]["ansatz"]["kind"])
         positions = np.array(found["positions"]) * CODATA_2018.bohr

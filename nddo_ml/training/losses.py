@@ -98,7 +98,8 @@ def terms(found: Outputs, batch: Batch, weights: Weights, widths: Widths) -> dic
         several = _several(batch.species[valid])
         add("relative", _within(error, batch.species[valid])[several], widths.energy, doubt[several])
     if weights.interaction:
-        add("interaction", *_interactions(found, batch, widths.interaction))
+        difference, uncertain = _interactions(found, batch)
+        add("interaction", difference, widths.interaction, uncertain)
     labelled = valid & torch.isfinite(batch.dipole).all(-1)
     add("dipole", (found.dipole - batch.dipole)[labelled], widths.dipole)
     if weights.charges:
@@ -131,9 +132,9 @@ def _within(error, species):
     return error - (total / count.clamp(min=1))[species]
 
 
-def _interactions(found, batch, width):
-    """Errors of the interaction energies of complexes that are valid with all their fragments, the width of their loss and
-    their error bars."""
+def _interactions(found, batch):
+    """Errors of the interaction energies of complexes that are valid with all their fragments, and the error bars of their
+    labels."""
     whole = ~(batch.interactions[:, ~found.valid] != 0).any(1)
     error = torch.where(found.valid, found.energy - batch.energy, 0.0)
-    return batch.interactions[whole] @ error, width, (batch.interactions[whole].square() @ batch.energy_error.square()).sqrt()
+    return batch.interactions[whole] @ error, (batch.interactions[whole].square() @ batch.energy_error.square()).sqrt()

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from nddo_ml.wavefunction.local_energy import clipped, kinetic, potential
-from nddo_ml.wavefunction.sampling import leap, walk
+from nddo_ml.wavefunction.sampling import roam
 from nddo_ml.wavefunction.statistics import reblocked
 from nddo_ml.wavefunction.variational import in_double
 
@@ -74,7 +74,7 @@ def forces(psi, state, blocks: int, steps: int = 10) -> Forces:
     generator.set_state(state.generator)
     walkers, rows, exactly = state.walkers, [], in_double(psi)
     for _ in range(blocks):
-        walkers = leap(psi, walk(psi, walkers, steps, generator, adapt=False), generator)
+        walkers = roam(psi, walkers, steps, generator, adapt=False)
         rows.append(contributions(exactly, walkers.r.to(exactly.nuclei)))
     energy, slope, log = (torch.stack(x) for x in zip(*rows, strict=True))
     energy = clipped(energy.flatten(), 10.0).reshape(energy.shape)

@@ -58,6 +58,11 @@ def walk(psi, walkers: Walkers, steps: int, generator: torch.Generator, adapt: b
     return replace(walkers, r=r, log=log, step=step, acceptance=share)
 
 
+def roam(psi, walkers: Walkers, steps: int, generator: torch.Generator, adapt: bool = True) -> Walkers:
+    """The walkers of a wavefunction after a `walk` and a `leap`."""
+    return leap(psi, walk(psi, walkers, steps, generator, adapt), generator)
+
+
 def leap(psi, walkers: Walkers, generator: torch.Generator) -> Walkers:
     """The walkers after two more proposals, where there are several nuclei: one electron moves by the vector from one nucleus
     to another; a spin-up and a spin-down electron change places. Both are as likely as their reverse."""

@@ -14,7 +14,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from nddo_ml.errors import NDDOError
 from nddo_ml.wavefunction.local_energy import clipped, local_energies
 from nddo_ml.wavefunction.natural_gradient import Adam, Spring
-from nddo_ml.wavefunction.sampling import Walkers, healed, leap, scattered, started, walk
+from nddo_ml.wavefunction.sampling import Walkers, healed, roam, scattered, started
 from nddo_ml.wavefunction.statistics import Estimate, reblocked
 from nddo_ml.wavefunction.systems import System
 
@@ -126,7 +126,7 @@ def start(psi, system: System, settings: Settings, seed: int = 0, world: Process
     r = scattered(system, settings.walkers // world.size, generator).to(psi.nuclei)
     walkers = started(psi, r, 0.5 / max(system.numbers) ** 0.5)
     for _ in range(max(1, settings.burn_in // 10)):
-        walkers = leap(psi, walk(psi, walkers, 10, generator), generator)
+        walkers = roam(psi, walkers, 10, generator)
     parameters = sum(p.numel() for p in psi.parameters())
     return State(0, walkers, settings.optimiser.start(parameters, psi.nuclei), generator.get_state())
 
@@ -137,7 +137,7 @@ def iteration(psi, state: State, settings: Settings, world: Processes = ALONE) -
     SamplingFailed: no walker has a finite energy.
     """
     generator = _generator(state)
-    walkers = leap(psi, walk(psi, state.walkers, settings.steps, generator), generator)
+    walkers = roam(psi, state.walkers, settings.steps, generator)
     walkers, mine, lost = _measured(psi, walkers, generator)
     energies, O = _of_all(world, mine), _of_all(world, derivatives(psi, walkers.r))
     step, memory = settings.optimiser.step(O, clipped(energies, settings.clip), state.memory, state.iteration)
@@ -199,9 +199,9 @@ def evaluate(psi, state: State, blocks: int, steps: int = 10, burn_in: int = 20,
     generator, exactly = _generator(state), in_double(psi)
     walkers, reset, found, shares = state.walkers, 0, [], []
     for _ in range(burn_in):
-        walkers = leap(psi, walk(psi, walkers, steps, generator), generator)
+        walkers = roam(psi, walkers, steps, generator)
     for k in range(blocks):
-        walkers = leap(psi, walk(psi, walkers, steps, generator, adapt=False), generator)
+        walkers = roam(psi, walkers, steps, generator, adapt=False)
         walkers, energies, lost = _measured(exactly, walkers, generator)
         reset, found, shares = reset + lost, [*found, energies.cpu()], [*shares, walkers.acceptance]
         report(k + 1, energies)
