@@ -9,6 +9,7 @@ from torch.func import grad, jvp, vmap
 from nddo_ml.wavefunction import jets
 from nddo_ml.wavefunction.ansatz import wavefunction
 from nddo_ml.wavefunction.systems import from_text
+from nddo_ml.wavefunction.variational import derivatives
 
 TEXTS = {"H": ("H 0 0 0", {}), "He": ("He 0 0 0", {}), "He triplet": ("He 0 0 0", {"multiplicity": 3}),
          "H3+ triplet": ("H 0 0 0; H 0 0 1.7; H 0 1.5 0", {"charge": 1, "multiplicity": 3}),
@@ -30,12 +31,14 @@ def positions(electrons, walkers, seed=0):
     return torch.randn(walkers, electrons, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("kind", ["ferminet", "psiformer"])
-@pytest.mark.parametrize("name", TEXTS)
-def test_jets_of_the_ansatz_are_its_derivatives(name, kind):
+CASES = [(name, kind, False) for name in TEXTS for kind in ("ferminet", "psiformer")] + [("LiH", "ferminet", True)]
+
+
+@pytest.mark.parametrize(("name", "kind", "singlet"), CASES)
+def test_jets_of_the_ansatz_are_its_derivatives(name, kind, singlet):
     text, spin = TEXTS[name]
     system = from_text(text, **spin)
-    psi = wavefunction(system, kind, seed=1).requires_grad_(False)
+    psi = wavefunction(system, kind, seed=1, singlet=singlet).requires_grad_(False)
     r = positions(system.electrons, 12)
     sign, jet = psi.jets(r)
     plain = psi(r)
@@ -81,6 +84,34 @@ def test_sums_of_signed_logarithms():
     assert float(sign) == float(torch.sign((signs * logs(r).exp()).sum()))
     torch.testing.assert_close(found.jacobian, gradient, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(found.laplacian, laplacian, rtol=1e-10, atol=1e-10)
+
+
+def by_backbone(psi, rows):
+    """The columns of the backbone's parameters."""
+    sizes = [(name.startswith("backbone"), p.numel()) for name, p in psi.named_parameters()]
+    return rows[:, torch.cat([torch.full((n,), mine) for mine, n in sizes])]
+
+
+def test_a_singular_determinant_adds_nothing():
+    """Exactly singular, as happens in single precision: the others go on, in value, jets and derivatives by the parameters."""
+    system = from_text("Li 0 0 0")
+    three, two = (wavefunction(system, determinants=k, seed=1) for k in (3, 2))
+    two.backbone.load_state_dict(three.backbone.state_dict())
+    with torch.no_grad():
+        three.amplitudes[..., :1] = 0                                     # an orbital of the first determinant
+        for a, b in zip(three.orbitals, two.orbitals, strict=True):
+            b.weight.copy_(a.weight[3:])
+            b.bias.copy_(a.bias[3:])
+        two.exponents.copy_(three.exponents[..., 3:])
+        two.amplitudes.copy_(three.amplitudes[..., 3:])
+    r = positions(3, 4)
+    assert (torch.linalg.slogdet(three.matrices(r))[0][:, 0] == 0).all()
+    for a, b in zip(three(r), two(r), strict=True):
+        torch.testing.assert_close(a, b)
+    torch.testing.assert_close(three.jets(r)[1].rows, two.jets(r)[1].rows)
+    found, expected = (by_backbone(psi, derivatives(psi, r)) for psi in (three, two))
+    assert torch.isfinite(derivatives(three, r)).all()
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.slow

@@ -9,8 +9,16 @@ from nddo_ml import Hamiltonian as NDDO
 from nddo_ml import Molecules
 from nddo_ml.errors import InvalidMolecule, UnknownOption
 from nddo_ml.wavefunction.energy_functionals import nddo_functional
-from nddo_ml.wavefunction.neural_states import amplitudes, fit, neural_state, rayleigh, reference, selected
-from nddo_ml.wavefunction.second_quantisation import Hamiltonian, determinants, diagonal, ground_state, matrix, nddo_hamiltonian
+from nddo_ml.wavefunction.neural_states import amplitudes, fit, neural_state, rayleigh, selected
+from nddo_ml.wavefunction.second_quantisation import (
+    Hamiltonian,
+    determinants,
+    diagonal,
+    ground_state,
+    matrix,
+    nddo_hamiltonian,
+    reference,
+)
 from nddo_ml.wavefunction.vector_autoencoder import VectorAutoencoder, continuous, heaviest, overlaps
 from nddo_ml.wavefunction.vector_autoencoder import fit as fit_autoencoder
 

@@ -7,12 +7,15 @@ import pytest
 import torch
 from torch.nn.utils import parameters_to_vector
 
+from nddo_ml import Hamiltonian, Molecules
 from nddo_ml.errors import MissingParameter
 from nddo_ml.wavefunction.ansatz import wavefunction
+from nddo_ml.wavefunction.energy_functionals import nddo_functional
 from nddo_ml.wavefunction.local_energy import local_energies
 from nddo_ml.wavefunction.mean_field_start import MeanField, Shell, angular, fitted, mean_field
 from nddo_ml.wavefunction.natural_gradient import Spring, limited
 from nddo_ml.wavefunction.sampling import scattered, started, walk
+from nddo_ml.wavefunction.second_quantisation import determinants, ground_state, matrix, nddo_hamiltonian
 from nddo_ml.wavefunction.systems import from_text, owners
 from nddo_ml.wavefunction.variational import Settings, averaged, evaluate, in_double, start, train
 
@@ -44,19 +47,56 @@ def test_orbitals_of_hydrogen_are_those_of_the_engine():
     """Both spins in the bonding orbital (a + b)/sqrt 2 of Slater functions."""
     field = mean_field(from_text("H 0 0 0; H 0 0 1.4"))
     for C in field.C:
-        assert C.abs()[:, 0].tolist() == pytest.approx([0.5**0.5] * 2, abs=1e-8)
-    M = field.matrices(torch.randn(5, 2, 3, generator=generator(), dtype=torch.float64))
+        assert C.abs()[0, :, 0].tolist() == pytest.approx([0.5**0.5] * 2, abs=1e-8)
+    M = field.matrices(torch.randn(5, 2, 3, generator=generator(), dtype=torch.float64))[:, 0]
     assert (M[:, 0, 1] == 0).all() and (M[:, 1, 0] == 0).all() and (M[:, 0, 0] != 0).all()
 
 
 def test_core_orbitals_are_put_below_those_of_the_engine():
     field = mean_field(from_text(LIH))
-    assert [c.shape for c in field.C] == [(6, 2), (6, 2)]
-    assert field.C[0][:, 0].tolist() == [1, 0, 0, 0, 0, 0] and field.shells[0] == Shell(0, 1, 0, 2.7)
+    assert [c.shape for c in field.C] == [(1, 6, 2), (1, 6, 2)]
+    assert field.C[0][0, :, 0].tolist() == [1, 0, 0, 0, 0, 0] and field.shells[0] == Shell(0, 1, 0, 2.7)
     triplet = mean_field(from_text(LIH, multiplicity=3))
-    assert [c.shape[1] for c in triplet.C] == [3, 1]
+    assert [c.shape[2] for c in triplet.C] == [3, 1]
     with pytest.raises(MissingParameter):
         mean_field(from_text(LIH), "RM1")         # it has no lithium
+
+
+def test_beryllium_starts_with_its_pairs_in_p():
+    """2s^2 and the three 2p^2, all against its sign, with the weights of full CI in the valence space."""
+    up, down = mean_field(from_text("Be 0 0 0"), determinants=4).C
+    assert up.shape == down.shape == (4, 5, 2)                        # functions 1s; s, x, y, z of the valence
+    weights = up[:, 0, 0] * down[:, 0, 0] * (up[:, :, 1] * down[:, :, 1]).sum(-1)
+    assert all((up[k, :, 1] @ up[l, :, 1]).abs() < 1e-8 for k in range(4) for l in range(k))
+    H = nddo_hamiltonian(nddo_functional(Hamiltonian("PM6"), Molecules.single([4], torch.zeros(1, 3))))
+    _, vector = ground_state(matrix(H, determinants(H)))
+    exact = vector[vector.abs().argsort(descending=True)[:4]]
+    torch.testing.assert_close(weights, exact / exact[0], rtol=0, atol=1e-6)
+    assert (weights[1:] < -0.2).all()
+
+
+def test_a_square_of_hydrogens_starts_with_both_ways_to_pair():
+    """Turned by a quarter, the determinants of a square are of the same state but for quadruples; a single one is not."""
+    text = "H 2.3 2.3 0; H 2.3 -2.3 0; H -2.3 -2.3 0; H -2.3 2.3 0"
+    molecule = from_text(text)
+    r = scattered(molecule, 50, generator())
+    quarter = torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]], dtype=torch.float64)
+    for count, same in ((1, False), (16, True)):
+        field = mean_field(molecule, determinants=count)
+        (sign, log), (other, turned) = field(r), field(r @ quarter.T)
+        change = (sign * other * torch.exp(turned - log)).median()
+        assert (abs(abs(float(change)) - 1) < 0.01) == same
+
+
+def test_determinants_of_no_weight_are_parts_of_the_first():
+    """Hydrogen has two of weight; five are asked for."""
+    molecule = from_text("H 0 0 0; H 0 0 1.4")
+    two, five = (mean_field(molecule, determinants=n) for n in (2, 5))
+    r = scattered(molecule, 10, generator())
+    (sign, log), (other, same) = two(r), five(r)
+    assert torch.equal(sign, other)
+    torch.testing.assert_close(same - math.log(4), log)               # four equal parts, one of which has the weight 1
+    assert torch.equal(five.C[0][0], five.C[0][3]) and not torch.equal(five.C[0][0], five.C[0][4])
 
 
 def test_an_ansatz_is_fitted_to_the_orbitals():

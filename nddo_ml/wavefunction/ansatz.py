@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nddo_ml.errors import UnknownOption
+from nddo_ml.errors import InvalidMolecule, UnknownOption
 from nddo_ml.wavefunction.backbones import Dense, FermiNet, Psiformer
 from nddo_ml.wavefunction.features import nucleus_vectors, pair_vectors, square_length
 from nddo_ml.wavefunction.jastrow import Jastrow
-from nddo_ml.wavefunction.jets import Jet, contract, exp, log_sum, mapped, slogdet, spread, sqrt
+from nddo_ml.wavefunction.jets import Jet, contract, exp, joined, log_sum, mapped, reordered, slogdet, spread, sqrt
 from nddo_ml.wavefunction.systems import System, owners
 
 OTHER_SPIN = 0.1
@@ -25,11 +25,16 @@ class Wavefunction(nn.Module):
     """log|psi| and its sign at positions `... electron 3` (bohr; spin-up electrons first).
 
     system: nuclei and electrons. backbone: a module of electron-nucleus and electron-electron vectors, with .width.
+    singlet: every determinant plus itself with the spins exchanged, so that no triplet mixes in (nor any other odd spin).
+    InvalidMolecule: that with unequal spins.
     """
 
-    def __init__(self, system: System, backbone: nn.Module, determinants: int = 4):
+    def __init__(self, system: System, backbone: nn.Module, determinants: int = 4, singlet: bool = False):
         super().__init__()
-        self.up, self.down, self.determinants = system.up, system.down, determinants
+        if singlet and system.up != system.down:
+            raise InvalidMolecule(f"A singlet has as many electrons of either spin, not {system.up} up and {system.down} down: "
+                                  "leave `singlet` out.")
+        self.up, self.down, self.determinants, self.singlet = system.up, system.down, determinants, singlet
         charges, count = system.charges, determinants * system.electrons
         self.register_buffer("nuclei", system.nuclei)
         self.register_buffer("charges", charges)
@@ -56,7 +61,13 @@ class Wavefunction(nn.Module):
 
     def _evaluate(self, r, jets):
         nucleus, pair = nucleus_vectors(r, self.nuclei, jets), pair_vectors(r, jets)
-        sign, log = log_sum(*slogdet(self._matrices(nucleus, pair)))
+        sign, log = slogdet(self._matrices(nucleus, pair))
+        if self.singlet:
+            order = [*range(self.up, 2 * self.up), *range(self.up)]
+            x = r[..., order, :]
+            other, log_other = slogdet(self._matrices(nucleus_vectors(x, self.nuclei, jets), pair_vectors(x, jets)))
+            sign, log = torch.cat([sign, other], -1), joined([log, reordered(log_other, order)])
+        sign, log = log_sum(sign, log)
         return sign, log + self.jastrow(nucleus, pair)
 
     def _matrices(self, nucleus, pair):
@@ -113,13 +124,15 @@ def _envelopes(system):
     return torch.stack(exponents, 1), torch.stack(amplitudes, 1)
 
 
-def wavefunction(system: System, kind: str = "ferminet", determinants: int = 4, seed: int = 0, **sizes) -> Wavefunction:
+def wavefunction(system: System, kind: str = "ferminet", determinants: int = 4, seed: int = 0, singlet: bool = False,
+                 **sizes) -> Wavefunction:
     """A Wavefunction with the named backbone and random weights. sizes: those of the backbone. UnknownOption: the kind."""
     if kind not in BACKBONES:
         raise UnknownOption(f"ansatz = {kind!r}: expected {', '.join(BACKBONES)}.")
     generator = torch.random.get_rng_state()
     torch.manual_seed(seed)
     try:
-        return Wavefunction(system, BACKBONES[kind](system.charges, system.up, system.down, **sizes), determinants)
+        return Wavefunction(system, BACKBONES[kind](system.charges, system.up, system.down, **sizes), determinants,
+                            singlet)
     finally:
         torch.random.set_rng_state(generator)

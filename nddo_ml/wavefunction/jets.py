@@ -197,18 +197,33 @@ def pair_sum(x, weights: Float[Tensor, "electron electron"]):
     return _stacked(total(x.value), 2 * total(x.laplacian), dense.flatten(0, 1))
 
 
+def reordered(x, order: list[int]):
+    """A function of r[order] as one of r: its derivatives by the electrons put back in place; `order` its own inverse."""
+    if not isinstance(x, Jet):
+        return x
+    return _stacked(x.value, x.laplacian, x.jacobian.unflatten(0, (-1, 3))[order].flatten(0, 1))
+
+
 def slogdet(A):
-    """(sign, ln|det|) of the matrices in the last two axes.
+    """(sign, ln|det|) of the matrices in the last two axes; of a singular one (0, -inf), a constant, and no exception.
 
     J = tr(A^-1 dA), L = tr(A^-1 L_A) - sum tr(A^-1 dA A^-1 dA).
     """
     if not isinstance(A, Jet):
-        return torch.linalg.slogdet(A)
+        return _slogdet_with_tape(A) if torch.is_grad_enabled() else torch.linalg.slogdet(A)
     sign, log = torch.linalg.slogdet(A.value)
-    M = torch.linalg.inv(A.value) @ A.rows[1:]
+    inverse, singular = torch.linalg.inv_ex(A.value)
+    M = torch.where(singular[..., None, None] > 0, 0.0, inverse) @ A.rows[1:]
     first = M.diagonal(dim1=-2, dim2=-1).sum(-1)
     squares = (M[1:] * M[1:].mT).sum((0, -2, -1))
     return sign, _stacked(log, first[0] - squares, first[1:])
+
+
+def _slogdet_with_tape(A):
+    """Its derivative is by a solution of linear equations, which a single singular matrix of a batch would end."""
+    regular = torch.linalg.slogdet(A.detach())[0] != 0
+    sign, log = torch.linalg.slogdet(torch.where(regular[..., None, None], A, torch.eye(A.shape[-1]).to(A)))
+    return torch.where(regular, sign, 0.0), torch.where(regular, log, -torch.inf)
 
 
 def log_sum(signs: Tensor, logs) -> tuple[Tensor, Tensor | Jet]:

@@ -1,7 +1,9 @@
-"""A start from the project's own orbitals: the orbitals of a real-space ansatz fitted to those of an NDDO calculation.
+"""A start from the project's own orbitals: the determinants of a real-space ansatz fitted to those of an NDDO calculation.
 
-NDDO knows Slater functions of the valence shells; core orbitals with Slater's exponents are put below them. The ansatz divides
-out what its Jastrow factor has at the nuclei, and its determinants then all start as the one of the mean field.
+NDDO knows Slater functions of the valence shells; core orbitals with Slater's exponents are put below them. The determinants
+are the heaviest of a configuration interaction in the valence space: from copies of a single one, gradients do not find the
+pairs of electrons that stretched bonds and near degeneracies excite. The ansatz divides out what its Jastrow factor has at
+the nuclei.
 """
 
 import math
@@ -16,8 +18,11 @@ from nddo_ml.errors import MissingParameter
 from nddo_ml.model import Hamiltonian
 from nddo_ml.molecules import Molecules
 from nddo_ml.units import CODATA_2018
+from nddo_ml.wavefunction.energy_functionals import nddo_functional
 from nddo_ml.wavefunction.features import nucleus_vectors
+from nddo_ml.wavefunction.jets import log_sum
 from nddo_ml.wavefunction.sampling import scattered, started, walk
+from nddo_ml.wavefunction.second_quantisation import leading, natural_orbitals, nddo_hamiltonian
 from nddo_ml.wavefunction.systems import System
 
 SHELLS = {0: 0, 1: 1, 4: 2, 9: 3}       # orbitals of an atom -> shells s, p, d
@@ -35,11 +40,11 @@ class Shell:
 
 @dataclass(frozen=True)
 class MeanField:
-    """Occupied orbitals of each spin over Slater functions: C `function occupied`, spin-up first."""
+    """Determinants over Slater functions: C `determinant function occupied` of each spin, spin-up first, weights included."""
 
     nuclei: Float[Tensor, "atom 3"]
     shells: tuple[Shell, ...]
-    C: tuple[Float[Tensor, "function occupied"], Float[Tensor, "function occupied"]]
+    C: tuple[Float[Tensor, "determinant function occupied"], Float[Tensor, "determinant function occupied"]]
 
     def functions(self, r: Float[Tensor, "... electron 3"]) -> Float[Tensor, "... electron function"]:
         """Values of the normalised Slater functions."""
@@ -53,15 +58,15 @@ class MeanField:
                          * angular(d[..., s.atom, :] / R[..., None], s.l))
         return torch.cat(found, -1)
 
-    def matrices(self, r: Float[Tensor, "... electron 3"]) -> Float[Tensor, "... electron orbital"]:
+    def matrices(self, r: Float[Tensor, "... electron 3"]) -> Float[Tensor, "... determinant electron orbital"]:
         """The orbitals at all electrons; 0 where electron and orbital are of different spin."""
-        phi, up = self.functions(r), self.C[0].shape[1]
-        top = torch.nn.functional.pad(phi[..., :up, :] @ self.C[0], (0, self.C[1].shape[1]))
+        phi, (up, down) = self.functions(r)[..., None, :, :], (C.shape[-1] for C in self.C)
+        top = torch.nn.functional.pad(phi[..., :up, :] @ self.C[0], (0, down))
         return torch.cat([top, torch.nn.functional.pad(phi[..., up:, :] @ self.C[1], (up, 0))], -2)
 
     def __call__(self, r: Float[Tensor, "... electron 3"]) -> tuple[Tensor, Tensor]:
-        """(sign, ln|psi|) of the determinant."""
-        return torch.linalg.slogdet(self.matrices(r))
+        """(sign, ln|psi|) of the sum of the determinants."""
+        return log_sum(*torch.linalg.slogdet(self.matrices(r)))
 
 
 def angular(u: Float[Tensor, "... 3"], l: int) -> Float[Tensor, "... m"]:
@@ -89,26 +94,33 @@ def valence_shells(hamiltonian: Hamiltonian, molecule: Molecules) -> list[Shell]
     return found
 
 
-def mean_field(system: System, method: str = "PM6") -> MeanField:
-    """The orbitals of an NDDO method, or of a trained Hamiltonian, for the electrons of a System. MissingParameter: an element
-    it lacks; SCFNotConverged.
+def mean_field(system: System, method: str = "PM6", determinants: int = 1) -> MeanField:
+    """The heaviest determinants of an NDDO method, or of a trained Hamiltonian, for the electrons of a System; where fewer
+    have weight, the first is divided into equal parts. MissingParameter: an element it lacks; SCFNotConverged.
     """
     hamiltonian = Hamiltonian(method)
     molecule = Molecules.single(list(system.numbers), system.nuclei * CODATA_2018.bohr, sum(system.numbers) - system.electrons,
                                 system.up - system.down + 1)
     with torch.no_grad():
-        result = hamiltonian(molecule)
-    C, f = result.coefficients(0).double(), result.occupations(0)
+        D = hamiltonian(molecule).states[0].solution.D
+    functional = nddo_functional(hamiltonian, molecule)
+    C = natural_orbitals(functional, D)
+    valence = nddo_hamiltonian(functional, canonical=False).rotated(C)
     core = [s for a, z in enumerate(system.numbers) for s in core_shells(a, z)]
-    inner, made = sum(2 * s.l + 1 for s in core), []
-    for spin, electrons in enumerate((system.up, system.down)):
-        k = min(spin, len(C) - 1)                                  # a restricted result has one set for both
-        filled = C[k][:, f[k] > 0.5]
-        if filled.shape[1] != electrons - inner:
-            raise MissingParameter(f"{method} treats other electrons of {', '.join(map(symbol, system.numbers))} than those "
-                                   "outside the core: start without its orbitals.")
-        made.append(torch.block_diag(torch.eye(inner, dtype=C.dtype), filled))
-    return MeanField(system.nuclei, (*core, *valence_shells(hamiltonian, molecule)), tuple(made))
+    inner = sum(2 * s.l + 1 for s in core)
+    if (valence.up + inner, valence.down + inner) != (system.up, system.down):
+        raise MissingParameter(f"{method} treats other electrons of {', '.join(map(symbol, system.numbers))} than those "
+                               "outside the core: start without its orbitals.")
+    weights, occupations = leading(valence, determinants)
+    copies = 1 + determinants - len(weights)
+    weights = torch.cat([weights[:1].expand(copies) / copies, weights[1:]])
+    occupations = torch.cat([occupations[:1].expand(copies, -1), occupations[1:]])
+    made = [torch.stack([torch.block_diag(torch.eye(inner, dtype=C.dtype), C[:, row]) for row in rows])
+            for rows in occupations.split(valence.orbitals, 1)]
+    size = (weights / weights[0]).abs() ** (1 / system.electrons)                # the same share to each orbital
+    sign = torch.where(torch.arange(system.up) == 0, (weights * weights[0]).sign()[:, None], 1.0)
+    return MeanField(system.nuclei, (*core, *valence_shells(hamiltonian, molecule)),
+                     (made[0] * (size[:, None] * sign)[:, None], made[1] * size[:, None, None]))
 
 
 def fitted(psi, system: System, field: MeanField, iterations: int = 300, walkers: int = 256, rate: float = 5e-3,
@@ -123,7 +135,7 @@ def fitted(psi, system: System, field: MeanField, iterations: int = 300, walkers
     for k in range(iterations):
         sites = walk(field, sites, 5, generator)
         r = sites.r.to(psi.nuclei)
-        target = field.matrices(sites.r).to(r)[:, None]
+        target = field.matrices(sites.r).to(r)
         cusp = psi.jastrow.nuclear(nucleus_vectors(r, psi.nuclei, False)).exp()[:, None]
         left = (psi.matrices(r) * cusp - target).square().mean() / target.square().mean()
         for group in optimiser.param_groups:

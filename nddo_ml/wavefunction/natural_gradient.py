@@ -3,8 +3,13 @@
 SPRING solves in the space of samples, n by n, however many parameters there are:
 phi_t = mu phi_{t-1} + O^T (O O^T + lambda 1)^-1 (eps - mu O phi_{t-1}), O the centred derivatives of ln|psi| over sqrt(n),
 eps the centred local energies over -sqrt(n).   G. Goldshlager, N. Abrahamsen, L. Lin, J. Comput. Phys. 516, 113351 (2024)
+
+With many more parameters than samples and little damping each step fits the local energies of its samples exactly, those near
+nodes, where derivatives are largest, with the least weight: where it comes to rest is not the minimum of the energy. A larger
+damping weighs samples alike and dies slower along what matters, so it grows: lambda_t = lambda (1 + t/growth)^2.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -25,9 +30,18 @@ def limited(O: Float[Tensor, "walker parameter"]) -> Float[Tensor, "walker param
     return O * (LONGEST * length.median() / length.clamp(min=1e-30)).clamp(max=1.0)
 
 
+def stable_rate(Z: int) -> float:
+    """The rate of SPRING for molecules whose heaviest nucleus is Z: min(0.5, 2/Z^2).
+
+    A step is a piece of imaginary time: beyond 2/energy, the excitation energy of core electrons being up to Z^2/2, steps
+    overshoot.
+    """
+    return min(0.5, 2 / Z**2)
+
+
 @dataclass(frozen=True)
 class Spring:
-    """rate/(1 + t/decay); momentum mu; damping lambda; norm: largest |step|^2 at the start; its root
+    """rate/(1 + t/decay); momentum mu; damping lambda (1 + t/growth)^2; norm: largest |step|^2 at the start; its root
     falls like the rate."""
 
     rate: float = 0.3
@@ -35,6 +49,7 @@ class Spring:
     momentum: float = 0.95
     damping: float = 1e-3
     norm: float = 1e-1
+    growth: float = math.inf
 
     def start(self, parameters: int, like: Tensor) -> dict:
         """The memory before the first step."""
@@ -52,7 +67,7 @@ class Spring:
         phi = memory["phi"]
         O, eps, kept = O.to(phi), eps.to(phi), self.momentum * phi      # float64: rows near a node dwarf the damping in single
         metric = O @ O.T                                 # the damping makes the null vector of the centring regular
-        metric.diagonal().add_(self.damping)
+        metric.diagonal().add_(self.damping * (1 + t / self.growth) ** 2)
         phi = kept + O.T @ torch.cholesky_solve((eps - O @ kept)[:, None], torch.linalg.cholesky(metric))[:, 0]
         longest = self.norm**0.5 / self.rate             # of phi: what it exceeds is mostly noise the momentum has gathered
         step = phi * (self.rate / (1 + t / self.decay)) * torch.clamp(longest / phi.norm(), max=1.0)

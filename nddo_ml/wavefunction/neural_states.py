@@ -16,7 +16,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from nddo_ml.errors import UnknownOption
 from nddo_ml.wavefunction.natural_gradient import Spring
-from nddo_ml.wavefunction.second_quantisation import Hamiltonian, determinants, diagonal, matrix
+from nddo_ml.wavefunction.second_quantisation import Hamiltonian, determinants, diagonal, matrix, reference
 
 HALVINGS = 12       # of a step that raises the energy
 
@@ -82,12 +82,6 @@ def neural_state(H: Hamiltonian, kind: str = "backflow", seed: int = 0, **sizes)
         return STATES[kind](H, **sizes)
     finally:
         torch.random.set_rng_state(kept)
-
-
-def reference(H: Hamiltonian) -> Bool[Tensor, "spin_orbital"]:
-    """The determinant of the first orbitals of each spin."""
-    k = torch.arange(H.orbitals)
-    return torch.cat([k < H.up, k < H.down])
 
 
 def amplitudes(state: nn.Module, space: Bool[Tensor, "determinant spin_orbital"]) -> Float[Tensor, "determinant"]:

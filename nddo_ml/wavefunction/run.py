@@ -17,7 +17,7 @@ from nddo_ml.files import read_checkpoint, write_checkpoint, write_whole
 from nddo_ml.wavefunction.ansatz import Wavefunction, wavefunction
 from nddo_ml.wavefunction.forces import Forces, forces
 from nddo_ml.wavefunction.mean_field_start import MeanField, fitted, mean_field
-from nddo_ml.wavefunction.natural_gradient import Adam, Spring
+from nddo_ml.wavefunction.natural_gradient import Adam, Spring, stable_rate
 from nddo_ml.wavefunction.sampling import Walkers
 from nddo_ml.wavefunction.systems import System, from_text
 from nddo_ml.wavefunction.variational import (
@@ -42,7 +42,8 @@ SIZES = {"ferminet": ("width", "pair_width", "layers"), "psiformer": ("width", "
 @dataclass(frozen=True)
 class Ansatz:
     """[ansatz] kind: ferminet or psiformer. width, layers: of the network; pair_width: FermiNet's; heads: Psiformer's.
-    start: the NDDO method, or file of a trained Hamiltonian, from whose orbitals it starts; "": from Slater's exponents."""
+    start: the NDDO method, or file of a trained Hamiltonian, from whose determinants it starts; "": from Slater's exponents.
+    singlet: of as many electrons up as down, no triplet may mix in; twice the time."""
 
     kind: str = "ferminet"
     determinants: int = 4
@@ -51,6 +52,7 @@ class Ansatz:
     pair_width: int = 8
     heads: int = 4
     start: str = ""
+    singlet: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,15 +66,17 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Optimiser:
-    """[optimiser] kind: spring or adam. rate/(1 + t/decay); momentum, damping, norm: SPRING's; clip: mean deviations."""
+    """[optimiser] kind: spring or adam. rate/(1 + t/decay), by default one that suits the heaviest nucleus; momentum, damping,
+    norm, growth: SPRING's; clip: mean deviations."""
 
     kind: str = "spring"
-    rate: float = 0.3
+    rate: float | None = None
     decay: float = 300.0
     momentum: float = 0.95
     damping: float = 1e-3
     norm: float = 1e-1
-    clip: float = 5.0
+    growth: float = 300.0
+    clip: float = 10.0
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,8 @@ def prepared(config: Config) -> Run:
                         ("sampling.walkers", s.walkers - 3), ("sampling.steps", s.steps), ("evaluation.blocks",
                         config.evaluation.blocks), ("evaluation.steps", config.evaluation.steps),
                         ("evaluation.forces", config.evaluation.forces + 1),
-                        ("log.checkpoint", config.log.checkpoint), ("optimiser.rate", o.rate), ("optimiser.decay", o.decay),
+                        ("log.checkpoint", config.log.checkpoint), ("optimiser.rate", 1.0 if o.rate is None else o.rate),
+                        ("optimiser.decay", o.decay), ("optimiser.growth", o.growth),
                         ("optimiser.damping", o.damping), ("optimiser.norm", o.norm), ("optimiser.clip", o.clip)):
         if value <= 0:
             raise UnknownOption(f"{name} is too small: it must be positive (walkers: at least 4).")
@@ -150,10 +155,14 @@ def prepared(config: Config) -> Run:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UnknownOption("device = 'cuda', but torch sees no CUDA device: use cpu, or install the CUDA build of torch.")
     sizes = {name: getattr(a, name) for name in SIZES.get(a.kind, ())}
-    psi = wavefunction(molecule, a.kind, a.determinants, config.seed, **sizes).to(config.device)
+    psi = wavefunction(molecule, a.kind, a.determinants, config.seed, a.singlet, **sizes).to(config.device)
     psi = psi.float() if config.precision == "mixed" else psi
-    optimiser = (Spring(o.rate, o.decay, o.momentum, o.damping, o.norm) if o.kind == "spring" else Adam(o.rate, o.decay))
-    field = mean_field(molecule, a.start) if a.start else None
+    if o.kind == "spring":
+        optimiser = Spring(stable_rate(max(molecule.numbers)) if o.rate is None else o.rate, o.decay, o.momentum, o.damping,
+                           o.norm, o.growth)
+    else:
+        optimiser = Adam(Adam.rate if o.rate is None else o.rate, o.decay)
+    field = mean_field(molecule, a.start, a.determinants) if a.start else None
     return Run(config, molecule, psi, Settings(s.walkers, s.steps, s.burn_in, o.clip, optimiser), field)
 
 
@@ -212,8 +221,9 @@ def result(run: Run, state: State, found: Evaluation, felt: Forces | None = None
     e, exact = found.energy, run.config.exact
     of_nuclei = {} if felt is None else {"forces": felt.force.tolist(), "forces_error": felt.error.tolist()}
     return {"format": RESULT, "molecule": run.system.formula, "unit": "bohr", **_plain(run.system), "energy": e.mean,
-            "error": e.error, **of_nuclei, "variance": e.variance, "correlation": e.correlation,
-            "acceptance": found.acceptance, "reset": state.reset + found.reset, "iterations": state.iteration, "exact": exact,
+            "error": e.error, **of_nuclei, "spin_square": found.spin.mean, "spin_square_error": found.spin.error,
+            "variance": e.variance, "correlation": e.correlation, "acceptance": found.acceptance,
+            "reset": state.reset + found.reset, "iterations": state.iteration, "exact": exact,
             "difference": None if exact is None else e.mean - exact, "config": asdict(run.config)}
 
 

@@ -62,11 +62,14 @@ def nddo_hamiltonian(functional: NDDOFunctional, canonical: bool = True) -> Hami
     eri[:, :, s, r] = coulomb.movedim(0, -1)
     occupied = functional.occupied * (2 if len(functional.occupied) == 1 else 1)
     found = Hamiltonian(p.h[0], eri, float(functional.constant[0]), *occupied)
-    if not canonical:
-        return found
-    _, D, _ = functional.solve()
+    return found.rotated(natural_orbitals(functional, functional.solve()[1])) if canonical else found
+
+
+def natural_orbitals(functional: NDDOFunctional,
+                     D: Float[Tensor, "molecule spin orbital orbital"]) -> Float[Tensor, "orbital orbital"]:
+    """The orbitals of the mean density of both spins, by falling occupation; canonical where they are occupied alike."""
     F = functional.evaluate(D)[1].mean((0, 1))
-    return found.rotated(torch.linalg.eigh(F - 1e3 * D.mean((0, 1)))[1])
+    return torch.linalg.eigh(F - 1e3 * D.mean((0, 1)))[1]
 
 
 def strings(orbitals: int, electrons: int) -> Bool[Tensor, "string orbital"]:
@@ -78,10 +81,43 @@ def strings(orbitals: int, electrons: int) -> Bool[Tensor, "string orbital"]:
     return rows
 
 
+def reference(H: Hamiltonian) -> Bool[Tensor, "spin_orbital"]:
+    """The determinant of the first orbitals of each spin."""
+    k = torch.arange(H.orbitals)
+    return torch.cat([k < H.up, k < H.down])
+
+
 def determinants(H: Hamiltonian) -> Bool[Tensor, "determinant orbital_of_both_spins"]:
     """All determinants of the Hamiltonian, occupations of spin up, then of spin down."""
     up, down = strings(H.orbitals, H.up), strings(H.orbitals, H.down)
     return torch.cat([up.repeat_interleave(len(down), 0), down.repeat(len(up), 1)], 1)
+
+
+def singles_and_doubles(H: Hamiltonian) -> Bool[Tensor, "determinant spin_orbital"]:
+    """The reference and all determinants with one or two of its electrons elsewhere."""
+    up, down = reference(H).split(H.orbitals)
+    parts = [(_excited(up, a), _excited(down, b)) for a in range(3) for b in range(3 - a)]
+    return torch.cat([torch.cat([x.repeat_interleave(len(y), 0), y.repeat(len(x), 1)], 1) for x, y in parts])
+
+
+def _excited(string, count):
+    """All ways to move `count` electrons of a string to empty orbitals."""
+    filled, empty = (torch.nonzero(x)[:, 0].tolist() for x in (string, ~string))
+    ways = [(*holes, *particles) for holes in combinations(filled, count) for particles in combinations(empty, count)]
+    rows = string.repeat(len(ways), 1)
+    for row, places in zip(rows, ways, strict=True):
+        row[list(places)] ^= True
+    return rows
+
+
+def leading(H: Hamiltonian, count: int) -> tuple[Float[Tensor, "determinant"], Bool[Tensor, "determinant spin_orbital"]]:
+    """(weights, occupations) of the `count` heaviest determinants of a configuration interaction of singles and doubles, the
+    heaviest first; fewer where the others weigh less than a hundredth of it."""
+    space = singles_and_doubles(H)
+    vector = ground_state(matrix(H, space))[1]
+    kept = vector.abs().argsort(descending=True)[:count]
+    kept = kept[vector[kept].abs() > 0.01 * vector.abs().max()]
+    return vector[kept], space[kept]
 
 
 def matrix(H: Hamiltonian, space: Bool[Tensor, "determinant spin_orbital"]) -> Float[Tensor, "determinant determinant"]:

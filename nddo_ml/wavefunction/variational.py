@@ -15,11 +15,13 @@ from nddo_ml.errors import NDDOError
 from nddo_ml.wavefunction.local_energy import clipped, local_energies
 from nddo_ml.wavefunction.natural_gradient import Adam, Spring
 from nddo_ml.wavefunction.sampling import Walkers, healed, roam, scattered, started
+from nddo_ml.wavefunction.spin import spin_square
 from nddo_ml.wavefunction.statistics import Estimate, reblocked
 from nddo_ml.wavefunction.systems import System
 
 STREAMS = 1_000_003        # between the seeds of two processes
 LATE = 0.2                 # share of the iterations the parameters are averaged over
+SPIN_EVERY = 10            # local energies for one measurement of the spin
 
 
 class SamplingFailed(NDDOError, RuntimeError):
@@ -101,9 +103,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Energy with reblocked error, hartree; acceptance; walkers reset; energies `step walker`."""
+    """Energy with reblocked error, hartree; spin: S^2, hbar^2; acceptance; walkers reset; energies `step walker`."""
 
     energy: Estimate
+    spin: Estimate
     acceptance: float
     reset: int
     energies: Float[Tensor, "step walker"]
@@ -192,23 +195,25 @@ def in_double(psi):
 def evaluate(psi, state: State, blocks: int, steps: int = 10, burn_in: int = 20,
              report: Callable[[int, Tensor], None] = lambda done, energies: None,
              stop: Callable[[], bool] = lambda: False, world: Processes = ALONE) -> Evaluation:
-    """Energy of the wavefunction as it is: local energies at `blocks` times, `steps` Metropolis steps apart, none clipped.
+    """Energy and spin of the wavefunction as it is: taken at `blocks` times, `steps` Metropolis steps apart, nothing clipped.
 
     Local energies are those of double precision; a wavefunction of single precision leads the walkers only.
     """
     generator, exactly = _generator(state), in_double(psi)
-    walkers, reset, found, shares = state.walkers, 0, [], []
+    walkers, reset, found, spins, shares = state.walkers, 0, [], [], []
     for _ in range(burn_in):
         walkers = roam(psi, walkers, steps, generator)
     for k in range(blocks):
         walkers = roam(psi, walkers, steps, generator, adapt=False)
         walkers, energies, lost = _measured(exactly, walkers, generator)
         reset, found, shares = reset + lost, [*found, energies.cpu()], [*shares, walkers.acceptance]
+        if k % SPIN_EVERY == 0:
+            spins.append(spin_square(psi, walkers.r).cpu())
         report(k + 1, energies)
         if any(world.gathered(stop())):
             break
-    energies = _of_all(world, torch.stack(found), 1)
-    return Evaluation(reblocked(energies), sum(shares) / len(shares), sum(world.gathered(reset)), energies)
+    energies, spin = (_of_all(world, torch.stack(x), 1) for x in (found, spins))
+    return Evaluation(reblocked(energies), reblocked(spin), sum(shares) / len(shares), sum(world.gathered(reset)), energies)
 
 
 def _generator(state):
