@@ -15,7 +15,7 @@ from nddo_ml.training import dataset
 from nddo_ml.training.batches import collate
 from nddo_ml.training.losses import Outputs, Weights, Widths, terms, trust
 from nddo_ml.units import CODATA_2018
-from nddo_ml.wavefunction.run import Averages, Config, Log, Sampling, calculate, prepared
+from nddo_ml.wavefunction.run import Ansatz, Averages, Config, Log, Sampling, calculate, prepared
 
 HARTREE, BOHR = CODATA_2018.hartree, CODATA_2018.bohr
 
@@ -25,7 +25,7 @@ def results(tmp_path_factory):
     """result.json of H2 with forces, and of another geometry without."""
     folder = tmp_path_factory.mktemp("runs")
     for name, distance, forces in (("near", 1.4, 3), ("far", 2.6543210987, 0)):
-        calculate(prepared(Config(f"H 0 0 0; H 0 0 {distance}", output=str(folder / name), iterations=2,
+        calculate(prepared(Config(f"H 0 0 0; H 0 0 {distance}", output=str(folder / name), iterations=2, ansatz=Ansatz(start=""),
                                   sampling=Sampling(16, 2, 20), evaluation=Averages(4, 2, forces), log=Log(2))))
     return [folder / name / "result.json" for name in ("near", "far")]
 

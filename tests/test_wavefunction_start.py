@@ -13,7 +13,8 @@ from nddo_ml.wavefunction.ansatz import wavefunction
 from nddo_ml.wavefunction.energy_functionals import nddo_functional
 from nddo_ml.wavefunction.local_energy import local_energies
 from nddo_ml.wavefunction.mean_field_start import MeanField, Shell, angular, fitted, mean_field
-from nddo_ml.wavefunction.natural_gradient import Spring, limited
+from nddo_ml.wavefunction.natural_gradient import Adam, Spring, limited
+from nddo_ml.wavefunction.run import Ansatz, Config, Optimiser, prepared
 from nddo_ml.wavefunction.sampling import scattered, started, walk
 from nddo_ml.wavefunction.second_quantisation import determinants, ground_state, matrix, nddo_hamiltonian
 from nddo_ml.wavefunction.systems import from_text, owners
@@ -88,6 +89,15 @@ def test_a_square_of_hydrogens_starts_with_both_ways_to_pair():
         assert (abs(abs(float(change)) - 1) < 0.01) == same
 
 
+def test_pairs_where_singles_and_doubles_are_too_many():
+    """Benzene: 15 pairs into 15 orbitals, 226 determinants instead of 60,000; all of them keep the spin zero."""
+    ring = [(1.39 * math.cos(a), 1.39 * math.sin(a)) for a in (math.pi / 3 * k for k in range(6))]
+    text = "; ".join(f"C {x:.4f} {y:.4f} 0; H {1.78 * x:.4f} {1.78 * y:.4f} 0" for x, y in ring)
+    field = mean_field(from_text(text, unit="angstrom"), determinants=3)
+    assert [c.shape for c in field.C] == [(3, 36, 21)] * 2
+    assert torch.equal(field.C[0][1:].abs(), field.C[1][1:].abs())
+
+
 def test_determinants_of_no_weight_are_parts_of_the_first():
     """Hydrogen has two of weight; five are asked for."""
     molecule = from_text("H 0 0 0; H 0 0 1.4")
@@ -159,6 +169,39 @@ def test_the_equations_of_a_step_are_solved_in_double_precision():
     rough, memory = spring.step(O.float(), E.float(), spring.start(400, O.float()), 0)
     assert memory["phi"].dtype == torch.float64
     assert (rough - exact).norm() < 1e-4 * exact.norm()
+
+
+def test_the_damping_grows_to_its_limit():
+    """At t = 9 growth a hundredfold; from there on it stays, and a larger one of the user's own is kept."""
+    O = torch.randn(60, 400, generator=generator(1), dtype=torch.float64)
+    E = torch.randn(60, generator=generator(2), dtype=torch.float64)
+
+    def step(t, **settings):
+        spring = Spring(**{"norm": 1e30, "decay": math.inf, "growth": math.inf, **settings})
+        return spring.step(O, E, spring.start(400, O), t)[0]
+
+    assert torch.equal(step(180, growth=20.0), step(0, damping=0.1))
+    assert torch.equal(step(1800, growth=20.0), step(180, growth=20.0))
+    torch.testing.assert_close(step(20, growth=20.0), step(0, damping=4e-3))
+    assert torch.equal(step(1000), step(0)) and torch.equal(step(50, damping=0.5, growth=20.0), step(0, damping=0.5))
+
+
+def test_a_start_where_pm6_has_no_orbitals():
+    """Its neon has other electrons than the atom: exponents by default, an error where PM6 is asked for."""
+    assert prepared(Config("Be 0 0 0")).field.C[0].shape == (4, 5, 2)
+    assert prepared(Config("Be 0 0 0", ansatz=Ansatz(start=""))).field is None
+    assert prepared(Config("Ne 0 0 0")).field is None
+    with pytest.raises(MissingParameter, match="start without its orbitals"):
+        prepared(Config("Ne 0 0 0", ansatz=Ansatz(start="PM6")))
+
+
+def test_rates_suit_the_heaviest_nucleus():
+    """So that no configuration needs one; a rate of the user's goes before."""
+    def rate(text, **optimiser):
+        return prepared(Config(text, optimiser=Optimiser(**optimiser))).settings.optimiser.rate
+
+    assert rate("H 0 0 0; H 0 0 1.4") == 0.5 and rate("Be 0 0 0") == rate("Be 0 0 0; H 0 0 2.5; H 0 0 -2.5") == 2 / 16
+    assert rate("Be 0 0 0", rate=0.3) == 0.3 and rate("Be 0 0 0", kind="adam") == Adam().rate
 
 
 def test_a_walker_near_a_node_does_not_decide_a_step():

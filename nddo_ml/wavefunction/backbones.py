@@ -42,7 +42,7 @@ class FermiNet(nn.Module):
 
     def forward(self, nucleus, pair):
         """Features `... electron width` of electron-nucleus and electron-electron vectors."""
-        h, g = spread(nucleus_features(nucleus, self.charges)), pair_features(pair)
+        h, g = spread(nucleus_features(nucleus, self.charges)), pair_features(pair, self.charges)
         for k, own in enumerate(self.own):
             averages = joined([mapped(h, lambda t, s=s: t[..., self.bounds[s], :].mean(-2, keepdim=True)) for s in self.spins])
             others = joined([pair_sum(g, self.means[s]) for s in self.spins])

@@ -10,7 +10,7 @@ from torch import Tensor
 from nddo_ml.wavefunction.jets import exp, joined, local, log1p, mapped, reciprocal, sqrt
 
 NUCLEUS = 6     # features by an electron and a nucleus
-PAIR = 5        # features by a pair of electrons
+PAIR = 7        # features by a pair of electrons
 
 
 def nucleus_vectors(r: Float[Tensor, "... electron 3"], nuclei: Float[Tensor, "atom 3"], jets: bool):
@@ -38,10 +38,12 @@ def nucleus_features(d, charges: Float[Tensor, "atom"]):
     return mapped(f, lambda t: t.flatten(-2))
 
 
-def pair_features(d):
-    """`... electron electron feature`: direction, logarithm of the distance and a bump of one bohr."""
+def pair_features(d, charges: Float[Tensor, "atom"]):
+    """`... electron electron feature`: direction, two logarithms of the distance, bumps of a bohr and of the smallest core."""
     s = square_length(d)
-    return joined([d * reciprocal(sqrt(s + 1.0)), log1p(s), exp(sqrt(s + 1.0) * -1.0)])
+    Z2 = charges.max().square()
+    return joined([d * reciprocal(sqrt(s + 1.0)), log1p(s), exp(sqrt(s + 1.0) * -1.0), log1p(s * Z2) - log1p(s),
+                   exp(sqrt(s * Z2 + 1.0) * -1.0)])
 
 
 def pair_weights(first: int, second: int, electrons: int, up: int, like: Tensor) -> Float[Tensor, "electron electron"]:

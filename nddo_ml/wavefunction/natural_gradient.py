@@ -6,16 +6,17 @@ eps the centred local energies over -sqrt(n).   G. Goldshlager, N. Abrahamsen, L
 
 With many more parameters than samples and little damping each step fits the local energies of its samples exactly, those near
 nodes, where derivatives are largest, with the least weight: where it comes to rest is not the minimum of the energy. A larger
-damping weighs samples alike and dies slower along what matters, so it grows: lambda_t = lambda (1 + t/growth)^2.
+damping weighs samples alike and dies slower along what matters, so it grows: lambda_t = lambda (1 + t/growth)^2,
+up to 0.1.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+DAMPED = 0.1        # the damping grows no further: of the size of the larger eigenvalues of O O^T
 LONGEST = 5.0       # rows of derivatives, in units of the median length
 
 
@@ -45,11 +46,11 @@ class Spring:
     falls like the rate."""
 
     rate: float = 0.3
-    decay: float = 300.0
+    decay: float = 500.0
     momentum: float = 0.95
     damping: float = 1e-3
-    norm: float = 1e-1
-    growth: float = math.inf
+    norm: float = 1e-2
+    growth: float = 1000.0
 
     def start(self, parameters: int, like: Tensor) -> dict:
         """The memory before the first step."""
@@ -67,7 +68,7 @@ class Spring:
         phi = memory["phi"]
         O, eps, kept = O.to(phi), eps.to(phi), self.momentum * phi      # float64: rows near a node dwarf the damping in single
         metric = O @ O.T                                 # the damping makes the null vector of the centring regular
-        metric.diagonal().add_(self.damping * (1 + t / self.growth) ** 2)
+        metric.diagonal().add_(max(self.damping, min(DAMPED, self.damping * (1 + t / self.growth) ** 2)))
         phi = kept + O.T @ torch.cholesky_solve((eps - O @ kept)[:, None], torch.linalg.cholesky(metric))[:, 0]
         longest = self.norm**0.5 / self.rate             # of phi: what it exceeds is mostly noise the momentum has gathered
         step = phi * (self.rate / (1 + t / self.decay)) * torch.clamp(longest / phi.norm(), max=1.0)

@@ -5,6 +5,7 @@ whose first-order amplitude is largest and is cut back to its size, the network 
 G. Carleo, M. Troyer, Science 355, 602 (2017); D. Luo, B. Clark, Phys. Rev. Lett. 122, 226401 (2019).
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -112,7 +113,7 @@ def fit(state: nn.Module, H: Hamiltonian, steps: int = 200, space: Bool[Tensor, 
     """
     space = determinants(H) if space is None else space
     M = (matrix(H, space) if M is None else M) / unit
-    optimiser = optimiser or Spring(rate=1.0, decay=1e9, momentum=0.5, damping=1e-4, norm=1.0)
+    optimiser = optimiser or Spring(rate=1.0, decay=1e9, momentum=0.5, damping=1e-4, norm=1.0, growth=math.inf)
     n = space.to(torch.float64)
     fresh = optimiser.start(sum(p.numel() for p in state.parameters()), n)
     memory, history = fresh, []

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from nddo_ml.errors import IncompatibleFile, UnknownOption
+from nddo_ml.errors import IncompatibleFile, MissingParameter, SCFNotConverged, UnknownOption
 from nddo_ml.files import read_checkpoint, write_checkpoint, write_whole
 from nddo_ml.wavefunction.ansatz import Wavefunction, wavefunction
 from nddo_ml.wavefunction.forces import Forces, forces
@@ -42,7 +42,8 @@ SIZES = {"ferminet": ("width", "pair_width", "layers"), "psiformer": ("width", "
 @dataclass(frozen=True)
 class Ansatz:
     """[ansatz] kind: ferminet or psiformer. width, layers: of the network; pair_width: FermiNet's; heads: Psiformer's.
-    start: the NDDO method, or file of a trained Hamiltonian, from whose determinants it starts; "": from Slater's exponents.
+    start: the NDDO method, or file of a trained Hamiltonian, from whose determinants it starts; "": from Slater's exponents;
+    "auto": from those of PM6, and from exponents where it has none (neon, argon) or does not converge.
     singlet: of as many electrons up as down, no triplet may mix in; twice the time."""
 
     kind: str = "ferminet"
@@ -51,7 +52,7 @@ class Ansatz:
     layers: int = 3
     pair_width: int = 8
     heads: int = 4
-    start: str = ""
+    start: str = "auto"
     singlet: bool = False
 
 
@@ -71,11 +72,11 @@ class Optimiser:
 
     kind: str = "spring"
     rate: float | None = None
-    decay: float = 300.0
+    decay: float = 500.0
     momentum: float = 0.95
     damping: float = 1e-3
-    norm: float = 1e-1
-    growth: float = 300.0
+    norm: float = 1e-2
+    growth: float = 1000.0
     clip: float = 10.0
 
 
@@ -162,8 +163,17 @@ def prepared(config: Config) -> Run:
                            o.norm, o.growth)
     else:
         optimiser = Adam(Adam.rate if o.rate is None else o.rate, o.decay)
-    field = mean_field(molecule, a.start, a.determinants) if a.start else None
-    return Run(config, molecule, psi, Settings(s.walkers, s.steps, s.burn_in, o.clip, optimiser), field)
+    return Run(config, molecule, psi, Settings(s.walkers, s.steps, s.burn_in, o.clip, optimiser), _field(molecule, a))
+
+
+def _field(molecule, ansatz):
+    """The determinants an ansatz starts from; None: exponents."""
+    if ansatz.start != "auto":
+        return mean_field(molecule, ansatz.start, ansatz.determinants) if ansatz.start else None
+    try:
+        return mean_field(molecule, "PM6", ansatz.determinants)
+    except (MissingParameter, SCFNotConverged):
+        return None
 
 
 def calculate(run: Run, report: Callable[[Progress], None] = lambda progress: None,

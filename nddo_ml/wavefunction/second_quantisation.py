@@ -110,10 +110,23 @@ def _excited(string, count):
     return rows
 
 
+def pairs(H: Hamiltonian) -> Bool[Tensor, "determinant spin_orbital"]:
+    """The reference and all determinants with one of its pairs elsewhere."""
+    first, n = reference(H), H.orbitals
+    rows = [first]
+    for i in range(min(H.up, H.down)):
+        for a in range(max(H.up, H.down), n):
+            row = first.clone()
+            row[[i, a, n + i, n + a]] ^= True
+            rows.append(row)
+    return torch.stack(rows)
+
+
 def leading(H: Hamiltonian, count: int) -> tuple[Float[Tensor, "determinant"], Bool[Tensor, "determinant spin_orbital"]]:
-    """(weights, occupations) of the `count` heaviest determinants of a configuration interaction of singles and doubles, the
-    heaviest first; fewer where the others weigh less than a hundredth of it."""
-    space = singles_and_doubles(H)
+    """(weights, occupations) of the `count` heaviest determinants of a configuration interaction of singles and doubles, or of
+    pairs where those are too many; the heaviest first, and none that weighs less than a hundredth of it."""
+    excitations = (1 + H.up * (H.orbitals - H.up)) * (1 + H.down * (H.orbitals - H.down))
+    space = pairs(H) if excitations > LARGEST // 4 else singles_and_doubles(H)
     vector = ground_state(matrix(H, space))[1]
     kept = vector.abs().argsort(descending=True)[:count]
     kept = kept[vector[kept].abs() > 0.01 * vector.abs().max()]

@@ -69,7 +69,7 @@ class Settings:
     walkers: int = 512
     steps: int = 10
     burn_in: int = 200
-    clip: float = 5.0
+    clip: float = 10.0
     optimiser: Spring | Adam = field(default_factory=Spring)
 
 
