@@ -25,8 +25,8 @@ def results(tmp_path_factory):
     """result.json of H2 with forces, and of another geometry without."""
     folder = tmp_path_factory.mktemp("runs")
     for name, distance, forces in (("near", 1.4, 3), ("far", 2.6543210987, 0)):
-        calculate(prepared(Config(f"H 0 0 0; H 0 0 {distance}", output=str(folder / name), iterations=2, ansatz=Ansatz(start=""),
-                                  sampling=Sampling(16, 2, 20), evaluation=Averages(4, 2, forces), log=Log(2))))
+        calculate(prepared(Config(f"H 0 0 0; H 0 0 {distance}", output=str(folder / name), iterations=2, log=Log(2),
+                                  ansatz=Ansatz(start=""), sampling=Sampling(16, 2, 20), evaluation=Averages(4, 2, forces))))
     return [folder / name / "result.json" for name in ("near", "far")]
 
 
