@@ -15,9 +15,12 @@ from nddo_ml.wavefunction.second_quantisation import (
     determinants,
     diagonal,
     ground_state,
+    leading,
     matrix,
     nddo_hamiltonian,
+    pairs,
     reference,
+    singles_and_doubles,
 )
 from nddo_ml.wavefunction.vector_autoencoder import VectorAutoencoder, continuous, heaviest, overlaps
 from nddo_ml.wavefunction.vector_autoencoder import fit as fit_autoencoder
@@ -64,6 +67,18 @@ def test_the_matrix_has_the_energy_of_full_ci(case):
     energy, vector = ground_state(matrix(H, determinants(H)))
     assert energy == pytest.approx(exact_energy(H), abs=1e-8)
     assert float(vector.norm()) == pytest.approx(1.0)
+
+
+def test_smaller_spaces_lie_above_larger_ones():
+    """Pairs above singles and doubles above full CI, of water in its valence space; the heaviest determinants of the second."""
+    H = valence()
+    spaces = [reference(H)[None], pairs(H), singles_and_doubles(H), determinants(H)]
+    assert [len(s) for s in spaces] == [1, 1 + 4 * 2, 1 + 2 * 8 + 8 * 8 + 2 * 6, 225]
+    energies = [ground_state(matrix(H, s))[0] for s in spaces]
+    assert all(a > b + 1e-3 for a, b in pairwise(energies))
+    weights, rows = leading(H, 5)
+    assert torch.equal(rows[0], reference(H)) and (weights.abs().diff() <= 0).all() and weights.abs()[0] > 0.9
+    assert (rows.sum(1) == 8).all() and len(rows.unique(dim=0)) == 5
 
 
 @pytest.mark.parametrize("kind", ["backflow", "rbm"])

@@ -111,16 +111,21 @@ def mean_field(system: System, method: str = "PM6", determinants: int = 1) -> Me
     if (valence.up + inner, valence.down + inner) != (system.up, system.down):
         raise MissingParameter(f"{method} treats other electrons of {', '.join(map(symbol, system.numbers))} than those "
                                "outside the core: start without its orbitals.")
-    weights, occupations = leading(valence, determinants)
-    copies = 1 + determinants - len(weights)
+    orbitals = _determinants(C, *leading(valence, determinants), determinants, inner)
+    return MeanField(system.nuclei, (*core, *valence_shells(hamiltonian, molecule)), orbitals)
+
+
+def _determinants(C, weights, occupations, count, inner):
+    """Orbitals of each spin, `inner` core orbitals before those of C; the weight of a determinant is shared by its orbitals."""
+    copies = 1 + count - len(weights)
     weights = torch.cat([weights[:1].expand(copies) / copies, weights[1:]])
     occupations = torch.cat([occupations[:1].expand(copies, -1), occupations[1:]])
-    made = [torch.stack([torch.block_diag(torch.eye(inner, dtype=C.dtype), C[:, row]) for row in rows])
-            for rows in occupations.split(valence.orbitals, 1)]
-    size = (weights / weights[0]).abs() ** (1 / system.electrons)                # the same share to each orbital
-    sign = torch.where(torch.arange(system.up) == 0, (weights * weights[0]).sign()[:, None], 1.0)
-    return MeanField(system.nuclei, (*core, *valence_shells(hamiltonian, molecule)),
-                     (made[0] * (size[:, None] * sign)[:, None], made[1] * size[:, None, None]))
+    up, down = (torch.stack([torch.block_diag(torch.eye(inner, dtype=C.dtype), C[:, row]) for row in rows])
+                for rows in occupations.split(len(C), 1))
+    share = (weights / weights[0]).abs() ** (1 / (up.shape[2] + down.shape[2]))
+    up, down = up * share[:, None, None], down * share[:, None, None]
+    up[:, :, 0] *= (weights * weights[0]).sign()[:, None]
+    return up, down
 
 
 def fitted(psi, system: System, field: MeanField, iterations: int = 300, walkers: int = 256, rate: float = 5e-3,
