@@ -205,25 +205,48 @@ def reordered(x, order: list[int]):
 
 
 def slogdet(A):
-    """(sign, ln|det|) of the matrices in the last two axes; of a singular one (0, -inf), a constant, and no exception.
+    """(sign, ln|det|) of the matrices in the last two axes; of a singular one (0, -inf), without derivatives or exception.
 
     J = tr(A^-1 dA), L = tr(A^-1 L_A) - sum tr(A^-1 dA A^-1 dA).
     """
     if not isinstance(A, Jet):
-        return _slogdet_with_tape(A) if torch.is_grad_enabled() else torch.linalg.slogdet(A)
+        return _Slogdet.apply(A) if torch.is_grad_enabled() else torch.linalg.slogdet(A)
     sign, log = torch.linalg.slogdet(A.value)
-    inverse, singular = torch.linalg.inv_ex(A.value)
-    M = torch.where(singular[..., None, None] > 0, 0.0, inverse) @ A.rows[1:]
+    M = _inverse(A.value) @ A.rows[1:]
     first = M.diagonal(dim1=-2, dim2=-1).sum(-1)
     squares = (M[1:] * M[1:].mT).sum((0, -2, -1))
     return sign, _stacked(log, first[0] - squares, first[1:])
 
 
-def _slogdet_with_tape(A):
-    """Its derivative is by a solution of linear equations, which a single singular matrix of a batch would end."""
-    regular = torch.linalg.slogdet(A.detach())[0] != 0
-    sign, log = torch.linalg.slogdet(torch.where(regular[..., None, None], A, torch.eye(A.shape[-1]).to(A)))
-    return torch.where(regular, sign, 0.0), torch.where(regular, log, -torch.inf)
+class _Slogdet(torch.autograd.Function):
+    """torch.linalg.slogdet, whose own derivative raises where one matrix of a batch is singular."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(A):
+        sign, log = torch.linalg.slogdet(A)
+        return sign, log
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx, _, slope):
+        return slope[..., None, None] * _inverse(ctx.saved_tensors[0]).mT
+
+    @staticmethod
+    def jvp(ctx, tangent):
+        trace = (_inverse(ctx.saved_tensors[0]) * tangent.mT).sum((-2, -1))
+        return torch.zeros_like(trace), trace
+
+
+def _inverse(A):
+    """The inverse; 0 of a singular matrix."""
+    inverse, singular = torch.linalg.inv_ex(A)
+    return torch.where(singular[..., None, None] > 0, 0.0, inverse)
 
 
 def log_sum(signs: Tensor, logs) -> tuple[Tensor, Tensor | Jet]:
