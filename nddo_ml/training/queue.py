@@ -147,7 +147,7 @@ class Processes:
         self._suspects.clear()
         self._running.clear()
         self._done.clear()
-        self._stop(abandon=True)
+        self._stop()
 
     def _feed(self):
         """Keep as many tasks in the pool as there are processes; a suspect is alone there."""
@@ -186,12 +186,13 @@ class Processes:
             self._pool = futures.ProcessPoolExecutor(self.width, mp_context=context, initializer=_worker)
         return self._pool
 
-    def _stop(self, abandon=False):
+    def _stop(self):
+        """End the processes ourselves: a pool that breaks while it starts one waits for that one for ever (Python 3.11)."""
         pool, self._pool = self._pool, None
         if pool is None:
             return
-        workers = list((pool._processes or {}).values()) if abandon else []
-        pool.shutdown(wait=not workers, cancel_futures=True)
+        workers = list((pool._processes or {}).values())
+        pool.shutdown(wait=False, cancel_futures=True)
         for process in workers:
             process.terminate()
         for process in workers:
