@@ -16,7 +16,7 @@ from torch.func import functional_call
 from nddo_ml.wavefunction.local_energy import clipped, kinetic, potential
 from nddo_ml.wavefunction.sampling import roam
 from nddo_ml.wavefunction.statistics import reblocked
-from nddo_ml.wavefunction.variational import in_double
+from nddo_ml.wavefunction.variational import in_double, random_numbers
 
 CHUNK = 128     # walkers at a time: the tape of a local energy is long
 
@@ -70,9 +70,7 @@ def contributions(psi, r: Float[Tensor, "walker electron 3"]) -> tuple[Tensor, T
 def forces(psi, state, blocks: int, steps: int = 10) -> Forces:
     """Forces with reblocked errors from `blocks` times, `steps` Metropolis steps apart; local energies and their derivatives
     beyond ten mean deviations, near nodes, are moved there."""
-    generator = torch.Generator()
-    generator.set_state(state.generator)
-    walkers, rows, exactly = state.walkers, [], in_double(psi)
+    generator, walkers, rows, exactly = random_numbers(state), state.walkers, [], in_double(psi)
     for _ in range(blocks):
         walkers = roam(psi, walkers, steps, generator, adapt=False)
         rows.append(contributions(exactly, walkers.r.to(exactly.nuclei)))

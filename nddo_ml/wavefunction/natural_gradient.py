@@ -4,10 +4,9 @@ SPRING solves in the space of samples, n by n, however many parameters there are
 phi_t = mu phi_{t-1} + O^T (O O^T + lambda 1)^-1 (eps - mu O phi_{t-1}), O the centred derivatives of ln|psi| over sqrt(n),
 eps the centred local energies over -sqrt(n).   G. Goldshlager, N. Abrahamsen, L. Lin, J. Comput. Phys. 516, 113351 (2024)
 
-With many more parameters than samples and little damping each step fits the local energies of its samples exactly, those near
-nodes, where derivatives are largest, with the least weight: where it comes to rest is not the minimum of the energy. A larger
-damping weighs samples alike and dies slower along what matters, so it grows: lambda_t = lambda (1 + t/growth)^2,
-up to 0.1.
+With many more parameters than samples and little damping each step fits the local energies of its samples exactly, mostly
+their noise, and the slopes towards states of small gaps drown in it. A larger damping leaves out what few samples show, so it
+grows: lambda_t = lambda (1 + t/growth)^2, up to 0.1.
 """
 
 from dataclasses import dataclass

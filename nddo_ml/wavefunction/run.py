@@ -72,12 +72,12 @@ class Optimiser:
 
     kind: str = "spring"
     rate: float | None = None
-    decay: float = 500.0
-    momentum: float = 0.95
-    damping: float = 1e-3
-    norm: float = 1e-2
-    growth: float = 1000.0
-    clip: float = 10.0
+    decay: float = Spring.decay
+    momentum: float = Spring.momentum
+    damping: float = Spring.damping
+    norm: float = Spring.norm
+    growth: float = Spring.growth
+    clip: float = Settings.clip
 
 
 @dataclass(frozen=True)

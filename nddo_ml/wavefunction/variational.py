@@ -139,7 +139,7 @@ def iteration(psi, state: State, settings: Settings, world: Processes = ALONE) -
 
     SamplingFailed: no walker has a finite energy.
     """
-    generator = _generator(state)
+    generator = random_numbers(state)
     walkers = roam(psi, state.walkers, settings.steps, generator)
     walkers, mine, lost = _measured(psi, walkers, generator)
     energies, O = _of_all(world, mine), _of_all(world, derivatives(psi, walkers.r))
@@ -199,7 +199,7 @@ def evaluate(psi, state: State, blocks: int, steps: int = 10, burn_in: int = 20,
 
     Local energies are those of double precision; a wavefunction of single precision leads the walkers only.
     """
-    generator, exactly = _generator(state), in_double(psi)
+    generator, exactly = random_numbers(state), in_double(psi)
     walkers, reset, found, spins, shares = state.walkers, 0, [], [], []
     for _ in range(burn_in):
         walkers = roam(psi, walkers, steps, generator)
@@ -216,7 +216,8 @@ def evaluate(psi, state: State, blocks: int, steps: int = 10, burn_in: int = 20,
     return Evaluation(reblocked(energies), reblocked(spin), sum(shares) / len(shares), sum(world.gathered(reset)), energies)
 
 
-def _generator(state):
+def random_numbers(state: State) -> torch.Generator:
+    """A generator that goes on where the state stopped."""
     generator = torch.Generator()
     generator.set_state(state.generator)
     return generator
