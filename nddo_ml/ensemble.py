@@ -24,6 +24,7 @@ from nddo_ml.files import write_whole
 from nddo_ml.methods import learned
 from nddo_ml.model import Hamiltonian
 from nddo_ml.molecules import Molecules, PointCharges
+from nddo_ml.options import SCF
 from nddo_ml.results import Result
 
 FORMAT = "nddo_ml ensemble 1"
@@ -97,8 +98,9 @@ class Ensemble:
 
     @torch.no_grad()
     def __call__(self, molecules: Molecules, *, forces: bool = False, guess: "Result | EnsembleResult | None" = None,
-                 unrestricted: bool | None = None, field: Float[Tensor, "molecule 3"] | None = None,
-                 point_charges: PointCharges | None = None, tolerance: float = 1e-7, max_steps: int = 300,
+                 unrestricted: bool | None = SCF.unrestricted, field: Float[Tensor, "molecule 3"] | None = None,
+                 point_charges: PointCharges | None = None, tolerance: float = SCF.tolerance,
+                 max_steps: int = SCF.max_steps, stability: bool | None = SCF.stability,
                  raise_unconverged: bool | None = None) -> EnsembleResult:
         """Means and uncertainties of molecules; arguments as for a Hamiltonian. The first member starts from the guess, the
         others from its density, which halves their iterations. Raises what a Hamiltonian raises."""
@@ -106,7 +108,7 @@ class Ensemble:
         for member in self.members:
             found.append(member(molecules, forces=forces, guess=found[0] if found else guess, unrestricted=unrestricted,
                                 field=field, point_charges=point_charges, tolerance=tolerance, max_steps=max_steps,
-                                raise_unconverged=raise_unconverged))
+                                stability=stability, raise_unconverged=raise_unconverged))
         return combined(found, self.calibration)
 
     @staticmethod

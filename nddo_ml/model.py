@@ -26,6 +26,7 @@ from nddo_ml.methods import Method
 from nddo_ml.methods import method as find_method
 from nddo_ml.methods.parameters import PARAMETER_NAMES, AtomParameters, PairParameters, gather
 from nddo_ml.molecules import Molecules, PointCharges, check, check_charges
+from nddo_ml.options import SCF
 from nddo_ml.parametrization import parent, shifted
 from nddo_ml.results import PER_ATOM, PER_SITE, Result, State, merged, refuse_unconverged
 from nddo_ml.scf import half_electron, response
@@ -44,14 +45,16 @@ REMEMBERED_PAIRS = 500_000   # of the topologies kept
 class Options:
     """How a state is found and what is made of it; see Hamiltonian.forward."""
 
+    scf: SCF
     forces: bool
-    unrestricted: bool | None
     order: int
-    tolerance: float
-    max_steps: int
-    stability: bool | None
-    biradical: bool
     response_tolerance: float
+
+    def __post_init__(self):
+        if self.order not in (1, 2, 3):
+            raise UnknownOption(f"order={self.order!r}: derivatives are exact to order 1, 2 or 3.")
+        if not self.response_tolerance > 0:
+            raise UnknownOption(f"response_tolerance={self.response_tolerance!r}: it must be positive.")
 
 
 class Hamiltonian(nn.Module):
@@ -96,10 +99,10 @@ class Hamiltonian(nn.Module):
         self._derived = None
         self.to(device)
 
-    def forward(self, molecules: Molecules, *, forces: bool = False, unrestricted: bool | None = None,
+    def forward(self, molecules: Molecules, *, forces: bool = False, unrestricted: bool | None = SCF.unrestricted,
                 guess: Result | None = None, field: Float[Tensor, "molecule 3"] | None = None,
-                point_charges: PointCharges | None = None, order: int = 1, tolerance: float = 1e-7, max_steps: int = 300,
-                stability: bool | None = None, biradical: bool = False,
+                point_charges: PointCharges | None = None, order: int = 1, tolerance: float = SCF.tolerance,
+                max_steps: int = SCF.max_steps, stability: bool | None = SCF.stability, biradical: bool = SCF.biradical,
                 raise_unconverged: bool | None = None, response_tolerance: float = response.TOLERANCE) -> Result:
         """Energies and properties of molecules.
 
@@ -114,8 +117,9 @@ class Hamiltonian(nn.Module):
             gradients. 1: the energy, once, at no cost; 2 and 3: through the response of the density, charges and dipoles then
             once less.
         tolerance: largest commutator element, eV. max_steps: SCF iterations.
-        stability: True: look for a lower state, a broken spin symmetry included, and return it; None: only where a lower one of
-            the same kind is to be feared (states.suspicious) and there is no guess to follow; False: never.
+        stability: True: look for a lower state, a broken spin symmetry included, and return it; None: only for a lower one of
+            the same kind, where it is to be feared or looking costs next to nothing (states.suspicious); False: never. What is
+            found unstable and cannot be left is not converged.
         biradical: singlets are open shells of two half-filled orbitals (half-electron, lowest root of their configuration
             interaction) instead of closed shells.
         raise_unconverged: None: a single molecule raises SCFNotConverged, a member of a batch is flagged and its energy NaN.
@@ -125,8 +129,7 @@ class Hamiltonian(nn.Module):
         """
         check(molecules)
         molecules = molecules.to(self.U_ss.device)
-        options = _checked(Options(forces, unrestricted, order, tolerance, max_steps, stability, biradical,
-                                   response_tolerance))
+        options = Options(SCF(unrestricted, tolerance, max_steps, stability, biradical), forces, order, response_tolerance)
         field = None if field is None else _checked_field(field, molecules)
         if point_charges is not None:
             check_charges(point_charges, molecules)
@@ -204,15 +207,17 @@ class Hamiltonian(nn.Module):
         if options.forces and sites is not None and not sites.positions.requires_grad:
             sites = sites.with_positions(sites.positions.detach().requires_grad_())
         top, p = self._topology(molecules)
-        alpha, beta = electrons(molecules, top, index, options.biradical and spins == 1)
+        alpha, beta = electrons(molecules, top, index, options.scf.biradical and spins == 1)
         with torch.set_grad_enabled(taped or options.forces):
             R, u = distances(top, positions, index if several else None)
             shifts = None if self.network is None else self.network(molecules.numbers, top.i, top.j, R, u)
             p = p if shifts is None else shifted(top, p, shifts, constants)
             integrals = assemble(self.method, top, positions, R, u, p, field, sites, index if several else None)
             task = problem(top.layout, integrals, aufbau(alpha, beta, spins, top.layout.size))
-            solution = solve(task, start_density(top, alpha, beta, spins, earlier, index), options.tolerance, options.max_steps)
-            state = _settled(State(index, task, solution, torch.zeros_like(solution.energy)), top, molecules, earlier, options)
+            start, followed = start_density(top, alpha, beta, spins, earlier, index)
+            solution = solve(task, start, options.scf.tolerance, options.scf.max_steps)
+            none = torch.zeros_like(solution.energy)
+            state = _settled(State(index, task, solution, none, none), top, molecules, followed, options.scf)
             electronic, D = _electronic(top, integrals, state, molecules, options.order, options.response_tolerance)
             if taped:
                 state = replace(state, tape=None if options.order == 1 else (integrals, D), shifts=shifts)
@@ -264,19 +269,6 @@ class Hamiltonian(nn.Module):
         return (kcal_mol * energy).index_add(0, molecules.molecule, top.elements.EHEAT - kcal_mol * p.A.EISOL)
 
 
-def _checked(options: Options) -> Options:
-    """The options, if they mean something (UnknownOption)."""
-    if options.order not in (1, 2, 3):
-        raise UnknownOption(f"order={options.order!r}: derivatives are exact to order 1, 2 or 3.")
-    for name in ("tolerance", "max_steps", "response_tolerance"):
-        if not getattr(options, name) > 0:
-            raise UnknownOption(f"{name}={getattr(options, name)!r}: it must be positive.")
-    if options.biradical and options.unrestricted:
-        raise UnknownOption("biradical=True asks for half-electron singlets, unrestricted=True for two sets of orbitals: "
-                            "choose one.")
-    return options
-
-
 def _checked_field(field, molecules):
     """The field on the molecules' device, if it has a finite vector for each of them (InvalidMolecule)."""
     if tuple(field.shape) != (len(molecules), 3) or not bool(torch.isfinite(field.detach()).all()):
@@ -318,19 +310,21 @@ def _electronic(top, integrals, state, molecules, order, tolerance):
     return electronic_energy(lay, integrals, D) + energy, (D + added[:, None]).detach()
 
 
-def _settled(state: State, top, molecules, earlier, options) -> State:
-    """The state, or a lower one if `options.stability` asks for it and there is one."""
+def _settled(state: State, top, molecules, followed, options: SCF) -> State:
+    """The state, or a lower one where `options.stability` asks for it and there is one."""
     task, solution = state.problem, state.solution
     whole = bool(((task.occupations == 0) | (task.occupations == 1)).all())
     if options.stability and not whole:
         raise InvalidMolecule("The stability of half-electron states is not defined: use unrestricted=True.")
-    by_default = options.stability is None and earlier is None and whole
-    if not options.stability and not (by_default and suspicious(top, molecules, solution.D.shape[1], solution.gap)):
+    if options.stability is False or not whole:
+        return state
+    doubted = solution.converged
+    if options.stability is None:
+        doubted = doubted & suspicious(top, molecules, solution.D.shape[1], solution.gap, followed)
+    if not bool(doubted.any()):
         return state
     if options.stability and options.unrestricted is not False and task.occupations.shape[1] == 1:
         task, solution = two_channels(task, solution)
-    found, lowered = lower(task, solution, options.tolerance)
-    changed = bool((lowered > 0).any())
-    return State(state.index, task, found, lowered) if changed else state
-
-
+    found, lowered, trapped = lower(task, solution, options.tolerance, options.max_steps, doubted)
+    changed = bool(((lowered > 0) | (trapped < 0)).any())
+    return State(state.index, task, found, lowered, trapped) if changed else state

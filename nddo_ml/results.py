@@ -22,7 +22,8 @@ from nddo_ml.units import Constants
 @dataclass(frozen=True, eq=False)
 class State:
     """The self-consistent states of some molecules of a batch that were solved together; `index` says which, `lowered` by how
-    much (eV) leaving an instability lowered the energy of each; `tape`: integrals and density that carry derivatives; `shifts`:
+    much (eV) leaving an instability lowered the energy of each, `trapped` the negative eigenvalue (eV) of the orbital Hessian
+    where one could not be left, 0 elsewhere; `tape`: integrals and density that carry derivatives; `shifts`:
     what a network said (networks.shifts), while it is on the tape.
     """
 
@@ -30,6 +31,7 @@ class State:
     problem: Problem
     solution: Solution
     lowered: Float[Tensor, "molecule"]
+    trapped: Float[Tensor, "molecule"]
     tape: tuple | None = None
     shifts: object = None
 
@@ -158,8 +160,9 @@ def routes(state: State) -> list[str]:
     """How each molecule of a state converged, in words."""
     names = {"diis": "DIIS, Newton", "ediis": "DIIS, Newton; energy-DIIS with level shift and damping, Newton",
              "smearing": "DIIS, Newton; energy-DIIS with level shift and damping, Newton; annealed smearing, Newton"}
-    return [names[RUNGS[r]] + (f"; left an instability, {fall:.4f} eV lower" if fall > 0 else "")
-            for r, fall in zip(state.solution.rung.tolist(), state.lowered.tolist(), strict=True)]
+    return [names[RUNGS[int(r)]] + (f"; left an instability, {fall:.4f} eV lower" if fall > 0 else "")
+            + (f"; stopped on a saddle point, eigenvalue {trapped:.4f} eV" if trapped < 0 else "")
+            for r, fall, trapped in torch.stack([state.solution.rung, state.lowered, state.trapped], 1).tolist()]
 
 
 PER_ATOM = ("forces", "charges", "spin_populations")
@@ -202,7 +205,19 @@ def refuse_unconverged(result: Result, tolerance: float, max_steps: int) -> None
     if bad:
         k, count = bad[0], len(result.molecules)
         which = "The SCF" if count == 1 else f"The SCF of {len(bad)} of {count} molecules"
-        raise SCFNotConverged(f"{which} did not converge: {'it' if count == 1 else f'molecule {k}'} stopped after "
-                              f"{int(result.iterations[k])} iterations (limit {max_steps}) at a commutator of "
-                              f"{float(result.residual[k]):.1e} eV (tolerance {tolerance:.0e}). Check geometry, charge and "
-                              "multiplicity, raise max_steps, or try unrestricted=True.")
+        raise SCFNotConverged(f"{which} did not converge: {'it' if count == 1 else f'molecule {k}'} "
+                              f"{_where_it_stopped(result, k, tolerance, max_steps)}.")
+
+
+def _where_it_stopped(result, k, tolerance, max_steps):
+    """In words, and what to do about it."""
+    state, place, _ = result._find(k)
+    trapped, gap = float(state.trapped[place]), float(state.solution.gap[place])
+    steps, residual = int(result.iterations[k]), float(result.residual[k])
+    if residual > tolerance:
+        return (f"stopped after {steps} iterations (limit {max_steps}) at a commutator of {residual:.1e} eV (tolerance "
+                f"{tolerance:.0e}). Check geometry, charge and multiplicity, raise max_steps, or try unrestricted=True")
+    found = (f"the orbital Hessian has an eigenvalue of {trapped:.2g} eV" if trapped < 0 else
+             f"an empty level lies {-gap:.2g} eV below an occupied one")
+    return (f"found only a saddle point in {steps} iterations: {found}, so a lower state exists that could not be reached. "
+            "Check geometry, charge and multiplicity, or try unrestricted=True")

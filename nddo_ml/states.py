@@ -1,6 +1,8 @@
 """Which state is asked for: spin channels, electron counts, the molecules solved together, the density to start from."""
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from nddo_ml.errors import InvalidMolecule
 from nddo_ml.integrals.assembly import Topology
@@ -13,6 +15,7 @@ BUCKET_WASTE = 1.3       # largest ratio of matrix sizes in one bucket
 BUCKET_SLACK = 4         # orbitals beyond that ratio
 ORGANIC = (1, 5, 6, 7, 8, 9, 14, 15, 16, 17, 35, 53)
 SMALL_GAP = 5.0          # eV
+CHECKED = 16             # orbitals of open shells up to which a check costs no more than a fifth of the calculation
 
 
 def channels(molecules: Molecules, unrestricted: bool | None) -> list[int]:
@@ -64,7 +67,9 @@ def electrons(molecules: Molecules, top: Topology, names, biradical: bool):
 
 
 def start_density(top: Topology, alpha, beta, spins: int, earlier: Result | None, index: list[int]):
-    """Start density of the molecules `index`: of an earlier result where it fits, else of neutral atoms."""
+    """(density, whether it is an earlier one) to start the molecules `index` from: that of an earlier result where it fits,
+    else of neutral atoms.
+    """
     lay = top.layout
     if earlier is not None and len(earlier.molecules) > max(index):
         found = [earlier.density(k) for k in index]
@@ -72,21 +77,25 @@ def start_density(top: Topology, alpha, beta, spins: int, earlier: Result | None
             start = lay.real.new_zeros(lay.molecules, spins, lay.size, lay.size)
             for k, d in enumerate(found):
                 start[k, :, :d.shape[-1], :d.shape[-1]] = d
-            return start
+            return start, True
     e = top.elements
     populations = atomic_populations(e.core, e.n_ao, (e.occ_d > 0) & (e.main_group == 0))
     here = populations[lay.owner.clamp(min=0), lay.shell.clamp(min=0)]
     per_orbital = torch.where(lay.owner >= 0, here, torch.zeros_like(lay.real))
     atom = (lay.owner - lay.owner[:, :1]).clamp(min=0)
-    return guess(per_orbital, atom, lay.real, alpha, beta, spins, (alpha == beta) & (alpha > 0))
+    return guess(per_orbital, atom, lay.real, alpha, beta, spins, (alpha == beta) & (alpha > 0)), False
 
 
-def suspicious(top: Topology, molecules: Molecules, spins: int, gap) -> bool:
-    """Whether a state found without looking further may well not be the lowest of its kind: a small gap, elements beyond
-    those of organic chemistry (metals have many solutions), or an unrestricted singlet, which can sit on the restricted
-    saddle point.
+def suspicious(top: Topology, molecules: Molecules, spins: int, gap, followed: bool) -> Bool[Tensor, "molecule"]:
+    """Which states may well not be the lowest of their kind, or are open shells so small that looking costs next to nothing.
+
+    Unrestricted singlets, which can sit on the restricted saddle point, and open shells of up to CHECKED orbitals always are.
+    Others unless they were `followed` from an earlier density: those with a small gap (eV), and those with elements beyond
+    organic chemistry (metals have many solutions).
     """
-    common = torch.tensor(ORGANIC, device=molecules.numbers.device)
-    unusual = ~torch.isin(molecules.numbers, common)
-    singlets = spins == 2 and bool((molecules.unpaired == 0).any())
-    return singlets or bool(unusual.any()) or bool((gap < SMALL_GAP).any())
+    open_shells = (molecules.unpaired > 0) & (top.layout.orbitals <= CHECKED)
+    doubted = (open_shells | (molecules.unpaired == 0)) if spins == 2 else torch.zeros_like(open_shells)
+    if followed:
+        return doubted
+    unusual = ~torch.isin(molecules.numbers, torch.tensor(ORGANIC, device=molecules.numbers.device))
+    return doubted | (gap < SMALL_GAP) | doubted.long().index_add(0, molecules.molecule, unusual.long()).bool()

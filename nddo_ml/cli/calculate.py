@@ -17,6 +17,7 @@ from nddo_ml.errors import UnknownOption
 from nddo_ml.interfaces.ase import ase_results, molecule, off_tape
 from nddo_ml.model import Hamiltonian
 from nddo_ml.molecules import Molecules, PointCharges
+from nddo_ml.options import SCF
 from nddo_ml.properties import response
 from nddo_ml.properties.thermochemistry import ATMOSPHERE, Thermochemistry, thermochemistry
 from nddo_ml.properties.vibrations import Raman, Vibrations, ir_intensities, normal_modes, raman_activities
@@ -31,9 +32,9 @@ class Wanted:
 
     charge: int | None = None
     multiplicity: int | None = None
-    unrestricted: bool | None = None
-    stability: bool = False
-    max_steps: int = 300
+    unrestricted: bool | None = SCF.unrestricted
+    stability: bool | None = SCF.stability
+    max_steps: int = SCF.max_steps
     optimisation: bool = False
     fmax: float = 0.01
     steps: int = 500
@@ -52,7 +53,8 @@ class Wanted:
     @property
     def scf(self) -> dict:
         """The part that is passed to the model."""
-        return {"unrestricted": self.unrestricted, "max_steps": self.max_steps, "point_charges": self.point_charges}
+        return {"unrestricted": self.unrestricted, "max_steps": self.max_steps, "stability": self.stability,
+                "point_charges": self.point_charges}
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,8 +121,7 @@ def calculate(atoms: Atoms, model: Hamiltonian, wanted: Wanted, progress: Callab
         atoms = atoms.copy()
         atoms.positions = molecules.positions.cpu().numpy()
     progress("SCF", 0.0)
-    result = off_tape(model(molecules, forces=True, stability=wanted.stability, guess=last, raise_unconverged=True,
-                            **wanted.scf))
+    result = off_tape(model(molecules, forces=True, guess=last, raise_unconverged=True, **wanted.scf))
     found = Calculation(atoms, molecules, result, 0.0, optimised, trajectory)
     if wanted.vibrations:
         found = replace(found, spectroscopy=_spectroscopy(found, model, wanted, progress))

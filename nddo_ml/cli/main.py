@@ -15,6 +15,7 @@ import nddo_ml
 from nddo_ml.cli import functional
 from nddo_ml.cli.refusals import refusals
 from nddo_ml.errors import IncompatibleFile
+from nddo_ml.options import SCF
 
 OPTIONAL_FILES = {"--molden": ".molden", "--ir-png": ".png"}   # options whose file may be left out
 DERIVED = "(derived)"
@@ -82,8 +83,10 @@ def run(
     pressure: Annotated[float, typer.Option(min=1e-9, help="Of the thermochemistry, Pa.")] = 101325.0,
     symmetry_number: Annotated[int | None, typer.Option(min=1, help="Rotational symmetry number. "
                                                          "[default: detected]")] = None,
-    stability: Annotated[bool, typer.Option("--stability", help="Look for a lower SCF state and report it.")] = False,
-    max_steps: Annotated[int, typer.Option("--max-steps", min=1, help="Most SCF iterations.")] = 300,
+    stability: Annotated[bool | None, typer.Option(
+        "--stability/--no-stability", help="Look for a lower SCF state, broken spin symmetry included; or never. [default: for "
+        "one of the same kind, where it is to be feared]")] = SCF.stability,
+    max_steps: Annotated[int, typer.Option("--max-steps", min=1, help="Most SCF iterations.")] = SCF.max_steps,
     point_charges: Annotated[Path | None, typer.Option("--point-charges", metavar="FILE", help="Charges around every "
                                                        "structure, one a line: x y z (Å) q (e).")] = None,
     isolated: Annotated[bool, typer.Option("--isolated", help="Take periodic input as an isolated molecule.")] = False,

@@ -21,6 +21,7 @@ from nddo_ml.errors import InvalidMolecule, UnknownOption
 from nddo_ml.methods import Method
 from nddo_ml.methods import method as find_method
 from nddo_ml.molecules import Molecules, PointCharges
+from nddo_ml.options import SCF
 
 ROUNDING = 0.1   # e or Bohr magnetons by which a sum of partial charges or moments may miss the whole number it stands for
 # arrays with names of species; the second survives extended XYZ, whose own column is called species
@@ -33,8 +34,8 @@ class NDDO(Calculator):
     method: a name from `nddo_ml.methods()`, or a Hamiltonian of your own. charge, multiplicity: see the head of this file.
     unrestricted: None: open shells only; True: always (a singlet starts with broken symmetry); False: never (half-electron open
     shells). device: of the tensors. threads: of torch while this calculator works. max_steps: SCF iterations. stability: look
-    for a lower state. point_charges: (positions, charges) in angstrom and e, or one array of x y z q, of charges around the
-    molecule; a copy is kept, `set` replaces it.
+    for a lower state (None: where one is to be feared; Hamiltonian.forward). point_charges: (positions, charges) in angstrom
+    and e, or one array of x y z q, of charges around the molecule; a copy is kept, `set` replaces it.
 
     energy and free_energy are the total energy with every correction, eV, and the forces its derivative. With point charges the
     energy holds their interaction with the molecule, and results["point_charge_forces"] the forces on them. The density of the
@@ -45,14 +46,16 @@ class NDDO(Calculator):
     """
 
     implemented_properties = ("energy", "free_energy", "forces", "dipole", "charges", "magmom", "magmoms")
-    default_parameters: ClassVar = {"method": "PM6-D3H4", "charge": None, "multiplicity": None, "unrestricted": None,
-                                    "device": None, "threads": None, "max_steps": 300, "stability": False,
+    default_parameters: ClassVar = {"method": "PM6-D3H4", "charge": None, "multiplicity": None,
+                                    "unrestricted": SCF.unrestricted, "device": None, "threads": None,
+                                    "max_steps": SCF.max_steps, "stability": SCF.stability,
                                     "point_charges": None}
     discard_results_on_any_change = True
     name = "nddo_ml"
 
-    def __init__(self, method="PM6-D3H4", charge=None, multiplicity=None, unrestricted=None, device=None, threads=None,
-                 max_steps=300, stability=False, point_charges=None, *, atoms=None, label=None, directory="."):
+    def __init__(self, method="PM6-D3H4", charge=None, multiplicity=None, unrestricted=SCF.unrestricted, device=None,
+                 threads=None, max_steps=SCF.max_steps, stability=SCF.stability, point_charges=None, *,
+                 atoms=None, label=None, directory="."):
         self.result, self._model, self._solved = None, None, None
         super().__init__(atoms=atoms, label=label, directory=directory, method=method, charge=charge,
                          multiplicity=multiplicity, unrestricted=unrestricted, device=device, threads=threads,

@@ -12,13 +12,14 @@ from ase.outputs import Properties, all_outputs
 from nddo_ml.ensemble import Ensemble
 from nddo_ml.errors import UnknownOption
 from nddo_ml.interfaces.ase import molecule, threads
+from nddo_ml.options import SCF
 
 
 class EnsembleCalculator(Calculator):
     """ASE calculator of one molecule with uncertainties: energy, forces, dipole, charges are means over the members.
 
-    ensemble: an Ensemble, or the folder or file of one (Ensemble.load). charge, multiplicity, unrestricted, threads, max_steps:
-    as for the calculator NDDO; device: of an ensemble that is loaded.
+    ensemble: an Ensemble, or the folder or file of one (Ensemble.load). charge, multiplicity, unrestricted, threads, max_steps,
+    stability: as for the calculator NDDO; device: of an ensemble that is loaded.
 
     results also holds energy_uncertainty (eV), forces_uncertainty (atom, 3) and atom_uncertainty (atom), eV/angstrom:
     calibrated standard deviations (EnsembleResult). `result` holds the full EnsembleResult; its density is the next guess.
@@ -27,16 +28,17 @@ class EnsembleCalculator(Calculator):
     """
 
     implemented_properties = ("energy", "free_energy", "forces", "dipole", "charges")
-    default_parameters: ClassVar = {"ensemble": None, "charge": None, "multiplicity": None, "unrestricted": None,
-                                    "device": None, "threads": None, "max_steps": 300}
+    default_parameters: ClassVar = {"ensemble": None, "charge": None, "multiplicity": None, "unrestricted": SCF.unrestricted,
+                                    "device": None, "threads": None, "max_steps": SCF.max_steps,
+                                    "stability": SCF.stability}
     discard_results_on_any_change = True
     name = "nddo_ml ensemble"
 
-    def __init__(self, ensemble: Ensemble | str | Path, charge=None, multiplicity=None, unrestricted=None, device=None,
-                 threads=None, max_steps=300):
+    def __init__(self, ensemble: Ensemble | str | Path, charge=None, multiplicity=None, unrestricted=SCF.unrestricted,
+                 device=None, threads=None, max_steps=SCF.max_steps, stability=SCF.stability):
         self.result, self._ensemble, self._solved = None, None, None
         super().__init__(ensemble=ensemble, charge=charge, multiplicity=multiplicity, unrestricted=unrestricted, device=device,
-                         threads=threads, max_steps=max_steps)
+                         threads=threads, max_steps=max_steps, stability=stability)
 
     @property
     def ensemble(self) -> Ensemble:
@@ -73,7 +75,7 @@ class EnsembleCalculator(Calculator):
         guess = last if last is not None and _identity(last.molecules) == _identity(molecules) else None
         with threads(p.threads):
             found = self.ensemble(molecules, forces=True, guess=guess, unrestricted=p.unrestricted, max_steps=p.max_steps,
-                                  raise_unconverged=True)
+                                  stability=p.stability, raise_unconverged=True)
         self.result, self._solved = found, _identity(molecules)
         energy = float(found.energy[0])
         arrays = {name: getattr(found, name).cpu().numpy() for name in ("forces", "charges", "forces_uncertainty",

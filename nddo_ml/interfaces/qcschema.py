@@ -16,12 +16,14 @@ from nddo_ml.errors import InvalidMolecule, NDDOError, SCFNotConverged, UnknownO
 from nddo_ml.interfaces.ase import check_device, off_tape, threads
 from nddo_ml.model import Hamiltonian
 from nddo_ml.molecules import Molecules
+from nddo_ml.options import SCF
 from nddo_ml.properties.response import hessian
 from nddo_ml.units import CODATA_2018
 
 BOHR, HARTREE = CODATA_2018.bohr, CODATA_2018.hartree
 DRIVERS = ("energy", "gradient", "hessian", "properties")
-KEYWORDS = {"unrestricted": None, "stability": False, "max_steps": 300, "device": None, "threads": None}
+KEYWORDS = {"unrestricted": SCF.unrestricted, "stability": SCF.stability, "max_steps": SCF.max_steps, "device": None,
+            "threads": None}
 
 
 def compute(atomic_input: dict) -> dict:
@@ -67,7 +69,8 @@ def _result(atomic_input):
         result = off_tape(model(molecule, forces=driver in ("gradient", "properties"), raise_unconverged=True, **keywords))
         found = properties(result)
         if driver == "hessian":
-            keywords.pop("stability")
+            # of the state that was found
+            keywords |= {"unrestricted": len(result.density(0)) == 2, "guess": result}
             found["return_hessian"] = _list(hessian(model, molecule, **keywords)[0] * BOHR**2 / HARTREE)
     returned = {"energy": lambda: found["return_energy"], "gradient": lambda: found["return_gradient"],
                 "hessian": lambda: found["return_hessian"], "properties": lambda: _extra_properties(result)}[driver]()

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from nddo_ml.options import SCF
 from nddo_ml.orbitals import Layout, layout
 from nddo_ml.scf.accelerate import History, diis, energy_diis
 from nddo_ml.scf.density import Orbitals, density, diagonalise, fermi
@@ -31,7 +32,8 @@ DIIS_STEPS = 30
 NEWTON_STEPS = 30
 INVERTED = -0.01        # eV: an empty level this far below an occupied one of the same spin marks a saddle point
 CLEAR_GAP = 1.0         # eV: beyond it the rough gap of the last step proves that nothing is inverted
-MIXING = (1.0, 1.0, 1.0, 1.0, 0.3, 0.3)     # tangents of the angles by which inverted pairs are mixed, one after another
+# tangents of the angles by which inverted pairs are mixed, one attempt after another, and in how many pairs (None: all)
+MIXING = ((1.0, None), (1.0, 1), (1.0, 1), (1.0, 1), (1.0, None), (0.3, 1), (0.3, None))
 APART = 1.0e3           # eV by which levels of occupation 1 are lowered to be diagonalised apart from empty ones
 RUNGS = ("diis", "ediis", "smearing")
 TEMPERATURES = (1.0, 0.5, 0.25, 0.1, 0.03)      # eV, annealing
@@ -74,7 +76,8 @@ def problem(layout_: Layout, integrals: Integrals, occupations) -> Problem:
 
 
 def solve(
-    problem: Problem, start: Float[Tensor, "molecule spin orbital orbital"], tolerance: float = 1e-7, max_steps: int = 300
+    problem: Problem, start: Float[Tensor, "molecule spin orbital orbital"], tolerance: float = SCF.tolerance,
+    max_steps: int = SCF.max_steps
 ) -> Solution:
     """The self-consistent field from the density `start`, each molecule to a commutator below `tolerance` (eV), or reported
     as not converged after `max_steps` iterations.
@@ -102,16 +105,19 @@ def _climb(problem, start, tolerance, max_steps, rung):
     orbitals, used = _RUNG[rung](problem, exact, rough, start, max_steps, SWITCH)
     limit = max(0, max_steps - used if rung + 1 == len(RUNGS) else min(NEWTON_STEPS, max_steps - used))
     found = newton(problem.layout, exact, rough, problem.h, spaces(orbitals, problem.layout.real), tolerance, limit)
-    found = _past_saddles(problem, exact, rough, found, tolerance, limit)
-    done = found.residual <= tolerance
+    found = _past_saddles(problem, exact, rough, found, tolerance, max(0, max_steps - used - int(found.steps.max())))
+    whole = bool(((problem.occupations == 0) | (problem.occupations == 1)).all())
+    done = (found.residual <= tolerance) & ~((found.gap < INVERTED) & whole)
     steps = used + found.steps.to(torch.long)
     result = Solution(found.D, found.F, found.energy, done, found.residual, steps, torch.full_like(steps, rung), found.gap)
-    if bool(done.all()) or rung + 1 == len(RUNGS) or used >= max_steps:
-        return result
     left = (~done).nonzero()[:, 0].tolist()
+    remaining = max_steps - max((int(steps[k]) for k in left), default=0)
+    if not left or rung + 1 == len(RUNGS) or remaining <= 0:
+        return result
     harder = subset(problem, left)
-    again = _climb(harder, start[left][..., :harder.layout.size, :harder.layout.size], tolerance, max_steps - used, rung + 1)
-    return _merge(result, again, left)
+    again = _climb(harder, start[left][..., :harder.layout.size, :harder.layout.size], tolerance, remaining, rung + 1)
+    earlier = result.iterations[torch.tensor(left, device=steps.device)]
+    return replaced(result, replace(again, iterations=earlier + again.iterations), left)
 
 
 def _empty(problem) -> Solution:
@@ -131,8 +137,8 @@ def _past_saddles(problem, exact, rough, found, tolerance, max_steps):
     """
     if bool((found.gap > CLEAR_GAP).all()) or bool(((problem.occupations > 0) & (problem.occupations < 1)).any()):
         return found
-    for mixing in MIXING:
-        s, gap, X = _lowest_pair(problem, found)
+    for mixing, pairs in MIXING:
+        s, gap, X = _inverted_pairs(problem, found, pairs)
         inverted = (gap < INVERTED) & (found.residual <= tolerance)
         if not bool(inverted.any()):
             return replace(found, gap=gap)
@@ -140,20 +146,27 @@ def _past_saddles(problem, exact, rough, found, tolerance, max_steps):
         again = newton(problem.layout, exact, rough, problem.h, start, tolerance, max_steps)
         again = replace(again, steps=found.steps + again.steps)
         found = choose(inverted & (again.energy < found.energy), again, found)
-    return found
+    return replace(found, gap=_inverted_pairs(problem, found, 1)[1])
 
 
-def _lowest_pair(problem, found):
-    """Spaces of the orbitals, canonical ones unless the molecule is large, their smallest gap in each molecule and the rotation
-    that mixes the two levels.
+def _inverted_pairs(problem, found, pairs):
+    """Spaces of canonical orbitals, their smallest gap in each molecule and the rotation that mixes the highest occupied with
+    the lowest empty level, the second highest with the second lowest and so on, where they are inverted; at most so many
+    `pairs`.
     """
-    s = found.spaces if problem.layout.size >= FLOAT32_FROM else spaces(canonical(problem, found), problem.layout.real)
-    gap = torch.where(s.weight > 0, levels(found.F, s).gap, torch.inf)
-    flat = gap.flatten(1)
-    if flat.shape[1] == 0:
-        return s, torch.full_like(found.residual, torch.inf), gap
-    low, place = flat.min(1)
-    return s, low, torch.zeros_like(flat).scatter(1, place[:, None], 1.0).view(gap.shape)
+    s = spaces(canonical(problem, found), problem.layout.real)
+    within = levels(found.F, s)
+    gap = torch.where(s.weight > 0, within.gap, torch.inf).flatten(1)
+    if gap.shape[1] == 0:
+        return s, torch.full_like(found.residual, torch.inf), s.weight
+    occupied, empty = s.weight.amax(2) > 0, s.weight.amax(3) > 0
+    high = torch.where(occupied, within.F_oo.diagonal(dim1=-2, dim2=-1), -torch.inf).sort(-1, descending=True)
+    low = torch.where(empty, within.F_vv.diagonal(dim1=-2, dim2=-1), torch.inf).sort(-1)
+    count = min(high.values.shape[-1], low.values.shape[-1], pairs or torch.iinfo(torch.int).max)
+    X = torch.zeros_like(s.weight)
+    molecule, spin, k = (low.values[..., :count] < high.values[..., :count] + INVERTED).nonzero(as_tuple=True)
+    X[molecule, spin, low.indices[molecule, spin, k], high.indices[molecule, spin, k]] = 1.0
+    return s, gap.amin(1), X
 
 
 def subset(problem: Problem, molecules: list[int]) -> Problem:
@@ -173,6 +186,29 @@ def subset(problem: Problem, molecules: list[int]) -> Problem:
     integrals = Integrals(pick(old.atoms, whole.h_atoms), pick(old.pairs, whole.h_pairs), pick(old.atoms, whole.one),
                           pick(old.pairs, whole.two), whole.core[keep])
     return Problem(new, integrals, one_electron(new, integrals), problem.occupations[keep][..., :new.size])
+
+
+def selected(solution: Solution, molecules: list[int], size: int) -> Solution:
+    """The solution of some of its molecules, in matrices of `size` orbitals."""
+    index = torch.tensor(molecules, device=solution.energy.device)
+
+    def pick(t):
+        t = t.index_select(0, index)
+        return t[..., :size, :size] if t.dim() == 4 else t
+
+    return tensor_map(pick, solution)
+
+
+def replaced(first: Solution, second: Solution, molecules: list[int]) -> Solution:
+    """`first` with the given molecules replaced by `second`, whose matrices may be smaller."""
+    index = torch.tensor(molecules, device=first.energy.device)
+
+    def put(a, b):
+        wide = a[index].clone().zero_()
+        wide[tuple(slice(n) for n in b.shape)] = b
+        return a.index_copy(0, index, wide)
+
+    return pytree.tree_map(put, first, second)
 
 
 def _diis_rung(problem, exact, rough, start, max_steps, goal):
@@ -256,16 +292,3 @@ def _double(orbitals):
         return orbitals
     C = orbitals.C.to(torch.float64)
     return Orbitals(1.5 * C - 0.5 * C @ (C.mT @ C), orbitals.eps.to(C.dtype), orbitals.f.to(C.dtype))
-
-
-def _merge(first: Solution, second: Solution, left: list[int]) -> Solution:
-    """`first` with the molecules `left` replaced by `second`, whose matrices may be smaller."""
-    index = torch.tensor(left, device=first.energy.device)
-
-    def put(a, b):
-        wide = a[index].clone().zero_()
-        wide[tuple(slice(n) for n in b.shape)] = b
-        return a.index_copy(0, index, wide)
-
-    merged = pytree.tree_map(put, first, second)
-    return replace(merged, iterations=put(first.iterations, first.iterations[index] + second.iterations))

@@ -8,19 +8,24 @@ biradicals). Seeger, Pople, J. Chem. Phys. 66, 3045 (1977).
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nddo_ml.scf.fock import kernel
 from nddo_ml.scf.newton import newton
 from nddo_ml.scf.rotations import Spaces, levels, response, rotate, spaces
-from nddo_ml.scf.solve import NEWTON_STEPS, Problem, Solution, canonical
-from nddo_ml.struct import choose, record
+from nddo_ml.scf.solve import FLOAT32_FROM, Problem, Solution, canonical, replaced, selected, subset
+from nddo_ml.struct import choose, record, tensor_map
 
 UNSTABLE = -1e-4        # eV: an eigenvalue below is an instability, above it is noise or a symmetry's zero mode
-GROSSLY_UNSTABLE = -0.1 # eV
-SUBSPACE = 40
-ANGLE = 0.3             # radians along the eigenvector, to leave the stationary point
+DENSE, DENSE_VECTORS = 200, 4000    # rotations of a molecule, of all, up to which the whole matrix is cheapest
+BARRED = 1e6            # eV: where no rotation exists
+STEPS = 40              # of Davidson's method
+AT_LEAST = 8            # of them before its residual is believed
+SIGN = 0.1              # residual, as a fraction of the eigenvalue, that settles its sign
+FINE = 1e-5             # eV: residual of an eigenvalue of zero
+ANGLES = (0.3, 1.0, 0.05)   # radians along the eigenvector, to leave the stationary point, one after another
+ROUNDS = 8              # instabilities left one after another
 
 
 @record
@@ -33,7 +38,9 @@ class Stability:
 
 
 def stability(problem: Problem, solution: Solution) -> Stability:
-    """The lowest orbital rotation of a solution, by Davidson's method started from the smallest gaps."""
+    """The lowest orbital rotation of a solution, by Davidson's method started from the smallest gaps; its sign is certain, its
+    value good to a tenth.
+    """
     with torch.no_grad():
         s = spaces(canonical(problem, solution), problem.layout.real)
         within = levels(solution.F, s)
@@ -41,74 +48,121 @@ def stability(problem: Problem, solution: Solution) -> Stability:
         allowed = s.weight > 0
         if not bool(allowed.any()):
             return Stability(gap.new_full((len(gap),), torch.inf), torch.zeros_like(gap), s)
-        operator = response(problem.layout, kernel(problem.layout, problem.integrals), s, within)
-        value, vector = _davidson(operator, torch.where(allowed, gap, torch.inf), allowed)
-        return Stability(value, vector, s)
+        count = gap[0].numel()
+        if count <= DENSE and len(gap) * count <= DENSE_VECTORS:
+            operator = response(problem.layout, kernel(problem.layout, problem.integrals), s, within)
+            return Stability(*_dense(operator, allowed), s)
+        dtype = torch.float32 if problem.layout.size >= FLOAT32_FROM else gap.dtype
+        small, within = (tensor_map(lambda t: t.to(dtype), x) for x in (s, within))
+        operator = response(problem.layout, kernel(problem.layout, problem.integrals, dtype), small, within)
+        value, vector = _davidson(operator, torch.where(allowed, within.gap, torch.inf), allowed)
+        return Stability(value.to(gap.dtype), vector.to(gap.dtype), s)
 
 
-def lower(problem: Problem, solution: Solution, tolerance: float, rounds: int = 4) -> tuple[Solution, Tensor]:
-    """The solution after leaving every instability found, and by how much each energy fell (eV, >= 0). A state that is grossly
-    unstable and cannot be left is no longer called converged.
+def lower(problem: Problem, solution: Solution, tolerance: float, max_steps: int, doubted: Bool[Tensor, "molecule"]
+          ) -> tuple[Solution, Float[Tensor, "molecule"], Float[Tensor, "molecule"]]:
+    """The solution after leaving every instability of the `doubted` molecules, by how much each energy fell (eV, >= 0), and the
+    eigenvalue (eV) of an instability that could not be left within `max_steps` iterations, 0 where there is none: such a state
+    is no longer called converged.
     """
     with torch.no_grad():
-        return _lower(problem, solution, tolerance, rounds)
+        if bool(doubted.all()):
+            return _lower(problem, solution, tolerance, max_steps)
+        some = doubted.nonzero()[:, 0].tolist()
+        fall = torch.zeros_like(solution.energy)
+        if not some:
+            return solution, fall, fall
+        part = subset(problem, some)
+        found, *values = _lower(part, selected(solution, some, part.layout.size), tolerance, max_steps)
+        return replaced(solution, found, some), *(fall.index_put((doubted,), v) for v in values)
 
 
-def _lower(problem, solution, tolerance, rounds):
-    first = solution.energy
-    for _ in range(rounds):
+def _lower(problem, solution, tolerance, max_steps):
+    first, trapped = solution.energy, torch.zeros_like(solution.energy)
+    for k in range(ROUNDS + 1):
         found = stability(problem, solution)
         unstable = (found.eigenvalue < UNSTABLE) & solution.converged
-        if not bool(unstable.any()):
-            break
-        X = found.rotation / found.rotation.abs().flatten(1).amax(1).clamp(min=1e-12)[:, None, None, None] * ANGLE
         left = torch.zeros_like(unstable)
-        for sign in (1.0, -1.0):                                    # the two ways off a saddle may lead to different places
-            still = unstable & ~left
-            again = _downhill(problem, found.spaces, sign * X * still[:, None, None, None], solution, tolerance)
-            better = still & again.converged & (again.energy < solution.energy - 1e-9)
-            solution, left = choose(better, again, solution), left | better
-            if bool((left | ~unstable).all()):
-                break
+        if k < ROUNDS and bool(unstable.any()):
+            solution, left = _leave(problem, solution, found, unstable, tolerance, max_steps)
+        stays = unstable & ~left
+        trapped = torch.where(stays, found.eigenvalue, trapped)
+        solution = replace(solution, converged=solution.converged & ~stays)
         if not bool(left.any()):
-            trapped = unstable & (found.eigenvalue < GROSSLY_UNSTABLE)
-            return replace(solution, converged=solution.converged & ~trapped), first - solution.energy
-    return solution, first - solution.energy
+            break
+    return solution, first - solution.energy, trapped
 
 
-def _downhill(problem, s, X, before: Solution, tolerance) -> Solution:
-    """Newton's method from orbitals rotated by X."""
+def _leave(problem, solution, found, unstable, tolerance, max_steps):
+    """The solutions below the unstable ones, and which of them were left: downhill from both sides of the saddle, which may
+    lead to different places, and from further away where neither leads down.
+    """
+    X = found.rotation / found.rotation.abs().flatten(1).amax(1).clamp(min=1e-12)[:, None, None, None]
+    lowest, left = solution, torch.zeros_like(unstable)
+    for angle in ANGLES:
+        still = unstable & ~left
+        for turn in (angle, -angle):
+            start = rotate(found.spaces, turn * X * still[:, None, None, None])
+            again = _downhill(problem, start, solution, tolerance, max_steps)
+            better = still & again.converged & (again.energy < lowest.energy - 1e-9)
+            lowest, left = choose(better, again, lowest), left | better
+        if bool((left | ~unstable).all()):
+            break
+    return lowest, left
+
+
+def _downhill(problem, start: Spaces, before: Solution, tolerance, max_steps) -> Solution:
+    """Newton's method from the orbitals `start`."""
     exact = kernel(problem.layout, problem.integrals)
-    found = newton(problem.layout, exact, exact, problem.h, rotate(s, X), tolerance, 2 * NEWTON_STEPS)
+    found = newton(problem.layout, exact, exact, problem.h, start, tolerance, max_steps)
     return Solution(found.D, found.F, found.energy, found.residual <= tolerance, found.residual,
                     before.iterations + found.steps.to(torch.long), before.rung, found.gap)
 
 
+def _dense(operator, allowed):
+    """Lowest eigenvalue and eigenvector of the explicit matrix of each molecule."""
+    n = allowed[0].numel()
+    unit = torch.eye(n, dtype=torch.float64, device=allowed.device).view(1, n, *allowed.shape[1:]) * allowed[:, None]
+    matrix = operator(unit).flatten(2)
+    barred = torch.diag_embed(torch.where(allowed.flatten(1), 0.0, BARRED))
+    value, vector = torch.linalg.eigh(0.5 * (matrix + matrix.mT) + barred)
+    return value[:, 0], vector[:, :, 0].reshape(allowed.shape)
+
+
 def _davidson(operator, gap, allowed):
-    """Lowest eigenvalue and eigenvector of `operator` for each molecule; `gap` (infinite where not allowed) preconditions."""
+    """Lowest eigenvalue and eigenvector of `operator` for each molecule, as far as SIGN and FINE ask; `gap` (infinite where not
+    allowed) preconditions.
+    """
     molecules, shape, size = len(gap), gap.shape[1:], gap[0].numel()
-    flat = gap.flatten(1)
+    flat, allowed = gap.flatten(1), allowed.flatten(1)[:, None]
     count = min(4, size)
-    lowest = flat.topk(count, largest=False).indices
-    start = torch.zeros(molecules, count, size, dtype=flat.dtype, device=flat.device).scatter(2, lowest[..., None], 1.0)
+    start = torch.zeros(molecules, count, size, dtype=flat.dtype, device=flat.device)
+    start = start.scatter(2, flat.topk(count, largest=False).indices[..., None], 1.0)
     start = start + 1e-2 * torch.sin(torch.arange(size, device=flat.device, dtype=flat.dtype) + 1.0)   # no symmetry
-    V = torch.linalg.qr((start * allowed.flatten(1)[:, None]).mT)[0].mT
-    diagonal = torch.where(allowed.flatten(1), flat, torch.ones_like(flat))
+    V = torch.linalg.qr((start * allowed).mT)[0].mT * allowed
+    diagonal = torch.where(allowed[:, 0], flat, 1.0)
     W = operator(V.reshape(molecules, -1, *shape)).flatten(2)
-    for _ in range(SUBSPACE):
-        value, c = torch.linalg.eigh(V @ W.mT)
-        value, c = value[:, 0], c[:, :, 0]
-        vector, image = (torch.einsum("mk,mkn->mn", c, x) for x in (V, W))
+    best, done = (flat[:, 0], flat), torch.zeros(molecules, dtype=torch.bool, device=flat.device)
+    for step in range(STEPS):
+        missing = torch.diag_embed((V.square().sum(-1) < 0.5) * BARRED)       # vectors that a small molecule has no room for
+        value, c = torch.linalg.eigh(V @ W.mT + missing)
+        value, c = value[:, 0], c[:, None, :, 0]
+        vector, image = (c @ V)[:, 0], (c @ W)[:, 0]
         residual = image - value[:, None] * vector
-        if bool((residual.norm(dim=1) < 1e-5).all()) or V.shape[1] >= size:
+        best = choose(done, best, (value, vector))                            # what is settled stays, while others go on
+        norm = residual.norm(dim=1)
+        done = done | (norm < FINE) | ((norm < SIGN * value.abs()) & (step >= AT_LEAST))
+        if bool(done.all()) or V.shape[1] >= size:
             break
         denominator = diagonal - value[:, None]
         new = residual / torch.where(denominator.abs() < 0.1, torch.full_like(denominator, 0.1), denominator)
         for _ in range(2):
-            new = new - torch.einsum("mk,mkn->mn", torch.einsum("mkn,mn->mk", V, new), V)
+            new = new / new.norm(dim=1, keepdim=True).clamp(min=1e-14)
+            new = new - ((new[:, None] @ V.mT) @ V)[:, 0]
         new = new / new.norm(dim=1, keepdim=True).clamp(min=1e-14)
         V = torch.cat([V, new[:, None]], 1)
         W = torch.cat([W, operator(new.view(molecules, 1, *shape)).flatten(2)], 1)
+    value, vector = best
     return value, vector.view(molecules, *shape)
 
 
