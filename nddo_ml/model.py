@@ -32,6 +32,7 @@ from nddo_ml.results import PER_ATOM, PER_SITE, Result, State, merged, refuse_un
 from nddo_ml.scf import half_electron, response
 from nddo_ml.scf.density import aufbau
 from nddo_ml.scf.fock import electronic_energy, fock, kernel, one_electron
+from nddo_ml.scf.orders import Order, advanced, entered
 from nddo_ml.scf.populations import populations
 from nddo_ml.scf.solve import problem, solve
 from nddo_ml.scf.stability import lower, two_channels
@@ -114,8 +115,8 @@ class Hamiltonian(nn.Module):
         point_charges: charges around the molecules (integrals/external.py); the energy holds their interaction with the
             molecule, not that among themselves.
         order: how often the results may be differentiated, by positions, field, point charges and parameters that require
-            gradients. 1: the energy, once, at no cost; 2 and 3: through the response of the density, charges and dipoles then
-            once less.
+            gradients. 1: the energy, once, at no cost; 2 and 3: through the response of the density, forces, charges, dipoles
+            and orbital energies then once less. What goes beyond raises UnknownOption in the backward pass.
         tolerance: largest commutator element, eV. max_steps: SCF iterations.
         stability: True: look for a lower state, a broken spin symmetry included, and return it; None: only for a lower one of
             the same kind, where it is to be feared or looking costs next to nothing (states.suspicious); False: never. What is
@@ -207,11 +208,15 @@ class Hamiltonian(nn.Module):
         if options.forces and sites is not None and not sites.positions.requires_grad:
             sites = sites.with_positions(sites.positions.detach().requires_grad_())
         top, p = self._topology(molecules)
+        counted, moved = Order(options.order), (positions,) if sites is None else (positions, sites.positions)
         alpha, beta = electrons(molecules, top, index, options.scf.biradical and spins == 1)
         with torch.set_grad_enabled(taped or options.forces):
+            if taped:
+                positions, field, sites = tensor_map(lambda t: entered(t, counted), (positions, field, sites))
             R, u = distances(top, positions, index if several else None)
             shifts = None if self.network is None else self.network(molecules.numbers, top.i, top.j, R, u)
             p = p if shifts is None else shifted(top, p, shifts, constants)
+            p = tensor_map(lambda t: entered(t, counted), p) if taped else p
             integrals = assemble(self.method, top, positions, R, u, p, field, sites, index if several else None)
             task = problem(top.layout, integrals, aufbau(alpha, beta, spins, top.layout.size))
             start, followed = start_density(top, alpha, beta, spins, earlier, index)
@@ -220,7 +225,7 @@ class Hamiltonian(nn.Module):
             state = _settled(State(index, task, solution, none, none), top, molecules, followed, options.scf)
             electronic, D = _electronic(top, integrals, state, molecules, options.order, options.response_tolerance)
             if taped:
-                state = replace(state, tape=None if options.order == 1 else (integrals, D), shifts=shifts)
+                state = replace(state, tape=None if options.order == 1 else (integrals, D, counted), shifts=shifts)
             parts = {"electronic": electronic, "core_core": integrals.core,
                      **corrections(self.terms, top.composition, positions, R, constants),
                      **self._atomic(top, molecules, shifts)}
@@ -228,12 +233,12 @@ class Hamiltonian(nn.Module):
             energy = sum(parts.values())
             forces = on_charges = None
             if options.forces:
-                moved = (positions,) if sites is None else (positions, sites.positions)
                 forces, *rest = _forces(torch.where(converged, energy, 0.0), moved, taped and options.order > 1, taped)
                 on_charges = rest[0] if rest else None
         energy = torch.where(converged, energy, torch.nan)
         with torch.set_grad_enabled(taped and options.order > 1):      # at fixed density their derivatives would be wrong
             found = populations(top, D, molecules.with_positions(positions), p.A, constants.bohr)
+            found = tensor_map(lambda t: advanced(t, counted), found)
         found = {"forces": forces, "point_charge_forces": on_charges,
                  "heat_of_formation": self._heat(top, molecules, p, energy),
                  "atomization_energy": self._atomization(top, molecules, energy), **found}

@@ -15,15 +15,18 @@ from nddo_ml.errors import SCFNotConverged
 from nddo_ml.molecules import Molecules, PointCharges
 from nddo_ml.scf.density import Orbitals
 from nddo_ml.scf.fock import fock, kernel, one_electron
+from nddo_ml.scf.orders import advanced
 from nddo_ml.scf.solve import RUNGS, Problem, Solution, canonical
 from nddo_ml.units import Constants
+
+DEGENERATE = 1e-4   # eV
 
 
 @dataclass(frozen=True, eq=False)
 class State:
     """The self-consistent states of some molecules of a batch that were solved together; `index` says which, `lowered` by how
     much (eV) leaving an instability lowered the energy of each, `trapped` the negative eigenvalue (eV) of the orbital Hessian
-    where one could not be left, 0 elsewhere; `tape`: integrals and density that carry derivatives; `shifts`:
+    where one could not be left, 0 elsewhere; `tape`: integrals and density that carry derivatives, and their order; `shifts`:
     what a network said (networks.shifts), while it is on the tape.
     """
 
@@ -41,13 +44,23 @@ class State:
         return canonical(self.problem, self.solution)
 
     def levels(self) -> Float[Tensor, "molecule spin level"]:
-        """Orbital energies, differentiable once where the state is on a tape: eps_i = C_i^T F(phi, D0 + dD) C_i, C constant."""
+        """Orbital energies, differentiable once less than the energy where the state is on a tape.
+
+        eps_i = F_ii + sum_k dF_ik^2 / (eps_i - eps_k), F = C^T F(phi, D) C with constant orbitals, dF what is on the tape of
+        it: perturbation theory to second order. Of levels closer than DEGENERATE only the sum has a derivative; pairs of them
+        are left out of the second term.
+        """
         if self.tape is None:
             return self.orbitals.eps
-        integrals, D = self.tape
-        lay, C = self.problem.layout, self.orbitals.C
-        F = fock(lay, kernel(lay, integrals), one_electron(lay, integrals), D)
-        return (C * (F @ C)).sum(-2)
+        integrals, D, order = self.tape
+        lay, C, eps = self.problem.layout, self.orbitals.C, self.orbitals.eps
+        F = C.mT @ fock(lay, kernel(lay, integrals), one_electron(lay, integrals), D) @ C
+        found = F.diagonal(dim1=-2, dim2=-1)
+        if order.order > 2:
+            apart = eps[..., :, None] - eps[..., None, :]
+            mixes = apart.abs() > DEGENERATE
+            found = found + ((F - F.detach()).square() / torch.where(mixes, apart, torch.inf)).sum(-1)
+        return advanced(found, order)
 
 
 @dataclass(frozen=True, eq=False)

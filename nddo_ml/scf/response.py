@@ -12,6 +12,10 @@ zero in value, so the forward pass solves nothing; its derivatives are those of 
     force losses
     order 3:  E(D(X1), phi)                               exact third derivatives (2n+1 rule)
 
+What is not stationary in the density (dipole, charges, levels) has one derivative less: it is read from D(X1) at order 2 and at
+order 3 from D(X2), X2 = X1 - J0^-1 (g(X1, phi) - g0), g(X, phi) = (C_v - C_o X^T)^T F(D(X), phi) (C_o + C_v X) the whole
+gradient: a step with constant J0 makes a rotation that is exact in n derivatives exact in n + 1.
+
 c = 4 restricted, 2 per spin channel. Nothing is divided by a difference inside the occupied or the virtual space, so
 degenerate levels do no harm, and the eigenvectors themselves are never differentiated. Derivation: docs/derivatives.md.
 """
@@ -83,8 +87,9 @@ def perturbed_density(
 
 
 def energy(ref: Reference, integrals: Integrals, order: int) -> tuple[Tensor, Tensor]:
-    """Electronic energy of each molecule (eV), exact in its derivatives up to `order`, and the density that carries its first
-    derivative."""
+    """Electronic energy of each molecule (eV), exact in its derivatives up to `order`, and a density that is exact in one
+    derivative less.
+    """
     if order == 1:
         return electronic_energy(ref.layout, integrals, ref.D), ref.D
     r, X = rotation(ref, integrals)
@@ -93,7 +98,15 @@ def energy(ref: Reference, integrals: Integrals, order: int) -> tuple[Tensor, Te
         E = electronic_energy(ref.layout, integrals, ref.D) + 0.5 * c * (ref.spaces.weight * r * X).sum((1, 2, 3))
         return E, ref.D + linear_change(ref, X)
     D = perturbed_density(ref, X)
-    return electronic_energy(ref.layout, integrals, D), D
+    return electronic_energy(ref.layout, integrals, D), perturbed_density(ref, _once_more(ref, integrals, X, D))
+
+
+def _once_more(ref, integrals, X, D):
+    """The rotation X, exact in one derivative more; D is its density."""
+    F, s = fock(ref.layout, kernel(ref.layout, integrals), one_electron(ref.layout, integrals), D), ref.spaces
+    C_o, C_v = s.C_o + s.C_v @ X, s.C_v - s.C_o @ X.mT
+    g = (C_v.mT @ (F @ C_o)) * (s.weight > 0)
+    return X - _Inverse.apply((g - g.detach())[:, None], ref)[:, 0]
 
 
 def linear_change(ref: Reference, X):
