@@ -1,6 +1,7 @@
 """Running the engine on stored records of MOPAC: batches by method and spin treatment, results in the units of the records."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import reference_series
@@ -36,25 +37,49 @@ def evaluate(records, chunk=256, **options):
     found = [None] * len(records)
     tasks = {}
     for k, record in enumerate(records):
-        stretched = group(record)[:2] in ("05", "th")       # broken bonds, bare metals: look for the lowest state
-        tasks.setdefault((record["method"], record["scf"], "NOMM" in record["keywords"], stretched), []).append(k)
-    for (method, scf, nomm, stretched), members in tasks.items():
-        unrestricted = {"RHF": False, "UHF": True, "half-electron": False}[scf]
+        tasks.setdefault((record["method"], "NOMM" in record["keywords"], *treatment(record).items()), []).append(k)
+    for members in tasks.values():
         members = sorted(members, key=lambda k: len(records[k]["numbers"]))
         for at in range(0, len(members), chunk):
             part = members[at:at + chunk]
-            values = run([records[k] for k in part], method, unrestricted, nomm, stability=stretched,
-                         biradical=scf == "half-electron", **options)
+            values = run([records[k] for k in part], **options)
             for k, value in zip(part, values, strict=True):
                 found[k] = value
     return found
 
 
-def run(records, method, unrestricted, nomm, **options):
-    """Computed of records that share a method and a spin treatment; nomm: without the peptide term."""
-    molecules = Molecules.batch([species(r) for r in records], [r["coordinates_angstrom"] for r in records],
-                                [r["charge"] for r in records], [r["multiplicity"] for r in records])
-    result = Hamiltonian(method)(molecules, forces=True, unrestricted=unrestricted, raise_unconverged=False, **options)
+def treatment(record):
+    """Options of the model for a record: restricted or not, and the lowest state where bonds are broken or metals bare."""
+    return {"unrestricted": record["scf"] == "UHF", "stability": group(record)[:2] in ("05", "th"),
+            "biradical": record["scf"] == "half-electron"}
+
+
+def batch(records):
+    """Records as molecules."""
+    return Molecules.batch([species(r) for r in records], [r["coordinates_angstrom"] for r in records],
+                           [r["charge"] for r in records], [r["multiplicity"] for r in records])
+
+
+def other_states(record, starts=24, seed=0):
+    """Computed of a record from densities turned away by random rotations, wide and narrow: several minima of an SCF may lie
+    within a few meV, and which of them is found first depends on the last digits of the processor.
+    """
+    molecules, generator = batch([record]), torch.Generator().manual_seed(seed)
+    first = Hamiltonian(record["method"])(molecules, raise_unconverged=False, **treatment(record) | {"stability": False})
+    state, orbitals = first.states[0], first.states[0].orbitals
+    for k in range(starts):
+        A = torch.randn(orbitals.C.shape, dtype=torch.float64, generator=generator) * (0.1, 0.3, 1.0)[k % 3]
+        C = orbitals.C @ torch.linalg.matrix_exp(A - A.mT)
+        turned = replace(state.solution, D=(C * orbitals.f[..., None, :]) @ C.mT)
+        guess = replace(first, states=[replace(state, solution=turned)])
+        yield run([record], guess=guess)[0]
+
+
+def run(records, **options):
+    """Computed of records that share a method, a treatment and whether they say NOMM: then without the peptide term."""
+    method, nomm = records[0]["method"], "NOMM" in records[0]["keywords"]
+    molecules = batch(records)
+    result = Hamiltonian(method)(molecules, forces=True, raise_unconverged=False, **treatment(records[0]) | options)
     peptide, peptide_gradient = term(method, ("peptide",) if nomm else (), molecules)
     _, omitted = term(method, OMITTED, molecules)
     _, scaled = term(method, SCALED.get(method, ()), molecules)

@@ -1,47 +1,41 @@
 """Agreement with MOPAC on stored results, within the tolerances of reference.TOLERANCE.
 
 Golden values: MOPAC 22.0.6, input line in every record; tools/make_reference_sample.py took the sample, tools/mopac_goldens.py
-made the rest. A record whose state lies below MOPAC's is in exceptions.json with the number. A record where ours lies above,
-another minimum of the SCF, is in shortfalls.json with the number, which may shrink but not grow. The whole reference:
-`pytest -m slow`.
+made the rest. A state below MOPAC's is no failure. Where ours lies above, another minimum of the SCF was found, and which of
+several is found first depends on the processor: the record is calculated again from other densities, and fails if none leads
+to MOPAC's state or a lower one. The whole reference: `pytest -m slow`.
 """
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from reference import DATA, KCAL, compare, from_record, group, judged, load, load_group
+from reference import KCAL, compare, from_record, group, judged, load, load_group
 from reference_theory import compare_theory, theory
 
 GROUPS = sorted({group(r) for r in load()})
 KINDS = ("parity", "half_electron", "bond_orders", "thermochemistry", "sparkle", "pseudo")
-EXCEPTIONS = json.loads((DATA / "exceptions.json").read_text()) if (DATA / "exceptions.json").exists() else {}
-SHORTFALLS = json.loads((DATA / "shortfalls.json").read_text())
 WHOLE = Path(__file__).parents[2] / "shared" / "reference"
 FILES = [p for p in sorted(WHOLE.glob("*.jsonl")) if p.stem[:2] not in ("07", "09")]     # not excited states, point charges
 
 
-def unexpected(reports):
-    """Reports with a failure that neither file lists, or a shortfall that has grown."""
-    def known(record, check):
-        shortfall = SHORTFALLS.get(record, {}).get(check.quantity, 0.0)
-        if shortfall is None:                                        # the SCF did not converge
-            return True
-        return check.quantity in EXCEPTIONS.get(record, {}) or abs(check.deviation) < 1.001 * abs(shortfall)
-
-    return [str(r) for r in reports for c in r.failures if not known(r.record["id"], c)]
-
-
 def reports(records, judge=compare):
     from reference_run import evaluate
-    return [judge(r, c) for r, c in zip(records, evaluate(records), strict=True)]
+    return [r if not r.failures else settled(r, judge)
+            for r in (judge(record, c) for record, c in zip(records, evaluate(records), strict=True))]
+
+
+def settled(report, judge):
+    """The report of another state, if there is one that does not fail."""
+    from reference_run import other_states
+    again = (judge(report.record, c) for c in other_states(report.record))
+    return next((r for r in again if not r.failures), report)
 
 
 def complain(reports):
-    bad = unexpected(reports)
-    assert not bad, f"{len(bad)} of {len(reports)} records:\n" + "\n".join(dict.fromkeys(bad[:40]))
+    bad = [str(r) for r in reports if r.failures]
+    assert not bad, f"{len(bad)} of {len(reports)} records:\n" + "\n".join(bad[:40])
 
 
 @pytest.mark.parametrize("name", GROUPS)
@@ -87,7 +81,7 @@ def test_perfect_results_pass():
 
 
 @pytest.mark.parametrize("change, quantity", [
-    ({"energy": 2e-4}, "energy"), ({"energy": np.nan}, "energy"), ({"heat": 0.01}, "heat"),
+    ({"energy": 2e-4}, "energy"), ({"energy": -2e-4}, "energy"), ({"energy": np.nan}, "energy"), ({"heat": 0.01}, "heat"),
     ({"mopac_gradient": 0.01}, "gradient"), ({"charges": 1e-4}, "charges"), ({"dipole": 1e-3}, "dipole"),
 ])
 def test_wrong_results_fail(change, quantity):

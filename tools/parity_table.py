@@ -1,13 +1,11 @@
 """docs/parity.md: how far the engine is from MOPAC, group by group, with every record that is set apart.
 
-    python tools/parity_table.py REFERENCE docs/parity.md [--exceptions tests/data/reference/exceptions.json]
+    python tools/parity_table.py REFERENCE docs/parity.md
 
-REFERENCE holds the groups NN_name.jsonl; without it (the word `sample`) the sample in tests/data is used. With --exceptions,
-the states found below MOPAC's are written there, so that tests know them: read each before believing it. Failures never are.
+REFERENCE holds the groups NN_name.jsonl; without it (the word `sample`) the sample in tests/data is used.
 """
 
 import argparse
-import json
 import sys
 import time
 from collections import defaultdict
@@ -98,13 +96,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("reference")
     parser.add_argument("output", type=Path)
-    parser.add_argument("--exceptions", type=Path, help="write the records whose state lies below MOPAC's")
-    parser.add_argument("--shortfalls", type=Path, help="write the records whose state lies above MOPAC's")
     parser.add_argument("--chunk", type=int, default=256, help="molecules in a batch")
     parser.add_argument("--only", default="", help="only groups whose name contains this")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows, lines, found, above, count = [], [], {}, {}, 0
+    rows, lines, count = [], [], 0
     for title, records, judge in groups(options.reference):
         if options.only not in title:
             continue
@@ -113,16 +109,6 @@ def main():
         rows += summary(title, reports)
         lines += exceptional(reports)
         count += len(reports)
-        for report in reports:
-            lower = {c.quantity: {"deviation": round(c.deviation, 7), "reason": c.reason}
-                     for c in report.checks if c.verdict == "lower"}
-            if lower:
-                found[report.record["id"]] = lower
-            higher = {c.quantity: None if np.isnan(c.deviation) else round(c.deviation, 7)
-                      for c in report.checks if c.verdict == "fail"}
-            # another solution of the SCF, or none, between separated fragments: nothing else is put aside
-            if higher and (title == "05_long_range" or (higher.get("energy", higher.get("heat")) or 0.0) > 0):
-                above[report.record["id"]] = higher
         bad = sum(bool(r.failures) for r in reports)
         sys.stderr.write(f"{title}: {len(records)} records, {bad} with failures, {time.perf_counter() - begin:.1f} s\n")
     head = (Path(__file__).parent / "parity_head.md").read_text()
@@ -132,10 +118,6 @@ def main():
     options.output.parent.mkdir(parents=True, exist_ok=True)
     text = [head.replace("COUNT", str(count)), *table, "", "## Records set apart", "", *listing, ""]
     options.output.write_text("\n".join(text))
-    if options.exceptions:
-        options.exceptions.write_text(json.dumps(found, indent=1) + "\n")
-    if options.shortfalls:
-        options.shortfalls.write_text(json.dumps(above, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,9 @@ from nddo_ml.scf.solve import FLOAT32_FROM, Problem, Solution, canonical, replac
 from nddo_ml.struct import choose, record, tensor_map
 
 UNSTABLE = -1e-4        # eV: an eigenvalue below is an instability, above it is noise or a symmetry's zero mode
-DENSE, DENSE_VECTORS = 200, 4000    # rotations of a molecule, of all, up to which the whole matrix is cheapest
+DENSE, DENSE_VECTORS = 200, 40000   # rotations of a molecule, of all, up to which the whole matrix is made
+CHUNK = 64              # of its columns at once
+STARTS = 8              # vectors of Davidson's method at the start
 BARRED = 1e6            # eV: where no rotation exists
 STEPS = 40              # of Davidson's method
 AT_LEAST = 8            # of them before its residual is believed
@@ -123,7 +125,7 @@ def _dense(operator, allowed):
     """Lowest eigenvalue and eigenvector of the explicit matrix of each molecule."""
     n = allowed[0].numel()
     unit = torch.eye(n, dtype=torch.float64, device=allowed.device).view(1, n, *allowed.shape[1:]) * allowed[:, None]
-    matrix = operator(unit).flatten(2)
+    matrix = torch.cat([operator(chunk.expand(len(allowed), -1, -1, -1, -1)).flatten(2) for chunk in unit.split(CHUNK, 1)], 1)
     barred = torch.diag_embed(torch.where(allowed.flatten(1), 0.0, BARRED))
     value, vector = torch.linalg.eigh(0.5 * (matrix + matrix.mT) + barred)
     return value[:, 0], vector[:, :, 0].reshape(allowed.shape)
@@ -135,10 +137,10 @@ def _davidson(operator, gap, allowed):
     """
     molecules, shape, size = len(gap), gap.shape[1:], gap[0].numel()
     flat, allowed = gap.flatten(1), allowed.flatten(1)[:, None]
-    count = min(4, size)
+    count = min(STARTS, size)
     start = torch.zeros(molecules, count, size, dtype=flat.dtype, device=flat.device)
     start = start.scatter(2, flat.topk(count, largest=False).indices[..., None], 1.0)
-    start = start + 1e-2 * torch.sin(torch.arange(size, device=flat.device, dtype=flat.dtype) + 1.0)   # no symmetry
+    start = start + 3e-2 * torch.sin(torch.arange(size, device=flat.device, dtype=flat.dtype) + 1.0)   # no symmetry
     V = torch.linalg.qr((start * allowed).mT)[0].mT * allowed
     diagonal = torch.where(allowed[:, 0], flat, 1.0)
     W = operator(V.reshape(molecules, -1, *shape)).flatten(2)
