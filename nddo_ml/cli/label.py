@@ -21,6 +21,7 @@ from nddo_ml.cli.refusals import INCOMPLETE
 from nddo_ml.errors import IncompatibleFile, InvalidMolecule, UnknownOption
 from nddo_ml.interfaces.ase import NDDO
 from nddo_ml.methods import method as find_method
+from nddo_ml.structures.reading import read
 from nddo_ml.training.journal import Journal
 from nddo_ml.training.label import label, with_partners
 from nddo_ml.training.queue import queue
@@ -96,10 +97,12 @@ def sources_of(request: Request) -> tuple[list[Source], list]:
         if path.suffix.lower() in LISTS:
             sources += [Source(smiles, group) for smiles, group in read_smiles(path)]
             continue
-        for k, atoms in enumerate(structures.read(path, request.isolated)):
+        for k, frame in enumerate(read(path, request.isolated)):
             try:
-                sources.append(Source(structure=from_atoms(atoms, source=f"{path.name}#{k}")))
-            except InvalidMolecule as error:
+                if frame.error is not None:
+                    raise frame.error
+                sources.append(Source(structure=from_atoms(frame.atoms, source=f"{path.name}#{k}")))
+            except (InvalidMolecule, IncompatibleFile) as error:
                 refused.append((f"{name}#{k}", error))
     return sources + [Source(smiles) for smiles in request.smiles], refused
 
