@@ -11,7 +11,9 @@ from nddo_ml.structures.frames import Frame, with_formal_charges, with_isotopes
 from nddo_ml.structures.said import FORMAL, ROUNDING, meaning
 
 UNPAIRED = {1: 0, 2: 1, 3: 2}        # electrons of a radical centre: singlet, doublet, triplet
+SPINS = {1: 2, 2: 3}                 # and back
 DOUBLET = 4                          # old charge code of an atom line: no charge, a doublet radical
+FIELD = re.compile(r"^>[^\n]*<([^>\n]+)>[^\n]*\n([^\n]+)", re.MULTILINE)     # name and first line of a data field
 LARGEST = 999                        # atoms of a V2000 record
 
 
@@ -53,14 +55,17 @@ def _block(atoms, formal, unpaired, several):
     for k, number in enumerate(atoms.numbers):
         atom = Chem.Atom(int(number))
         atom.SetFormalCharge(int(formal[k]))
-        atom.SetNumRadicalElectrons(int(unpaired[k]))
         atom.SetNoImplicit(True)
         if atoms.has("masses") and abs(masses[k] - Chem.GetPeriodicTable().GetAtomicWeight(int(number))) > 0.1:
             atom.SetIsotope(round(float(masses[k])))
         molecule.AddAtom(atom)
         place.SetAtomPosition(k, Point3D(*map(float, atoms.positions[k])))
     molecule.AddConformer(place)
+    molecule.SetProp("_Name", atoms.get_chemical_formula())
     block = Chem.MolToMolBlock(molecule, kekulize=False, forceV3000=len(atoms) > LARGEST)
+    if len(atoms) <= LARGEST:       # RDKit writes no radicals of atoms without bonds
+        centres = [f"M  RAD  1 {k + 1:3d} {SPINS[int(n)]:3d}\n" for k, n in enumerate(unpaired) if n]
+        block = block.replace("M  END", "".join(centres) + "M  END")
     fields = "".join(f">  <{key}>\n{value}\n\n" for key, value in atoms.info.items()
                      if several and isinstance(value, int | float | str | np.number) and "\n" not in str(value))
     return block + (f"{fields}$$$$\n" if several else "")
@@ -71,7 +76,7 @@ def _named(read, record, where):
     try:
         return read(record, where)
     except (InvalidMolecule, IncompatibleFile) as error:
-        return Frame(error=error)
+        return Frame(error=error if str(error).startswith(where) else type(error)(f"{where}: {error}"))
     except Exception as error:   # lines cut short, for example
         return Frame(error=IncompatibleFile(f"{where} cannot be read ({type(error).__name__}: {error})."))
 
@@ -85,21 +90,24 @@ def _record(record, where):
     from rdkit import Chem, rdBase
 
     with rdBase.BlockLogs():
-        molecule = Chem.MolFromMolBlock(record, sanitize=False, removeHs=False, strictParsing=False)
-        if molecule is None:
-            molecule = Chem.MolFromMolBlock(_tidy(record, where), sanitize=False, removeHs=False, strictParsing=False)
+        molecule, positions = Chem.MolFromMolBlock(record, sanitize=False, removeHs=False, strictParsing=False), None
+        if molecule is None and "V3000" not in record:
+            tidy, positions = _tidy(record, where)
+            molecule = Chem.MolFromMolBlock(tidy, sanitize=False, removeHs=False, strictParsing=False)
     if molecule is None:
         raise IncompatibleFile(f"{where} cannot be read as a molfile: check the line of counts and those of atoms and bonds.")
     atoms = _atoms(molecule, where)
+    if positions is not None:
+        atoms.positions = positions
     unpaired = _radicals(record, len(atoms))
     notes = []
     if unpaired:
         atoms.info["multiplicity"] = sum(unpaired) + 1
-        if len(unpaired) > 1:
-            notes.append(f"{where}: {len(unpaired)} radical centres are taken as parallel, multiplicity {sum(unpaired) + 1}.")
-    for key, value in re.findall(r"^>[^\n]*<([^>\n]+)>[^\n]*\n([^\n]+)", record, flags=re.MULTILINE):
-        if meaning(key):
-            atoms.info[f"{key} " if key in atoms.info else key] = value.strip()    # both stay: they must agree
+    fields = {key: value.strip() for key, value in FIELD.findall(record) if meaning(key)}
+    if len(unpaired) > 1 and "multiplicity" not in map(meaning, fields):
+        notes.append(f"{where}: {len(unpaired)} radical centres are taken as parallel, multiplicity {sum(unpaired) + 1}.")
+    for key, value in fields.items():
+        atoms.info[f"{key} " if key in atoms.info else key] = value    # both stay: they must agree
     return Frame(atoms, tuple(notes))
 
 
@@ -130,24 +138,25 @@ def _radicals(record, count):
 
 
 def _tidy(record, where):
-    """A V2000 record whose lines of counts and atoms do not keep to their columns, with lines that do."""
+    """A V2000 record that does not keep to its columns as one that does, without bonds, and the positions of its atoms."""
     lines = record.split("\n")
-    if len(lines) < 5 or "V3000" in lines[3]:
-        return record
-    words = lines[3].split()
     try:
-        atoms, bonds = (int(words[0]), int(words[1])) if len(words) > 1 else (-1, 0)
-        if atoms < 0 or len(lines) < 4 + atoms:
-            raise ValueError("no counts")
-        body = []
-        for line in lines[4:4 + atoms]:
+        count = int(lines[3].split()[0])
+        positions, body = [], []
+        for line in lines[4:4 + count]:
+            if len(line.split()) < 4:
+                raise ValueError(f"found {line.strip()[:40]!r} among the lines of atoms")
             x, y, z, name, *codes = line.split()
-            body.append(f"{float(x):10.4f}{float(y):10.4f}{float(z):10.4f} {name:<3}"
+            positions.append([float(x), float(y), float(z)])
+            body.append(f"{0:10.4f}{0:10.4f}{0:10.4f} {name:<3}"
                         + "".join(f"{int(code):{3 if j else 2}d}" for j, code in enumerate((codes + ["0"] * 12)[:12])))
-    except ValueError as error:
+        if len(body) < count:
+            raise ValueError(f"{len(body)} of {count} atoms")
+    except (ValueError, IndexError) as error:
         raise IncompatibleFile(f"{where} cannot be read as a molfile ({error}): expected a line of counts, and a line of three "
                                "coordinates and an element for every atom.") from None
-    return "\n".join([*lines[:3], f"{atoms:3d}{bonds:3d}  0  0  0  0  0  0  0  0999 V2000", *body, *lines[4 + atoms:]])
+    properties = [line for line in lines[4 + count:] if line.startswith("M  ")]
+    return "\n".join([*lines[:3], f"{count:3d}  0  0  0  0  0  0  0  0  0999 V2000", *body, *properties, ""]), positions
 
 
 def _mol2(record, where):

@@ -116,6 +116,7 @@ def _frame(block, cell, where):
 
     try:
         fields = [_field(line, where) for line in block]
+        places = [_place(line, where) for line in block]
         left = _left_justified(block)
         lines = [_line(line, k, field[0], left) for k, (line, field) in enumerate(zip(block, fields, strict=True))]
         structure = gemmi.read_pdb_string("\n".join([*([cell] if cell else []), *lines, "END", ""]))
@@ -123,10 +124,12 @@ def _frame(block, cell, where):
                        key=lambda found: found[0].serial)
         if len(atoms) != len(block):
             raise IncompatibleFile(f"{where}: {len(block)} lines of atoms, of which {len(atoms)} can be read.")
+        for (atom, *_), place in zip(atoms, places, strict=True):
+            atom.pos = gemmi.Position(*place)
         notes = []
         if any(element is None for element, _ in fields):
-            notes.append(f"{where.rpartition(', ')[0]}: elements are taken from the names of the atoms, where their own columns "
-                         "are empty.")
+            notes.append(f"{where.rpartition(', ')[0]}: elements are taken from the names of the atoms, where their own "
+                         "columns are empty.")
         return _built(atoms, [charge for _, charge in fields], structure.cell, where, notes)
     except (InvalidMolecule, IncompatibleFile) as error:
         return Frame(error=error)
@@ -146,13 +149,23 @@ def _field(line, where):
     if OLD.fullmatch(tail[6:].strip()):
         return None, 0
     found = FIELD.fullmatch(tail[10:])
-    if found is None:
-        raise InvalidMolecule(f"{where}: columns 77 to 80 of the atom {line[6:16].strip()!r} hold {tail[10:].strip()!r}: expected "
-                              "an element and a charge written 1+, +1 or + (and likewise with -).")
+    letters = found and found[1] and found[1].upper()
+    known = letters and gemmi.Element(letters).atomic_number
+    if found is None or (letters and not known and not line[12:16].strip().lstrip("0123456789").upper().startswith(letters)):
+        raise InvalidMolecule(f"{where}: columns 77 to 80 of the atom {line[6:16].strip()!r} hold {tail[10:].strip()!r}: "
+                              "expected an element and a charge written 1+, +1 or + (and likewise with -).")
     word = found[2] or "0"
     charge = int("".join(sorted(word, key=str.isdigit)) if word[-1].isdigit() or len(word) > 1 else word + "1")
-    known = found[1] and gemmi.Element(found[1].capitalize()).atomic_number
-    return (found[1].capitalize() if known else None), charge
+    return (letters.capitalize() if known else None), charge
+
+
+def _place(line, where):
+    """The coordinates of a line of an atom, of which gemmi would read what is no number as 0. InvalidMolecule."""
+    try:
+        return [float(line[k:k + 8]) for k in (30, 38, 46)]
+    except ValueError:
+        raise InvalidMolecule(f"{where}: columns 31 to 54 of the atom {line[6:16].strip()!r} hold {line[30:54]!r}: expected "
+                              "three coordinates of eight columns each.") from None
 
 
 def _left_justified(block):

@@ -27,7 +27,7 @@ STATEMENTS = {
     "nwchem-in": (rf"^\s*charge\s+{NUMBER}", rf"^\s*mult\s+{NUMBER}", rf"^\s*nopen\s+{NUMBER}"),
     "nwchem-out": (rf"^\s*Charge\s*[:=]\s*{NUMBER}", rf"^\s*Spin multiplicity\s*[:=]\s*{NUMBER}", None),
     "gamess-us-out": (rf"CHARGE OF MOLECULE\s*=\s*{NUMBER}", rf"(?:SPIN|STATE) MULTIPLICITY\s*=\s*{NUMBER}", None),
-    "espresso-in": (rf"^\s*tot_charge\s*=\s*{NUMBER}", None, rf"^\s*tot_magnetization\s*=\s*{NUMBER}"),
+    "espresso-in": (rf"\btot_charge\s*=\s*{NUMBER}", None, rf"\btot_magnetization\s*=\s*{NUMBER}"),
     "dftb": (rf"^\s*Charge\s*=\s*{NUMBER}", None, rf"^\s*UnpairedElectrons\s*=\s*{NUMBER}"),
 }
 # formats with no place for a charge, or with charges of atoms that ASE reads
@@ -36,7 +36,8 @@ WITHOUT = {"aims", "bundletrajectory", "cfg", "cube", "db", "dlp-history", "dlp4
            "mustem", "netcdftrajectory", "prismatic", "res", "rmc6f", "siesta-xv", "struct", "struct_out", "sys", "traj",
            "turbomole-gradient", "v-sim", "vasp", "vasp-out", "vasp-xdatcar", "vasp-xml", "vti", "vtu", "xsf"}
 ORCA = re.compile(r"(?ims)^[ \t]*\*[ \t]*xyz[ \t]+([-+]?\d+)[ \t]+(\d+)[^\n]*\n(.*?)^[ \t]*\*")
-FROZEN = re.compile(r"^(\s*[A-Za-z][\w()=.,-]*)[\s,]+(-?\d+)((?:[\s,]+[-+]?\d*\.\d*(?:[eEdD][-+]?\d+)?){3}\s*)$")
+# an atom, perhaps a freeze code, three coordinates (a line of a Z-matrix has no code below 1, or more words)
+PLACED = re.compile(r"^\s*([A-Za-z][\w()=.,-]*?)(?:[\s,]+(-\d+|0))?((?:[\s,]+[-+]?(?:\d+\.?\d*|\.\d+)(?:[eEdD][-+]?\d+)?){3})\s*$")
 
 
 def frames(text: str, path: Path) -> list[Frame]:
@@ -77,9 +78,11 @@ def _gaussian(text, path, form):
 
     lines, codes = text.split("\n"), []
     for k, line in enumerate(lines):
-        if found := FROZEN.match(line):
-            codes.append(int(found[2]))
-            lines[k] = found[1] + found[3]
+        if found := PLACED.match(line):
+            codes.append(int(found[2] or 0))
+            numbers = found[3].replace(",", " ").split()
+            lines[k] = " ".join([found[1], *(repr(float(plain(word))) for word in numbers)])      # ASE takes 0 for a Z-matrix
+        lines[k] = re.sub(r"^(\s*[-+]?\d+)\s*,\s*(\d+\s*)$", r"\1 \2", lines[k])     # charge, multiplicity
     atoms = read_gaussian_in(io.StringIO("\n".join(lines)), attach_calculator=True)
     said = atoms.calc.parameters
     atoms.info |= {"charge": said["charge"], "multiplicity": said["mult"]}

@@ -3,8 +3,11 @@
 import tempfile
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+from ase.constraints import FixCartesian, FixScaled
 from ase.io.formats import UnknownFileTypeError, filetype
 
 from nddo_ml.errors import IncompatibleFile, InvalidMolecule
@@ -96,12 +99,20 @@ def _settled(frame, where, isolated, charge, multiplicity, results):
         atoms.calc = None
     if isolated:
         atoms.pbc = False
-    atoms.constraints = [c for c in atoms.constraints if len(getattr(c, "index", "some"))]    # ASE makes empty ones
+    atoms.constraints = [c for c in map(partial(_cartesian, atoms), atoms.constraints)
+                         if np.any(getattr(c, "mask", True)) and np.size(getattr(c, "index", 0))]     # ASE makes empty ones
     try:
         notes = settle(atoms, charge, multiplicity)
     except InvalidMolecule as error:
         return Frame(error=InvalidMolecule(f"{where}: {error}"))
     return replace(frame, notes=(*frame.notes, *notes))
+
+
+def _cartesian(atoms, constraint):
+    """A constraint along the axes of a rectangular cell (POSCAR) as one along x, y and z."""
+    if isinstance(constraint, FixScaled) and np.allclose(atoms.cell, np.diag(np.diag(atoms.cell))):
+        return FixCartesian(constraint.index, constraint.mask)
+    return constraint
 
 
 def _format(path):

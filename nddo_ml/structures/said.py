@@ -11,7 +11,8 @@ import numpy as np
 from nddo_ml.errors import InvalidMolecule
 
 CHARGE = frozenset({"charge", "totalcharge", "totcharge", "netcharge", "molecularcharge", "moleculecharge", "molcharge",
-                    "ioncharge", "systemcharge", "formalcharge", "totalformalcharge", "chrg", "chg", "q", "qtot", "qtotal", "totalq"})
+                    "ioncharge", "systemcharge", "formalcharge", "totalformalcharge", "chrg", "chg", "q", "qtot",
+                    "qtotal", "totalq"})
 MULTIPLICITY = frozenset({"multiplicity", "mult", "spinmultiplicity", "spinmult", "totalspinmultiplicity", "totalmultiplicity",
                           "molecularmultiplicity", "moleculemultiplicity", "2s+1", "spin"})
 UNPAIRED = frozenset({"unpaired", "unpairedelectrons", "numunpaired", "nunpaired", "uhf"})
@@ -69,7 +70,8 @@ def whole(what: str, source: str, value) -> int:
     except (TypeError, ValueError, OverflowError):
         fits = False
     if not fits:
-        raise InvalidMolecule(f"The {what} from {source} is {value!r}: expected a whole number. If it stands for something "
+        shown = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+        raise InvalidMolecule(f"The {what} from {source} is {shown!r}: expected a whole number. If it stands for something "
                               "else, rename or remove it.")
     return near
 

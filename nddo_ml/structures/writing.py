@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from ase import Atoms
+from ase.constraints import FixAtoms, FixCartesian
 from ase.io import write as ase_write
 from ase.io.formats import UnknownFileTypeError, filetype, ioformats, open_with_compression
 
@@ -15,6 +16,7 @@ from nddo_ml.errors import IncompatibleFile, NDDOError
 from nddo_ml.structures import mdl, pdb
 from nddo_ml.structures.reading import read
 from nddo_ml.structures.said import FORMAL, agreed, charges, multiplicities
+from nddo_ml.structures.xyz import SPECIES
 
 BONDED = 1.3      # angstrom: a hydrogen atom belongs to a heavy atom within this, when charges are given to atoms
 LARGEST_CHARGE = 9      # of one atom in a PDB file
@@ -59,7 +61,8 @@ def _lost(path, frames, form):
     except (NDDOError, ValueError):
         return [f"{path} could not be read again as it was written: keep the structures as extxyz too."]
     missing = sorted({what for before, after in pairs for what in _differences(before, after)})
-    return [f"{path}: the format {form} does not hold the {' and the '.join(missing)}; extxyz does."] if missing else []
+    hint = "" if form == "extxyz" else "; .extxyz does"
+    return [f"{path}: the format {form} does not hold the {', '.join(missing)}{hint}."] if missing else []
 
 
 def _differences(before, after):
@@ -68,8 +71,20 @@ def _differences(before, after):
     missing = ["charge"] if _charge(before) != _charge(after) else []
     missing += ["multiplicity"] if _multiplicity(before) != _multiplicity(after) else []
     same = len(before) == len(after) and np.allclose(before.get_masses(), after.get_masses(), rtol=0, atol=0.01)
+    missing += ["names of species"] if SPECIES in before.arrays and SPECIES not in after.arrays else []
     missing += ["masses of isotopes"] if before.has("masses") and not same else []
-    return missing + (["constraints"] if before.constraints and not after.constraints else [])
+    return missing + (["constraints"] if before.constraints and _held(before) != _held(after) else [])
+
+
+def _held(atoms):
+    """The cartesian components that are fixed, and the names of other constraints."""
+    fixed, others = np.zeros((len(atoms), 3), dtype=bool), []
+    for constraint in atoms.constraints:
+        if isinstance(constraint, FixAtoms | FixCartesian):
+            fixed[constraint.index] |= getattr(constraint, "mask", True)
+        else:
+            others.append(type(constraint).__name__)
+    return fixed.tolist(), sorted(others)
 
 
 def _charge(atoms):

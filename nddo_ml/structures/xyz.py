@@ -162,6 +162,7 @@ def _read(count, body, comment, extended, where, span):
     """(atoms, notes) by ASE, with what the comment says; span: first line of this frame and of the next."""
     info, header, notes = {}, comment, ()
     if not extended:
+        comment = header = re.sub(r"[,;]\s*(?=[\w+]+\s*=)", " ", comment)      # a=1, b=2
         info, notes = _prose(comment, where)
         if not _pairs(comment):                       # nothing but prose, which the reader would take for flags
             info |= {"comment": comment} if comment else {}
