@@ -363,7 +363,8 @@ def test_isotopes_and_freeze_codes_of_gaussian(given):
 
 
 def test_a_format_whose_charge_is_not_read_says_so(given, tmp_path):
-    atoms, = atoms_of(given("a.xyz", xyz('Lattice="9 0 0 0 9 0 0 0 9" Properties=species:S:1:pos:R:3', "H 0 0 0\nH 0 0 0.74\n")))
+    cell = 'Lattice="9 0 0 0 9 0 0 0 9" Properties=species:S:1:pos:R:3'
+    atoms, = atoms_of(given("a.xyz", xyz(cell, "H 0 0 0\nH 0 0 0.74\n")))
     for name, form in (("a.cif", "cif"), ("b.abi", "abinit-in")):
         ase_write(tmp_path / name, atoms, format=form)
         frames = read(tmp_path / name, isolated=True)

@@ -37,7 +37,8 @@ WITHOUT = {"aims", "bundletrajectory", "cfg", "cube", "db", "dlp-history", "dlp4
            "turbomole-gradient", "v-sim", "vasp", "vasp-out", "vasp-xdatcar", "vasp-xml", "vti", "vtu", "xsf"}
 ORCA = re.compile(r"(?ims)^[ \t]*\*[ \t]*xyz[ \t]+([-+]?\d+)[ \t]+(\d+)[^\n]*\n(.*?)^[ \t]*\*")
 # an atom, perhaps a freeze code, three coordinates (a line of a Z-matrix has no code below 1, or more words)
-PLACED = re.compile(r"^\s*([A-Za-z][\w()=.,-]*?)(?:[\s,]+(-\d+|0))?((?:[\s,]+[-+]?(?:\d+\.?\d*|\.\d+)(?:[eEdD][-+]?\d+)?){3})\s*$")
+PLACED = re.compile(r"^\s*([A-Za-z][\w()=.,-]*?)(?:[\s,]+(-\d+|0))?"
+                    r"((?:[\s,]+[-+]?(?:\d+\.?\d*|\.\d+)(?:[eEdD][-+]?\d+)?){3})\s*$")
 
 
 def frames(text: str, path: Path) -> list[Frame]:
