@@ -115,6 +115,7 @@ def test_a_bad_frame_is_named_and_the_others_are_read(given, text, good):
     ("2\n\nD 0 0 0\nH 0 0 0.74\n", [D, 1.008]), ("2\n\nT 0 0 0\nd 0 0 0.74\n", [T, D]),
     ("2\nProperties=species:S:1:pos:R:3:masses:R:1\nD 0 0 0 2.5\nH 0 0 0.74 1.0\n", [2.5, 1.0])])
 def test_isotopes_of_xyz(given, text, masses):
+    assert [round(float(a.get_masses()[1]), 3) for a in atoms_of(case("hdo_mass.extxyz"))] == [2.014, 2.014, 1.008]
     atoms, = atoms_of(given("a.xyz", text))
     assert atoms.get_chemical_formula() == "H2"
     np.testing.assert_allclose(atoms.get_masses(), masses, atol=1e-3)

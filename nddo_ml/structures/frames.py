@@ -12,6 +12,7 @@ import numpy as np
 from ase import Atoms
 
 from nddo_ml.errors import IncompatibleFile, NDDOError
+from nddo_ml.structures.said import FORMAL
 
 ISOTOPES = {"D": 2.01410177811, "T": 3.01604928199}   # u; Wang et al., Chin. Phys. C 41, 030003 (2017)
 COMPRESSED = (".gz", ".bz2", ".xz")
@@ -71,8 +72,8 @@ def with_isotopes(atoms: Atoms, isotopes: dict[int, float]) -> Atoms:
     return atoms
 
 
-def with_formal_charges(atoms: Atoms, charges, name: str) -> Atoms:
-    """The atoms with their formal charges as an array of that name, unless all are zero."""
+def with_formal_charges(atoms: Atoms, charges) -> Atoms:
+    """The atoms with their formal charges as an array, unless all are zero."""
     if np.any(charges):
-        atoms.set_array(name, np.asarray(charges, dtype=int))
+        atoms.set_array(FORMAL, np.asarray(charges, dtype=int))
     return atoms

@@ -122,7 +122,7 @@ def _atoms(molecule, where):
         if atom.GetIsotope():
             isotopes[k] = isotope_mass(atom.GetAtomicNum(), atom.GetIsotope())
     positions = molecule.GetConformer().GetPositions() if molecule.GetNumConformers() else np.zeros((0, 3))
-    return with_isotopes(with_formal_charges(Atoms(numbers, positions), charges, FORMAL), isotopes)
+    return with_isotopes(with_formal_charges(Atoms(numbers, positions), charges), isotopes)
 
 
 def _radicals(record, count):

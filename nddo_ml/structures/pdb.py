@@ -15,9 +15,7 @@ from ase import Atoms
 from nddo_ml.elements import symbol
 from nddo_ml.errors import IncompatibleFile, InvalidMolecule
 from nddo_ml.structures.frames import ISOTOPES, Frame, with_formal_charges, with_isotopes
-from nddo_ml.structures.said import FORMAL
 
-ATOM = ("ATOM  ", "HETATM")
 ENDS = ("END", "ENDMDL", "MODEL")      # what lies between two of them is a frame
 FIELD = re.compile(r"\s{0,2}([A-Za-z]{1,2})?\s*(\d[+-]|[+-]\d|[+-]|0)?\s*")     # element and charge
 OLD = re.compile(r"[0-9][A-Z0-9]{3}\s*\d+")     # name of the entry and number of the line, in files older than 1996
@@ -41,7 +39,7 @@ def frames(text: str, path) -> list[Frame]:
     for line in [*text.splitlines(), "END"]:
         if line.startswith("CRYST1"):
             cell = line
-        elif line.startswith("ATOM") or line.startswith("HETATM"):
+        elif line.startswith(("ATOM", "HETATM")):
             block.append(line)
         elif line.split()[:1] and line.split()[0] in ENDS and block:
             found.append(_frame(block, cell, f"{path}, frame {len(found) + 1}"))
@@ -141,21 +139,21 @@ def _field(line, where):
     """(element or None, formal charge) of a line of an atom. InvalidMolecule: its columns hold something else."""
     import gemmi
 
+    name = line[12:16].strip().lstrip("0123456789").upper()
     tail = line[66:].rstrip().ljust(14)          # from column 67 on; the element belongs in 77 and 78, the charge in 79 and 80
     shifted = re.search(r"(?<=\s)([A-Za-z]{1,2})(\d[+-]|[+-]\d|[+-])?$", tail.rstrip()[:14])
-    if not tail[11:].strip() and shifted and shifted.start() >= 7 and line[12:16].strip().lstrip("0123456789").upper() \
-            .startswith(shifted[1].upper()):     # one or two columns to the left, and no name of a segment
-        tail = " " * 10 + tail[shifted.start():]
+    if not tail[11:].strip() and shifted and shifted.start() >= 7 and name.startswith(shifted[1].upper()):
+        tail = " " * 10 + tail[shifted.start():]     # one or two columns to the left, and no name of a segment
     if OLD.fullmatch(tail[6:].strip()):
         return None, 0
-    found = FIELD.fullmatch(tail[10:])
+    found = FIELD.fullmatch(tail[10:16])
     letters = found and found[1] and found[1].upper()
     known = letters and gemmi.Element(letters).atomic_number
-    if found is None or (letters and not known and not line[12:16].strip().lstrip("0123456789").upper().startswith(letters)):
-        raise InvalidMolecule(f"{where}: columns 77 to 80 of the atom {line[6:16].strip()!r} hold {tail[10:].strip()!r}: "
+    if found is None or (letters and not known and not name.startswith(letters)):
+        raise InvalidMolecule(f"{where}: columns 77 to 80 of the atom {line[6:16].strip()!r} hold {tail[10:16].strip()!r}: "
                               "expected an element and a charge written 1+, +1 or + (and likewise with -).")
     word = found[2] or "0"
-    charge = int("".join(sorted(word, key=str.isdigit)) if word[-1].isdigit() or len(word) > 1 else word + "1")
+    charge = int(re.sub(r"\D", "", word) or 1) * (-1 if "-" in word else 1)
     return (letters.capitalize() if known else None), charge
 
 
@@ -200,7 +198,7 @@ def _built(atoms, charges, cell, where, notes):
         name = atom.element.name
         if name == "X":
             name = atom.name.lstrip("0123456789")[:1].upper()     # "OXT " one column to the left
-            if name not in "HCNOFPSIBK":
+            if not name or name not in "HCNOFPSIBK":
                 raise InvalidMolecule(f"{where}: the element of the atom {atom.name!r} of {residue.name} {residue.seqid} is "
                                       "unknown: write it into columns 77 and 78.")
         if name in ISOTOPES:
@@ -216,7 +214,7 @@ def _built(atoms, charges, cell, where, notes):
         built.set_array(name, np.array(column))
     built.set_array("occupancy", np.array([a.occ for a, *_ in found]))
     built.set_array("bfactor", np.array([a.b_iso for a, *_ in found]))
-    with_formal_charges(built, [charges[k] for k in kept], FORMAL)
+    with_formal_charges(built, [charges[k] for k in kept])
     return Frame(with_isotopes(built, isotopes), (*notes, *([f"{where}: {note}"] if note else [])))
 
 

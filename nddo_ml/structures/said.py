@@ -98,7 +98,8 @@ def settle(atoms, charge=None, multiplicity=None) -> list[str]:
         _forget(atoms, "charge", "initial_charges", *([FORMAL] if before != charge else []))
     if multiplicity is not None:
         _forget(atoms, "multiplicity", "initial_magmoms")
-    for what, value in (("charge", before if charge is None else charge), ("multiplicity", multiplicity or spin)):
+    charge, multiplicity = (before if charge is None else charge), (spin if multiplicity is None else multiplicity)
+    for what, value in (("charge", charge), ("multiplicity", multiplicity)):
         if value is not None:
             _forget(atoms, what)
             atoms.info[what] = value

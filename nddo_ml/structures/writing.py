@@ -19,7 +19,7 @@ from nddo_ml.structures.said import FORMAL, agreed, charges, multiplicities
 from nddo_ml.structures.xyz import SPECIES
 
 BONDED = 1.3      # angstrom: a hydrogen atom belongs to a heavy atom within this, when charges are given to atoms
-LARGEST_CHARGE = 9      # of one atom in a PDB file
+LARGEST_CHARGE = {"pdb": 9, "mdl": 15}      # of one atom
 
 
 def check_format(path: Path) -> None:
@@ -135,11 +135,12 @@ def _shared(weights, total, most):
 
 
 def _pdb(frames):
-    return pdb.text(frames, [_formal(atoms, LARGEST_CHARGE) for atoms in frames])
+    return pdb.text(frames, [_formal(atoms, LARGEST_CHARGE["pdb"]) for atoms in frames])
 
 
 def _mdl(frames, several):
-    return mdl.text(frames, [_formal(atoms, 15) for atoms in frames], [_unpaired(atoms) for atoms in frames], several)
+    formal = [_formal(atoms, LARGEST_CHARGE["mdl"]) for atoms in frames]
+    return mdl.text(frames, formal, [_unpaired(atoms) for atoms in frames], several)
 
 
 def _gaussian(frames):
