@@ -232,11 +232,6 @@ def finite(tree):
     return None if isinstance(tree, float) and not np.isfinite(tree) else tree
 
 
-def state(found: Calculation) -> dict:
-    """Charge and multiplicity, for the info of a structure file."""
-    return {"charge": int(found.molecules.charge[0]), "multiplicity": int(found.molecules.unpaired[0]) + 1}
-
-
 def written(found: Calculation) -> tuple[dict, dict]:
     """Properties (ASE's names) and info of the final geometry for a structure file."""
     r = found.result
@@ -244,3 +239,8 @@ def written(found: Calculation) -> tuple[dict, dict]:
     known = {"heat_of_formation": float(r.heat_of_formation[0]), "atomization_energy": float(r.atomization_energy[0])}
     results = {name: value for name, value in ase_results(r).items() if name in all_outputs}
     return results, info | {name: value for name, value in known.items() if np.isfinite(value)}
+
+
+def state(found: Calculation) -> dict:
+    """Charge and multiplicity, for the info of a structure file."""
+    return {"charge": int(found.molecules.charge[0]), "multiplicity": int(found.molecules.unpaired[0]) + 1}
