@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 import nddo_ml
 from nddo_ml.cli.main import app
 from nddo_ml.cli.structures import bundled
-from nddo_ml.cli.structures import read as read_structures
 from nddo_ml.interfaces.ase import NDDO
 from nddo_ml.methods import methods
+from nddo_ml.structures.reading import atoms_of
+from nddo_ml.structures.reading import read as read_structures
 
 
 def nddo(*words):
@@ -167,7 +168,7 @@ CHARGED = {"chg.sdf": SDF.format(code=0, charge="M  CHG  1   1   1\n"), "code.mo
 @pytest.mark.parametrize("name", CHARGED)
 def test_charges_of_files(folder, name):
     (folder / name).write_text(CHARGED[name])
-    frames = read_structures(folder / name)
+    frames = atoms_of(read_structures(folder / name))
     assert len(frames) == (2 if name == "two.sdf" else 1)
     assert all(a.info["charge"] == 1 and len(a) == 5 for a in frames)
     assert nddo("run", name)[0] == 0
@@ -175,7 +176,7 @@ def test_charges_of_files(folder, name):
 
 def test_names_and_numbers_in_xyz(folder):
     (folder / "a.xyz").write_text("3\nwater by numbers\n8 0 0 0\n1 0.76 0.59 0\n1 -0.76 0.59 0\n")
-    assert read_structures(folder / "a.xyz")[0].get_chemical_formula() == "H2O"
+    assert read_structures(folder / "a.xyz")[0].atoms.get_chemical_formula() == "H2O"
     (folder / "b.xyz").write_text("2\n\nNa 0 0 0\n- 0 0 3\n")
     assert nddo("run", "b.xyz", "-m", "PM6", "-o", "b.extxyz", "--json", "b.json")[0] == 0
     assert nddo("run", "b.extxyz", "-m", "PM6", "--json", "c.json")[0] == 0
@@ -194,11 +195,11 @@ BAD = {   # name of the file, its contents, options, words of the message
     "cut short": ("a.xyz", "3\n\nH 0 0 0\n", [], "3 atoms announced"),
     "no xyz": ("a.xyz", "hello\nworld\n", [], "expected the number of atoms"),
     "missing column": ("a.xyz", "1\n\nH 0 0\n", [], "expected an element and three coordinates"),
-    "letters": ("a.xyz", "1\n\nH 0 0 x\n", [], "cannot be read"),
+    "letters": ("a.xyz", "1\n\nH 0 0 x\n", [], "expected an element and three coordinates"),
     "broken sdf": ("a.sdf", "what\nis\nthis\n", [], "cannot be read"),
     "unknown format": ("a.strange", "what is this", [], "format"),
     "periodic": ("a.xyz", '1\nLattice="5 0 0 0 5 0 0 0 5"\nHe 0 0 0\n', [], "--isolated"),
-    "conflict": ("a.xyz", "1\nProperties=species:S:1:pos:R:3 charge=1\nLi 0 0 0\n", ["--charge", "0"], "Contradicting"),
+    "conflict": ("a.xyz", "1\nProperties=species:S:1:pos:R:3 charge=1 q=0\nLi 0 0 0\n", [], "Contradicting"),
     "parity": ("a.xyz", "1\n\nLi 0 0 0\n", ["--multiplicity", "1"], "cannot have multiplicity 1"),
     "too many unpaired": ("a.xyz", "1\n\nLi 0 0 0\n", ["--multiplicity", "12"], "multiplicity 12"),
     "charge": ("a.xyz", "1\n\nLi 0 0 0\n", ["--charge", "5"], "charge"),
@@ -254,7 +255,6 @@ M  END
 
 @pytest.mark.parametrize("text, frames", [(MOLFILE, 1), (MOLFILE + "$$$$\n", 1), (MOLFILE + "$$$$\n" + MOLFILE + "$$$$\n", 2)])
 def test_molfiles_without_a_title(tmp_path, text, frames):
-    from nddo_ml.cli.structures import _read_sdf
     (tmp_path / "water.sdf").write_text(text)
-    found = _read_sdf(tmp_path / "water.sdf")
+    found = atoms_of(read_structures(tmp_path / "water.sdf"))
     assert [a.get_chemical_formula() for a in found] == ["H2O"] * frames

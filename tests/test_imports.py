@@ -18,7 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up; a module may import what lies below, and its own group. Siblings of one line never import each other.
 LAYERS = (
     ("struct",), ("units",), ("errors",), ("options",), ("extras",), ("files",), ("devices",), ("elements",),
-    ("molecules",), ("orbitals",),
+    ("structures",), ("molecules",), ("orbitals",),
     ("integrals", "methods"),          # a method names its core-core form; the integrals read the tables' records
     ("networks",),
     ("weights", "parametrization"),
@@ -38,10 +38,12 @@ REQUIRED = {"torch", "numpy", "scipy", "ase", "jaxtyping", "safetensors"}
 CONFINED = {"typer": "cli", "rich": "cli", "click": "cli",
             "matplotlib": ("properties/spectra.py", "functional/plots.py", "training/plots.py", "training/uncertainty_plots.py",
                            "wavefunction/plots.py"),
-            "ase": ("elements.py", "interfaces", "cli", "dynamics", "properties", "training")}
+            "ase": ("elements.py", "structures", "interfaces", "cli", "dynamics", "properties", "training")}
 CONFINED |= {"pyscf": ("training/pyscf_", "functional/pyscf_", "wavefunction/pyscf_"), "tblite": "training/levels.py",
-             "rdkit": "training/structures.py", "distributed": "training/queue.py"}
-LAZY = {"matplotlib", "pyscf", "tblite", "rdkit", "distributed"}   # imported inside a function, behind a MissingExtra
+             "rdkit": ("training/structures.py", "structures/mdl.py"), "gemmi": "structures/pdb.py",
+             "distributed": "training/queue.py"}
+# imported inside a function: an optional package may be missing, and rdkit and gemmi take long to load
+LAZY = {"matplotlib", "pyscf", "tblite", "rdkit", "gemmi", "distributed"}
 
 
 def group(path):
@@ -111,7 +113,7 @@ def test_third_parties_stay_where_they_are_needed(path):
         if places:
             places = (places,) if isinstance(places, str) else places
             assert inside.startswith(places), f"{inside} imports {module}, which belongs to {', '.join(places)}"
-        assert not (name in LAZY and at_top), f"{inside} imports {module} at its top: an optional package may be missing"
+        assert not (name in LAZY and at_top), f"{inside} imports {module} at its top: import it inside a function"
 
 
 def test_no_print_and_no_exit():

@@ -79,7 +79,9 @@ def run(file: Path, minutes: float | None) -> None:
     """Run the loop as the file says, from where it stands."""
     config, training = read_active(file)
     console = Console()
-    sources, refused = sources_of(Request(list(config.explore.structures), [], Path(config.output)))
+    sources, refused, notes = sources_of(Request(list(config.explore.structures), [], Path(config.output)))
+    for note in notes:
+        console.print(f"Note: {note}", style="yellow", highlight=False, markup=False)
     for name, error in refused:
         console.print(f"{name} is left out: {error}", style="yellow", highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),

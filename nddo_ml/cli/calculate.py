@@ -73,7 +73,7 @@ class Spectroscopy:
 @dataclass(frozen=True, eq=False)
 class Calculation:
     """Everything found about one structure; `atoms` at its final geometry, `trajectory` the accepted geometries of an
-    optimisation.
+    optimisation; `notes` how the file was read.
     """
 
     atoms: Atoms
@@ -83,6 +83,7 @@ class Calculation:
     optimised: Optimised | None = None
     trajectory: list[Atoms] = field(default_factory=list)
     spectroscopy: Spectroscopy | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def largest_force(self) -> float:
@@ -189,7 +190,7 @@ def record(found: Calculation) -> dict:
         "occupations": r.occupations(0).tolist(), "bond_orders": r.bond_orders(0).tolist(),
         "scf": {"converged": bool(r.converged[0]), "iterations": int(r.iterations[0]), "residual": float(r.residual[0]),
                 "route": r.route[0]},
-        "seconds": found.seconds, "warnings": found.warnings}
+        "seconds": found.seconds, "notes": list(found.notes), "warnings": found.warnings}
     if r.point_charge_forces is not None:
         entry["point_charge_forces"] = r.point_charge_forces.tolist()
     if found.optimised is not None:
@@ -234,8 +235,13 @@ def finite(tree):
 
 def written(found: Calculation) -> tuple[dict, dict]:
     """Properties (ASE's names) and info of the final geometry for a structure file."""
-    r, m = found.result, found.molecules
-    info = {"charge": int(m.charge[0]), "multiplicity": int(m.unpaired[0]) + 1, "method": r.method}
+    r = found.result
+    info = state(found) | {"method": r.method}
     known = {"heat_of_formation": float(r.heat_of_formation[0]), "atomization_energy": float(r.atomization_energy[0])}
     results = {name: value for name, value in ase_results(r).items() if name in all_outputs}
     return results, info | {name: value for name, value in known.items() if np.isfinite(value)}
+
+
+def state(found: Calculation) -> dict:
+    """Charge and multiplicity, for the info of a structure file."""
+    return {"charge": int(found.molecules.charge[0]), "multiplicity": int(found.molecules.unpaired[0]) + 1}

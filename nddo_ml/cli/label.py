@@ -21,6 +21,7 @@ from nddo_ml.cli.refusals import INCOMPLETE
 from nddo_ml.errors import IncompatibleFile, InvalidMolecule, UnknownOption
 from nddo_ml.interfaces.ase import NDDO
 from nddo_ml.methods import method as find_method
+from nddo_ml.structures.reading import read
 from nddo_ml.training.journal import Journal
 from nddo_ml.training.label import label, with_partners
 from nddo_ml.training.queue import queue
@@ -52,7 +53,7 @@ def run(request: Request, level: Level, jobs: int, dask: str | None) -> int:
     """The exit code: 0, INCOMPLETE where something got no label, INTERRUPTED."""
     console = Console(stderr=True)
     sampling = sampling_of(request)
-    sources, refused = sources_of(request)
+    sources, refused, notes = sources_of(request)
     if not sources:
         nothing = IncompatibleFile("Nothing to label: give structure files, lists of SMILES (.smi, .json) or --smiles CCO.")
         raise refused[0][1] if refused else nothing
@@ -61,6 +62,8 @@ def run(request: Request, level: Level, jobs: int, dask: str | None) -> int:
     structures.check_writable(request.output)
     sources = with_partners(sources, request.seed)
     console.print(f"level: {level.name}", style="dim", highlight=False)
+    for note in notes:
+        console.print(f"Note: {note}", style="yellow", highlight=False, markup=False)
     last = None
     with Journal(request.output, level.name) as journal, queue(jobs, dask) as tasks:
         for name, error in refused:
@@ -88,20 +91,23 @@ def sampling_of(request: Request) -> Sampling:
     return Sampling(plan(request.sample), calculator, request.seed, request.charged, request.method)
 
 
-def sources_of(request: Request) -> tuple[list[Source], list]:
-    """Molecules and structures in the order given; (name, error) of frames that are no molecule."""
-    sources, refused = [], []
+def sources_of(request: Request) -> tuple[list[Source], list, list[str]]:
+    """Molecules and structures in the order given; (name, error) of frames that are none; notes on how files are read."""
+    sources, refused, notes = [], [], {}
     for name in request.files:
         path = structures.find(name)
         if path.suffix.lower() in LISTS:
             sources += [Source(smiles, group) for smiles, group in read_smiles(path)]
             continue
-        for k, atoms in enumerate(structures.read(path, request.isolated)):
+        for k, frame in enumerate(read(path, request.isolated)):
+            notes |= dict.fromkeys(frame.notes)
             try:
-                sources.append(Source(structure=from_atoms(atoms, source=f"{path.name}#{k}")))
-            except InvalidMolecule as error:
+                if frame.error is not None:
+                    raise frame.error
+                sources.append(Source(structure=from_atoms(frame.atoms, source=f"{path.name}#{k}")))
+            except (InvalidMolecule, IncompatibleFile) as error:
                 refused.append((f"{name}#{k}", error))
-    return sources + [Source(smiles) for smiles in request.smiles], refused
+    return sources + [Source(smiles) for smiles in request.smiles], refused, list(notes)
 
 
 class _shown:

@@ -2,8 +2,9 @@
 
 import json
 import os
+from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 import nddo_ml
 from nddo_ml.cli import structures, tables
-from nddo_ml.cli.calculate import UNITS, Calculation, Wanted, calculate, finite, record, written
+from nddo_ml.cli.calculate import UNITS, Calculation, Wanted, calculate, finite, record, state, written
 from nddo_ml.cli.refusals import INCOMPLETE, REFUSED, refuse
 from nddo_ml.elements import symbol
 from nddo_ml.errors import NDDOError
@@ -22,6 +23,7 @@ from nddo_ml.methods import learned, methods
 from nddo_ml.methods import method as find_method
 from nddo_ml.model import Hamiltonian
 from nddo_ml.properties import spectra
+from nddo_ml.structures import reading, writing
 
 WIDTH = 120            # columns where the output is no terminal
 LARGE = 100            # atoms from which more than one thread pays
@@ -46,22 +48,27 @@ def run(name: str, method: str, wanted: Wanted, outputs: Outputs, device: str, t
     find_method(method)
     check_device(device)
     path = structures.find(name)
-    frames = structures.read(path, isolated)
+    frames = reading.read(path, isolated, wanted.charge, wanted.multiplicity)
     check_outputs(outputs)
-    torch.set_num_threads(threads or useful_threads(max(len(atoms) for atoms in frames)))
+    torch.set_num_threads(threads or useful_threads(max(len(frame.atoms or ()) for frame in frames)))
     model = Hamiltonian(method, device=device)
     entries = []
     with _progress(len(frames), wanted) as (advance, report):
-        for k, atoms in enumerate(frames):
+        for k, frame in enumerate(frames):
             label = path.stem if len(frames) == 1 else f"{path.stem}, frame {k + 1}"
             try:
-                entries.append((label, calculate(atoms, model, wanted, report)))
+                found = frame.error or replace(calculate(frame.atoms, model, wanted, report), notes=frame.notes)
             except NDDOError as error:
-                entries.append((label, error))
+                found = error
+            entries.append((label, found))
             advance()
+    _say(console, frames)
     show(console, entries, verbose)
-    for file in write(entries, outputs, model, method):
+    files, warnings = write(entries, outputs, model, method)
+    for file in files:
         console.print(f"written: {file}", style="dim", highlight=False)
+    for warning in warnings:
+        console.print(f"Warning: {warning}", style="yellow", highlight=False, markup=False)
     return exit_code(entries)
 
 
@@ -78,7 +85,13 @@ def check_outputs(outputs: Outputs) -> None:
             structures.check_writable(file)
     for file in (outputs.structures, outputs.trajectory):
         if file is not None:
-            structures.check_format(file)
+            writing.check_format(file)
+
+
+def _say(console, frames):
+    """How the file was read: each note once, however many frames it is about."""
+    for note, count in Counter(note for frame in frames for note in frame.notes).items():
+        console.print(f"Note: {note}{f' ({count} frames)' if count > 1 else ''}", style="yellow", highlight=False, markup=False)
 
 
 def show(console: Console, entries: list[tuple[str, Calculation | NDDOError]], verbose: bool) -> None:
@@ -112,22 +125,22 @@ def _report(console, label, found, verbose):
     console.print(f"{found.seconds:.2f} s", style="dim", highlight=False)
 
 
-def write(entries, outputs: Outputs, model, method: str) -> list[Path]:
-    """The files written."""
+def write(entries, outputs: Outputs, model, method: str) -> tuple[list[Path], list[str]]:
+    """The files written, and warnings of what they cannot hold."""
     good = [(k, found) for k, (_, found) in enumerate(entries, 1) if isinstance(found, Calculation)]
     many = len(entries) > 1
-    done = []
+    done, warnings = [], []
     if outputs.json is not None:
         outputs.json.write_text(json.dumps(document(entries, method), indent=1, allow_nan=False) + "\n", encoding="utf-8")
         done.append(outputs.json)
     if outputs.structures is not None and good:
         final = [structures.with_results(found.atoms, *written(found)) for _, found in good]
-        structures.write(outputs.structures, final)
+        warnings += writing.write(outputs.structures, final)
         done.append(outputs.structures)
-    steps = [structures.with_results(atoms, {"energy": energy, "forces": forces}, {"frame": k})
+    steps = [structures.with_results(atoms, {"energy": energy, "forces": forces}, {"frame": k} | state(found))
              for k, found in good for atoms, energy, forces in found.trajectory]
     if outputs.trajectory is not None and steps:
-        structures.write(outputs.trajectory, steps)
+        warnings += writing.write(outputs.trajectory, steps)
         done.append(outputs.trajectory)
     for k, found in good:
         if outputs.molden is not None:
@@ -137,7 +150,7 @@ def write(entries, outputs: Outputs, model, method: str) -> list[Path]:
             title = f"{found.atoms.get_chemical_formula()}, {found.result.method}"
             spectrum = spectra.ir_spectrum(s.vibrations.frequencies, s.intensities)
             done.append(spectra.plot(spectrum, numbered(outputs.ir, k, many), title))
-    return done
+    return done, warnings
 
 
 def document(entries, method: str) -> dict:

@@ -1,10 +1,10 @@
 """The ASE calculator: `atoms.calc = NDDO("PM6-D3H4")`.
 
 Charge and multiplicity come from the arguments, from `atoms.info` ("charge"; "multiplicity", or "spin", which is read as the
-multiplicity 2S + 1 too) or from the sums of the initial charges and magnetic moments, in this order of preference; sources that
-disagree are refused, never overruled. Where nothing is said a molecule is neutral and has the lowest multiplicity of its
-electron count. Sparkles and pseudo-atoms are named in `atoms.arrays["species"]` (names of nddo_ml.elements; the atomic number
-of a pseudo-atom is 0, ASE's "X").
+multiplicity 2S + 1 too; nddo_ml.structures.said lists other names of both) or from the sums of the initial charges and magnetic
+moments; sources that disagree are refused, never overruled. Where nothing is said a molecule is neutral and has the lowest
+multiplicity of its electron count. Sparkles and pseudo-atoms are named in `atoms.arrays["species"]`
+(names of nddo_ml.elements; the atomic number of a pseudo-atom is 0, ASE's "X").
 """
 
 from contextlib import contextmanager
@@ -22,8 +22,9 @@ from nddo_ml.methods import Method
 from nddo_ml.methods import method as find_method
 from nddo_ml.molecules import Molecules, PointCharges
 from nddo_ml.options import SCF
+from nddo_ml.structures import said
+from nddo_ml.structures.said import agreed
 
-ROUNDING = 0.1   # e or Bohr magnetons by which a sum of partial charges or moments may miss the whole number it stands for
 # arrays with names of species; the second survives extended XYZ, whose own column is called species
 NAMES = ("species", "nddo_species")
 
@@ -181,20 +182,14 @@ def species(atoms) -> np.ndarray:
 
 def total_charge(atoms, argument=None) -> int:
     """The charge that the argument, atoms.info and the initial charges agree on; 0 where none is given."""
-    sources = {"the argument": argument, 'atoms.info["charge"]': atoms.info.get("charge"),
-               "the sum of the initial charges": _sum(atoms, "initial_charges")}
-    return _agreed("charge", sources, 0)
+    return agreed("charge", {"the argument": argument} | said.charges(atoms), 0)
 
 
 def spin_multiplicity(atoms, method, numbers, charge, argument=None) -> int:
     """The multiplicity that the argument, atoms.info and the initial magnetic moments agree on; where none is given, the lowest
     there is.
     """
-    moments = _sum(atoms, "initial_magmoms")
-    sources = {"the argument": argument, 'atoms.info["multiplicity"]': atoms.info.get("multiplicity"),
-               'atoms.info["spin"] (taken as 2S + 1)': atoms.info.get("spin"),
-               "the initial magnetic moments": None if moments is None else abs(moments) + 1}
-    given = _agreed("multiplicity", sources, None)
+    given = agreed("multiplicity", {"the argument": argument} | said.multiplicities(atoms))
     if given is not None:
         return given
     cores = method.elements.core[method.rows(torch.as_tensor(np.asarray(numbers, dtype=np.int64)))].sum()
@@ -270,31 +265,3 @@ def ase_results(result, k: int = 0) -> dict:
 
 def _array(tensor):
     return tensor.detach().cpu().numpy()
-
-
-def _sum(atoms, array):
-    """Sum of an array of initial values; None where there is none or where all of them are zero."""
-    values = atoms.arrays.get(array)
-    return float(np.sum(values)) if values is not None and np.any(values) else None
-
-
-def _agreed(what, sources, default):
-    """The one whole number that all sources that are not None agree on. InvalidMolecule: they do not, or it is none."""
-    given = {source: _whole(what, source, value) for source, value in sources.items() if value is not None}
-    if len(set(given.values())) > 1:
-        found = ", ".join(f"{value} from {source}" for source, value in given.items())
-        raise InvalidMolecule(f"Contradicting values of the {what}: {found}. Remove all but one, or make them agree.")
-    return next(iter(given.values()), default)
-
-
-def _whole(what, source, value):
-    """A value as an integer; sums of partial charges or moments may be off by ROUNDING."""
-    slack = ROUNDING if "initial" in source else 1e-9
-    try:
-        near = round(float(value))
-        fits = abs(float(value) - near) <= slack
-    except (TypeError, ValueError, OverflowError):
-        fits = False
-    if not fits:
-        raise InvalidMolecule(f"The {what} from {source} is {value!r}: expected a whole number.")
-    return near

@@ -5,9 +5,7 @@ by structure: the hash of a molecule's name decides, so that the same molecule f
 from, and a part never changes when data are added.
 """
 
-import gzip
 import hashlib
-import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from ase.io import read
 
 from nddo_ml.elements import dipole_masses
-from nddo_ml.errors import IncompatibleFile
+from nddo_ml.errors import IncompatibleFile, NDDOError
+from nddo_ml.structures.reading import atoms_of, read
 
 PARTS = ("train", "validation", "ions", "radicals", "complexes", "embedded", "large", "dissociation", "atoms")
 HELD_OUT = PARTS[1:-1]                                  # never trained on
@@ -118,11 +116,9 @@ def read_frames(file: str | Path) -> list[Frame]:
     if not path.is_file():
         raise IncompatibleFile(f"There is no data file {path}: check `files`.")
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt") as file:
-            text = io.StringIO(file.read())      # the reader jumps back and forth, which a compressed file pays for dearly
-        structures = read(text, ":", format="extxyz")
-    except Exception as error:   # ASE raises whatever its parser stumbled over
-        raise IncompatibleFile(f"{path} is not a readable extended XYZ file: {type(error).__name__}: {error}") from error
+        structures = atoms_of(read(path, results=True))
+    except NDDOError as error:
+        raise IncompatibleFile(f"{path} is not a readable extended XYZ file: {error}") from error
     return [_frame(path, k, atoms) for k, atoms in enumerate(structures)]
 
 

@@ -14,7 +14,7 @@ from ase import Atoms
 from ase.data import chemical_symbols, ground_state_magnetic_moments
 
 from nddo_ml.errors import IncompatibleFile, InvalidMolecule
-from nddo_ml.extras import needed
+from nddo_ml.structures import said
 
 DECIMALS = 8            # of the coordinates in an extended XYZ file
 COINCIDENT = 0.45       # angstrom; no two nuclei of a reference structure are nearer
@@ -85,10 +85,8 @@ def from_atoms(atoms: Atoms, charge=None, multiplicity=None, **origin) -> Struct
     info = atoms.info
     if atoms.pbc.any():
         raise InvalidMolecule("The structure is periodic: labels are made of molecules. Set pbc to false, or give --isolated.")
-    charges, moments = (float(np.sum(atoms.arrays.get(name, 0.0))) for name in ("initial_charges", "initial_magmoms"))
-    charge = _stated("charge", (charge, info.get("charge"), charges or None), 0)
-    spins = (multiplicity, info.get("multiplicity"), info.get("spin"), abs(moments) + 1 if moments else None)
-    multiplicity = _stated("multiplicity", spins, None)
+    charge = said.agreed("charge", {"the argument": charge} | said.charges(atoms), 0)
+    multiplicity = said.agreed("multiplicity", {"the argument": multiplicity} | said.multiplicities(atoms))
     multiplicity = lowest_multiplicity(atoms.numbers, charge) if multiplicity is None else multiplicity
     sites = None
     if "pc_charges" in info:
@@ -121,9 +119,8 @@ def kind(structure: Structure) -> str:
 
 def from_smiles(smiles: str, seed: int, group: str = "") -> Structure:
     """A geometry of one molecule by distance geometry, at random by `seed` (RDKit's ETKDG); charge and unpaired electrons are
-    those of the SMILES. InvalidMolecule: it is no SMILES, or RDKit finds no geometry. MissingExtra: there is no RDKit.
+    those of the SMILES. InvalidMolecule: it is no SMILES, or RDKit finds no geometry.
     """
-    needed("rdkit", "train", "Geometries from SMILES")
     from rdkit import Chem
     from rdkit.Chem import AllChem
 
@@ -142,7 +139,6 @@ def from_smiles(smiles: str, seed: int, group: str = "") -> Structure:
 
 def parsed(smiles: str):
     """RDKit's molecule of a SMILES, without hydrogens. InvalidMolecule: it is no SMILES."""
-    needed("rdkit", "train", "Geometries from SMILES")
     from rdkit import Chem, rdBase
 
     with rdBase.BlockLogs():
@@ -181,18 +177,6 @@ def _written(values):
 
 def _digits(values):
     return " ".join(f"{x:.{DECIMALS}f}" for x in values.ravel())
-
-
-def _stated(what, values, default):
-    """The whole number that all values agree on which are not None; `default` without any. InvalidMolecule: they do not."""
-    try:
-        given = {round(float(value)) for value in values if value is not None}
-    except (TypeError, ValueError, OverflowError):
-        given = set(map(str, values))
-    if len(given) > 1:
-        raise InvalidMolecule(f"The {what} is said to be {' and '.join(map(str, sorted(given)))}: make the sources (info, "
-                              "initial charges, initial magnetic moments) agree.")
-    return given.pop() if given else default
 
 
 def _check(structure):
