@@ -12,6 +12,7 @@ from ase.outputs import Properties, all_outputs
 from nddo_ml.ensemble import Ensemble
 from nddo_ml.errors import UnknownOption
 from nddo_ml.interfaces.ase import molecule, threads
+from nddo_ml.struct import Lock, in_turn
 
 
 class EnsembleCalculator(Calculator):
@@ -34,7 +35,7 @@ class EnsembleCalculator(Calculator):
 
     def __init__(self, ensemble: Ensemble | str | Path, charge=None, multiplicity=None, unrestricted=None, device=None,
                  threads=None, max_steps=300):
-        self.result, self._ensemble, self._solved = None, None, None
+        self.result, self._ensemble, self._solved, self._lock = None, None, None, Lock()
         super().__init__(ensemble=ensemble, charge=charge, multiplicity=multiplicity, unrestricted=unrestricted, device=device,
                          threads=threads, max_steps=max_steps)
 
@@ -46,6 +47,7 @@ class EnsembleCalculator(Calculator):
             self._ensemble = given if isinstance(given, Ensemble) else Ensemble.load(given, self.parameters.device)
         return self._ensemble
 
+    @in_turn
     def set(self, **options):
         """Change options; results are discarded if any differs. UnknownOption: there is no such option."""
         unknown = sorted(set(options) - set(self.default_parameters))
@@ -57,6 +59,13 @@ class EnsembleCalculator(Calculator):
             self._ensemble = self.result = None
         return changed
 
+    @in_turn
+    def get_property(self, name, atoms=None, allow_calculation=True):
+        """A property of these atoms: checking, calculating and reading are one turn, as threads may share a calculator."""
+        return super().get_property(name, atoms, allow_calculation)
+
+    calculate_properties = in_turn(Calculator.calculate_properties)
+
     def check_state(self, atoms, tol=1e-15):
         """What changed since the last calculation, charge and multiplicity included."""
         changes = super().check_state(atoms, tol=tol)
@@ -64,6 +73,7 @@ class EnsembleCalculator(Calculator):
             changes = ["info"]
         return changes
 
+    @in_turn
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
         """Everything at once."""
         super().calculate(atoms, properties, system_changes)
