@@ -77,11 +77,12 @@ class Method:
                 near = difflib.get_close_matches(column, columns, n=1)
                 raise UnknownOption(f"{self.name} has no parameter {column!r}{f': did you mean {near[0]}?' if near else '.'}")
             for key, value in values.items():
-                given = torch.as_tensor(value, dtype=torch.float64)
                 place = self._place(column, key)
-                if given.shape != columns[column][place].shape:
-                    raise UnknownOption(f"{column} of {key} takes {columns[column][place].numel()} values; given: {value!r}.")
-                columns[column][place] = given
+                try:
+                    columns[column][place] = torch.as_tensor(value, dtype=torch.float64).reshape(columns[column][place].shape)
+                except (TypeError, ValueError, RuntimeError):
+                    raise UnknownOption(f"{column} of {key} takes {columns[column][place].numel()} numbers; given: {value!r}."
+                                        ) from None
         pairs = PairParameters(columns.pop("alpha_AB"), columns.pop("x_AB"), here.pairs.index)
         said = "" if citation is None else f"{citation}; "
         return replace(self, name=name, parent=self.parent or self.name, card=None, citation=f"{said}parent {self.citation}",
