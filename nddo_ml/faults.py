@@ -40,11 +40,11 @@ def tables(columns: Mapping[str, Tensor], method: Method, earlier: Tables | None
     """The tables as they are now: `earlier` itself if not a bit has changed. Values are compared, not their histories, so that
     edits of `.data` are seen too."""
     with torch.no_grad():
-        values = torch.cat([c.detach().reshape(-1) for c in columns.values()])
+        values = torch.cat([c.flatten() for c in columns.values()])
         if earlier is not None and earlier.values.device == values.device and torch.equal(
                 earlier.values.view(torch.int64), values.view(torch.int64)):          # as integers: a NaN equals itself
             return earlier
-        published, bad = method.columns, {}
+        published, bad = method.published.columns, {}
         for name, value in columns.items():
             mask = ~(value.abs() <= LARGEST)
             if name in POSITIVE:
@@ -56,12 +56,17 @@ def tables(columns: Mapping[str, Tensor], method: Method, earlier: Tables | None
 
 def sound(columns: Mapping[str, Tensor], method: Method, bad: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The columns with published values where their own cannot be used."""
-    stand_in = {name: torch.where(mask, method.columns[name].to(mask.device), columns[name]) for name, mask in bad.items()}
+    if not bad:
+        return dict(columns)
+    published = method.published.columns
+    stand_in = {name: torch.where(mask, published[name].to(mask.device), columns[name]) for name, mask in bad.items()}
     return {**columns, **stand_in}
 
 
 def of_tables(method: Method, top: Topology, columns: Mapping[str, Tensor], bad: Mapping[str, Tensor]) -> dict[int, str]:
     """Which molecules need values that cannot be used (by their place among those of the topology), and which values."""
+    if not bad:
+        return {}
     found: dict[int, list] = {}
     names = [symbol(int(n)) for n in top.elements.number]
 
@@ -71,7 +76,7 @@ def of_tables(method: Method, top: Topology, columns: Mapping[str, Tensor], bad:
             found[int(k)].append(text)
 
     for name, mask in bad.items():
-        published, values = method.columns[name], columns[name].detach()
+        published, values = method.published.columns[name], columns[name].detach()
         if name in ("alpha_AB", "x_AB"):
             source = top.rules.source
             for pair, term in (mask[source.entry] & (source.weight != 0)).nonzero().tolist():

@@ -175,8 +175,7 @@ class Hamiltonian(nn.Module):
     def records(self) -> tuple[AtomParameters, PairParameters]:
         """The module's parameters as records, one entry per row of the table; published values in place of those that cannot be
         used (faults.py)."""
-        columns = self._columns()
-        columns = faults.sound(columns, self.method, self._tables().bad)
+        columns = faults.sound(self._columns(), self.method, self._tables().bad)
         return (AtomParameters(*[columns[f.name] for f in fields(AtomParameters)]),
                 PairParameters(columns["alpha_AB"], columns["x_AB"], self.pair_index))
 
@@ -204,17 +203,17 @@ class Hamiltonian(nn.Module):
         return {name: self._parameters[name] for name in (*PARAMETER_NAMES, "alpha_AB", "x_AB")}
 
     def _tables(self) -> faults.Tables:
-        """What the tables hold now; the same object as long as nothing in them changes."""
+        """What the tables hold now; the same object as long as nothing in them changes. `_seen` is what was found last."""
         self._seen = found = faults.tables(self._columns(), self.method, self._seen)
         return found
 
     def _rows(self, P):
         """Geometry-independent integrals of the table's rows; kept while the parameters stay as they are."""
-        version, taped = self._tables(), self._table_taped()
-        if taped or self._derived is None or self._derived[0] is not version:
+        version = None if self._table_taped() else self._tables()
+        if version is None or self._derived is None or self._derived[0] is not version:
             elements = tensor_map(lambda t: t.to(P.U_ss.device), self.method.elements)
             A = atom_integrals(P, elements, self.method.constants)
-            if taped:
+            if version is None:
                 return A
             self._derived = version, A
         return self._derived[1]
@@ -251,7 +250,7 @@ class Hamiltonian(nn.Module):
         with torch.set_grad_enabled(taped or options.forces):
             R, u = distances(top, positions, index if several else None)
             shifts, faulty = self._shifts(top, molecules, R, u)
-            refused = {**faulty, **faults.of_tables(self.method, top, self._columns(), self._tables().bad)}
+            refused = {**faulty, **faults.of_tables(self.method, top, self._columns(), self._seen.bad)}
             p = p if shifts is None else shifted(top, p, shifts, constants)
             integrals = assemble(self.method, top, positions, R, u, p, field, sites, index if several else None)
             task = problem(top.layout, integrals, aufbau(alpha, beta, spins, top.layout.size))
