@@ -27,6 +27,7 @@ import nddo_ml
 from nddo_ml import NDDO, Hamiltonian, InvalidParameter, Molecules, UnknownOption, method, weights
 from nddo_ml.cli.main import app
 from nddo_ml.errors import IncompatibleFile, MissingParameter
+from nddo_ml.integrals.corrections import energy_and_forces
 from nddo_ml.integrals.corrections.d3 import OMEGA_B97X_D3BJ
 from nddo_ml.methods import smooth
 from nddo_ml.properties.response import hessian, polarizability
@@ -97,6 +98,8 @@ def test_the_calculator_in_inference_mode():
         atoms.calc = NDDO("AM1")
         assert abs(atoms.get_forces() - expected).max() < 1e-9
         assert atoms.calc.get_hessian().shape == (9, 9)
+        inside = energy_and_forces(OMEGA_B97X_D3BJ, molecule("water"))
+    assert all(torch.equal(a, b) for a, b in zip(inside, energy_and_forces(OMEGA_B97X_D3BJ, molecule("water")), strict=True))
 
 
 def test_a_network_made_in_inference_mode_is_refused():
@@ -354,6 +357,14 @@ def test_an_overflow_leaves_the_gradients_of_the_weights():
     for a, b in zip(mine, alone, strict=True):
         assert (a is None) == (b is None)
         assert a is None or (a - b).abs().max() < 1e-7
+
+
+def test_a_method_with_a_bad_parameter_of_its_own():
+    model = Hamiltonian(method("AM1").changed("mine", {"zeta_p": {"C": -1.0}, "U_ss": {"C": float("nan")}}))
+    with pytest.warns(RuntimeWarning, match="mine cannot calculate 1 of 3 molecules"):
+        found = model(mixed())
+    assert "zeta_p of C is -1" in found.route[1] and "U_ss of C is nan" in found.route[1]
+    assert torch.equal(found.energy[[0, 2]], Hamiltonian("AM1")(mixed()).energy[[0, 2]])
 
 
 def test_offsets_that_are_not_numbers_are_named():
