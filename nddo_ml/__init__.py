@@ -15,6 +15,7 @@ _PUBLIC = {
     "methods": "nddo_ml.methods",
     "NDDOError": "nddo_ml.errors",
     "InvalidMolecule": "nddo_ml.errors",
+    "InvalidParameter": "nddo_ml.errors",
     "MissingParameter": "nddo_ml.errors",
     "SCFNotConverged": "nddo_ml.errors",
     "UnknownOption": "nddo_ml.errors",

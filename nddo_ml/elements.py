@@ -6,7 +6,6 @@ their charge: "+", "-", "++", "--", "+3", "-3", "+1/2", "-1/2").
 """
 
 import difflib
-from functools import cache
 from importlib.resources import files
 
 import numpy as np
@@ -16,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nddo_ml.errors import InvalidMolecule
+from nddo_ml.struct import cached
 
 ELEMENTS = 118
 SPARKLE = 1000          # species number of a sparkle less its atomic number
@@ -76,7 +76,7 @@ def covalent_radii(numbers: Int[Tensor, "atom"]) -> Float[Tensor, "atom"]:
     return _per_species("radius", numbers.device).index_select(0, numbers)
 
 
-@cache
+@cached
 def _per_species(quantity, device):
     values = np.zeros(SPECIES)
     source = {"mass": data.atomic_masses, "dipole mass": data.atomic_masses, "radius": data.covalent_radii}[quantity].copy()

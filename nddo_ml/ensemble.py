@@ -66,8 +66,8 @@ class Ensemble:
     """Learned Hamiltonians as one model: `Ensemble(["a.safetensors", "b.safetensors"])(molecules)`.
 
     members: files of weights, names of shipped models, or Hamiltonians with a network; two or more, of the same parent,
-    elements, level of theory and dispersion. UnknownOption, IncompatibleFile: they are not. calibration: None: uncertainties
-    are bare standard deviations.
+    elements, level of theory and dispersion; files of tables without a network count too. UnknownOption, IncompatibleFile: they
+    are not. calibration: None: uncertainties are bare standard deviations.
     """
 
     def __init__(self, members: Sequence[str | Path | Hamiltonian], calibration: Calibration | None = None, device=None):
@@ -180,7 +180,7 @@ def _alike(members):
     if len(members) < 2:
         raise UnknownOption(f"An ensemble of {len(members)}: two members or more are needed to disagree.")
     for k, member in enumerate(members):
-        if member.network is None:
+        if member.network is None and member.method.card is None:
             raise UnknownOption(f"Member {k} of the ensemble, {member.method.name}, has no network: published methods have no "
                                 "spread; give files of trained weights.")
     first = members[0]
@@ -197,11 +197,12 @@ def _alike(members):
 
 
 def _parent(member):
-    return member.method.card.parent if member.method.card else member.method.name
+    return member.method.published.name
 
 
 def _elements(member):
-    return " ".join(symbol(z) for z in sorted(member.network.species))
+    species = member.method.species if member.network is None else member.network.species
+    return " ".join(symbol(z) for z in sorted(species))
 
 
 def _said(member, key):

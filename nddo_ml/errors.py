@@ -13,6 +13,10 @@ class MissingParameter(NDDOError, ValueError):
     """The method has no parameters for an element of the molecule."""
 
 
+class InvalidParameter(NDDOError, ValueError):
+    """A parameter of a Hamiltonian, or what its network made of one, is not finite or out of all bounds."""
+
+
 class SCFNotConverged(NDDOError, RuntimeError):
     """The self-consistent field did not reach its tolerance."""
 

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nddo_ml import weights
-from nddo_ml.devices import usable
+from nddo_ml import faults, weights
+from nddo_ml.devices import check_conversion, check_plain, usable
 from nddo_ml.errors import InvalidMolecule, UnknownOption
 from nddo_ml.integrals.assembly import Topology, assemble, distances, spread, topology
 from nddo_ml.integrals.corrections import GROUPS, corrections
@@ -28,7 +28,7 @@ from nddo_ml.methods.parameters import PARAMETER_NAMES, AtomParameters, PairPara
 from nddo_ml.molecules import Molecules, PointCharges, check, check_charges
 from nddo_ml.options import SCF
 from nddo_ml.parametrization import parent, shifted
-from nddo_ml.results import PER_ATOM, PER_SITE, Result, State, merged, refuse_unconverged
+from nddo_ml.results import PER_ATOM, PER_SITE, Result, State, merged, refuse_faulty, refuse_unconverged
 from nddo_ml.scf import half_electron, response
 from nddo_ml.scf.density import aufbau
 from nddo_ml.scf.fock import electronic_energy, fock, kernel, one_electron
@@ -37,7 +37,7 @@ from nddo_ml.scf.populations import populations
 from nddo_ml.scf.solve import problem, solve
 from nddo_ml.scf.stability import lower, two_channels
 from nddo_ml.states import buckets, channels, electrons, start_density, suspicious
-from nddo_ml.struct import tensor_map
+from nddo_ml.struct import Lock, in_turn, ordinary, outside_inference, tensor_map
 
 REMEMBERED_PAIRS = 500_000   # of the topologies kept
 
@@ -64,22 +64,36 @@ class Hamiltonian(nn.Module):
     method: a name from `nddo_ml.methods()`, that of a learned method or its file, or a Method; UnknownOption for any other.
     network: shifts the parameters of this parent from the geometry (nddo_ml.networks). dispersion: a correction term added to
     the energy, DispersionD3BJ for one; it is refused where the method has its own (UnknownOption). A learned method comes with
-    both, unless another network is given.
+    both; a network given beside it takes its weights (IncompatibleFile where they do not fit). load=False: nothing is read from
+    the file of a learned method, network and dispersion are what is given.
     Parameters: one tensor per column of the method's table (a value per species), alpha_AB and x_AB of its pairs, and those of
     the network. `atom_offsets` (eV, one per row of the table, 0 for published methods) are added for each atom: they bring the
     energies of a trained model to the zero of its reference. `atom_energies` (eV, NaN where unknown): of the free atoms at the
     level it was trained on. `remembered`: how many topologies are kept, so that a moving molecule pays for its indices once.
+
+    Parameters may be changed in any way, `.data` included: their values are compared before each calculation. It always works
+    in float64. Several threads may use one Hamiltonian as long as none changes its parameters.
     """
 
     remembered = 16
 
-    def __init__(self, method: str | Method = "PM6", network: nn.Module | None = None, dispersion=None, device=None):
+    @outside_inference
+    def __init__(self, method: str | Method = "PM6", network: nn.Module | None = None, dispersion=None, device=None,
+                 load: bool = True):
         super().__init__()
-        device = usable(device)
+        device, given = usable(device), network
         self.method = find_method(method)
-        learned = self.method.card is not None and network is None
+        learned = self.method.card is not None and load
         if learned:
-            network, dispersion = weights.parts(self.method.card)
+            described, its_dispersion = weights.parts(self.method.card)
+            network = described if given is None else given
+            if dispersion not in (None, its_dispersion):
+                raise UnknownOption(f"{self.method.name} was trained with dispersion = {its_dispersion}; given: {dispersion}. "
+                                    "Leave it out, or take load=False.")
+            dispersion = its_dispersion
+        if network is not None and any(t.is_inference() for t in (*network.parameters(), *network.buffers())):
+            raise UnknownOption("The network was made inside torch.inference_mode: its weights can never be trained. Make it "
+                                "outside.")
         self.network, self.dispersion = network, dispersion
         self.terms = {**self.method.terms}
         if dispersion is not None:
@@ -95,11 +109,13 @@ class Hamiltonian(nn.Module):
         self.register_buffer("atom_offsets", torch.zeros_like(self.method.parameters.U_ss))
         self.register_buffer("atom_energies", torch.full_like(self.method.parameters.U_ss, torch.nan))
         if learned:
-            weights.fill(self, self.method.card)
+            weights.fill(self, self.method.card, given is not None)
         self._topologies: OrderedDict = OrderedDict()
-        self._derived = None
+        self._derived = self._seen = None
+        self._lock = Lock()
         self.to(device)
 
+    @outside_inference
     def forward(self, molecules: Molecules, *, forces: bool = False, unrestricted: bool | None = SCF.unrestricted,
                 guess: Result | None = None, field: Float[Tensor, "molecule 3"] | None = None,
                 point_charges: PointCharges | None = None, order: int = 1, tolerance: float = SCF.tolerance,
@@ -126,8 +142,13 @@ class Hamiltonian(nn.Module):
         raise_unconverged: None: a single molecule raises SCFNotConverged, a member of a batch is flagged and its energy NaN.
         response_tolerance: relative residual of the response equations behind orders 2 and 3.
 
-        Raises InvalidMolecule, MissingParameter, SCFNotConverged.
+        A parameter, or a shift of the network, that is not finite or absurd (faults.py) makes the molecules that need it NaN:
+        `route` names it, and so does a warning; where unconverged ones raise, InvalidParameter is raised. The others of a batch
+        stay as they are. Inside torch.inference_mode all works as under torch.no_grad, forces included.
+
+        Raises InvalidMolecule, InvalidParameter, MissingParameter, SCFNotConverged, UnknownOption.
         """
+        check_plain((molecules, field, point_charges), self.parameters())
         check(molecules)
         molecules = molecules.to(self.U_ss.device)
         options = Options(SCF(unrestricted, tolerance, max_steps, stability, biradical), forces, order, response_tolerance)
@@ -143,14 +164,24 @@ class Hamiltonian(nn.Module):
             sites = point_charges if point_charges is None or part is molecules else point_charges.select(index)
             parts.append((index, *self._solve(part, index, len(molecules) > 1, spins[index[0]], guess, here, sites, options)))
         result = merged(self.method.name, self.method.constants, molecules, parts, point_charges)
-        if raise_unconverged or (raise_unconverged is None and len(molecules) == 1):
+        raising = len(molecules) == 1 if raise_unconverged is None else raise_unconverged
+        refuse_faulty(result, raising)
+        if raising:
             refuse_unconverged(result, tolerance, max_steps)
         return result
 
+    def _apply(self, fn, recurse=True):
+        """What .to(), .cuda(), .float() and the like call: only what keeps double precision, on a device that exists."""
+        check_conversion(fn, f"The Hamiltonian {self.method.name}")
+        with ordinary():
+            return super()._apply(fn, recurse)
+
     def records(self) -> tuple[AtomParameters, PairParameters]:
-        """The module's parameters as records, one entry per row of the table."""
-        return (AtomParameters(*[getattr(self, f.name) for f in fields(AtomParameters)]),
-                PairParameters(self.alpha_AB, self.x_AB, self.pair_index))
+        """The module's parameters as records, one entry per row of the table; published values in place of those that cannot be
+        used (faults.py)."""
+        columns = faults.sound(self._columns(), self.method, self._tables().bad)
+        return (AtomParameters(*[columns[f.name] for f in fields(AtomParameters)]),
+                PairParameters(columns["alpha_AB"], columns["x_AB"], self.pair_index))
 
     def parameters_of(self, top: Topology):
         """Parameters of a batch, from the tables alone: Parameters where they are used, or the Parent a network will shift."""
@@ -166,21 +197,32 @@ class Hamiltonian(nn.Module):
         """Whether the parameters of the table are."""
         return torch.is_grad_enabled() and any(p.requires_grad for p in self._parameters.values())
 
-    def _table_version(self):
-        """Changes whenever a parameter of the table is replaced or changed in place."""
-        return tuple((id(p), p._version, p.device) for p in self._parameters.values())
+    @property
+    def has_offsets(self) -> bool:
+        """Whether any element has an offset: the energies are on the zero of a reference then."""
+        return bool(self.atom_offsets.any())
+
+    def _columns(self):
+        """The parameters of the tables by name."""
+        return {name: self._parameters[name] for name in (*PARAMETER_NAMES, "alpha_AB", "x_AB")}
+
+    def _tables(self) -> faults.Tables:
+        """What the tables hold now; the same object as long as nothing in them changes. `_seen` is what was found last."""
+        self._seen = found = faults.tables(self._columns(), self.method, self._seen)
+        return found
 
     def _rows(self, P):
         """Geometry-independent integrals of the table's rows; kept while the parameters stay as they are."""
-        version, taped = self._table_version(), self._table_taped()
-        if taped or self._derived is None or self._derived[0] != version:
+        version = None if self._table_taped() else self._tables()
+        if version is None or self._derived is None or self._derived[0] is not version:
             elements = tensor_map(lambda t: t.to(P.U_ss.device), self.method.elements)
             A = atom_integrals(P, elements, self.method.constants)
-            if taped:
+            if version is None:
                 return A
             self._derived = version, A
         return self._derived[1]
 
+    @in_turn
     def _topology(self, molecules):
         """Topology and parameters of molecules, remembered by species while nothing asks for gradients."""
         key = (*(t.cpu().numpy().tobytes() for t in (molecules.numbers, molecules.molecule)), str(molecules.numbers.device))
@@ -191,8 +233,8 @@ class Hamiltonian(nn.Module):
             pairs -= len(self._topologies.popitem(last=False)[1]["top"].i)
         if self._table_taped():
             return found["top"], self.parameters_of(found["top"])
-        version = self._table_version()
-        if found.get("version") != version:
+        version = self._tables()
+        if found.get("version") is not version:
             with torch.no_grad():
                 found["parameters"], found["version"] = self.parameters_of(found["top"]), version
         return found["top"], found["parameters"]
@@ -214,7 +256,8 @@ class Hamiltonian(nn.Module):
             if taped:
                 positions, field, sites = tensor_map(lambda t: entered(t, counted), (positions, field, sites))
             R, u = distances(top, positions, index if several else None)
-            shifts = None if self.network is None else self.network(molecules.numbers, top.i, top.j, R, u)
+            shifts, faulty = self._shifts(top, molecules, R, u)
+            refused = {**faulty, **faults.of_tables(self.method, top, self._columns(), self._seen.bad)}
             p = p if shifts is None else shifted(top, p, shifts, constants)
             p = tensor_map(lambda t: entered(t, counted), p) if taped else p
             integrals = assemble(self.method, top, positions, R, u, p, field, sites, index if several else None)
@@ -223,14 +266,16 @@ class Hamiltonian(nn.Module):
             solution = solve(task, start, options.scf.tolerance, options.scf.max_steps)
             none = torch.zeros_like(solution.energy)
             state = _settled(State(index, task, solution, none, none), top, molecules, followed, options.scf)
+            state = state.without(refused)
             electronic, D = _electronic(top, integrals, state, molecules, options.order, options.response_tolerance)
             if taped:
                 state = replace(state, tape=None if options.order == 1 else (integrals, D, counted), shifts=shifts)
             parts = {"electronic": electronic, "core_core": integrals.core,
                      **corrections(self.terms, top.composition, positions, R, constants),
                      **self._atomic(top, molecules, shifts)}
-            converged = state.solution.converged
             energy = sum(parts.values())
+            state = state.without(_not_finite(parts, state.solution.converged))
+            converged = state.solution.converged
             forces = on_charges = None
             if options.forces:
                 forces, *rest = _forces(torch.where(converged, energy, 0.0), moved, taped and options.order > 1, taped)
@@ -247,28 +292,48 @@ class Hamiltonian(nn.Module):
             of_sites = None if sites is None else converged.index_select(0, sites.molecule)
             found = {name: _valid(value, of_atoms if name in PER_ATOM else of_sites if name in PER_SITE else converged)
                      for name, value in found.items()}
+        if state.refused:
+            parts = {name: _valid(value, state.accepted) for name, value in parts.items()}
         found |= {"energy": energy, "energies": parts}
         return state, found if taped else tensor_map(torch.Tensor.detach, found)
 
+    def _shifts(self, top, molecules, R, u):
+        """What the network says, and of which molecules it says nothing that can be used: those shifts are zero."""
+        if self.network is None:
+            return None, {}
+        shifts = self.network(molecules.numbers, top.i, top.j, R, u)
+        refused = faults.of_shifts(top, shifts)
+        if refused:     # asked again with their atoms apart: an overflow would end in every gradient of the weights
+            bad = torch.tensor([k in refused for k in range(len(molecules))], device=R.device)
+            shifts = self.network(molecules.numbers, top.i, top.j, torch.where(bad[top.molecule], faults.FAR, R), u)
+            shifts = faults.without(shifts, top, bad)
+        return shifts, refused
 
     def _atomic(self, top, molecules, shifts):
-        """Energies that are sums over atoms, of a Hamiltonian with a network: the offsets and what the network adds, eV."""
-        if self.network is None:
+        """Energies that are sums over atoms: of a Hamiltonian with offsets or a network the offsets, and what the network adds,
+        eV."""
+        if not self._learned:
             return {}
         zero = self.atom_offsets.new_zeros(len(molecules))
         parts = {"atoms": zero.index_add(0, molecules.molecule, self.atom_offsets.index_select(0, top.rows))}
-        return parts if shifts.local is None else parts | {"local": zero.index_add(0, molecules.molecule, shifts.local)}
+        local = None if shifts is None else shifts.local
+        return parts if local is None else parts | {"local": zero.index_add(0, molecules.molecule, local)}
+
+    @property
+    def _learned(self):
+        """Whether the energies are those of a reference rather than a published method's."""
+        return self.network is not None or self.has_offsets
 
     def _atomization(self, top, molecules, energy):
-        """Energy of the free atoms less that of the molecule, eV, at the level the network was trained on; NaN where
+        """Energy of the free atoms less that of the molecule, eV, at the level the Hamiltonian was trained on; NaN where
         unknown."""
-        if self.network is None:
+        if not self._learned:
             return torch.full_like(energy, torch.nan)
         return (-energy).index_add(0, molecules.molecule, self.atom_energies.index_select(0, top.rows))
 
     def _heat(self, top, molecules, p, energy):
-        """Heat of formation at 298 K, kcal/mol; NaN with a network, whose energies hold no thermal motion."""
-        if self.network is not None:
+        """Heat of formation at 298 K, kcal/mol; NaN with a network or offsets, whose energies hold no thermal motion."""
+        if self._learned:
             return torch.full_like(energy, torch.nan)
         kcal_mol = self.method.constants.kcal_mol
         return (kcal_mol * energy).index_add(0, molecules.molecule, top.elements.EHEAT - kcal_mol * p.A.EISOL)
@@ -280,6 +345,13 @@ def _checked_field(field, molecules):
         raise InvalidMolecule(f"The field has shape {tuple(field.shape)}: expected {(len(molecules), 3)}, finite, in "
                               "V/angstrom.")
     return field.to(molecules.positions.device)
+
+
+def _not_finite(parts, converged):
+    """Which molecules have an energy that is none although their SCF converged, and the part of it that is to blame."""
+    lost = converged & ~torch.isfinite(torch.stack(list(parts.values())).detach()).all(0)
+    return {k: "not finite: the energy's part " + ", ".join(n for n, v in parts.items() if not bool(torch.isfinite(v[k])))
+            for k in lost.nonzero()[:, 0].tolist()}
 
 
 def _valid(values, converged):

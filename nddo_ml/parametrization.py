@@ -6,7 +6,6 @@ parameters: every limit of the integrals survives.
 """
 
 from dataclasses import replace
-from functools import cache
 from math import exp
 
 import torch
@@ -20,7 +19,7 @@ from nddo_ml.integrals.slater_condon import G_NAMES
 from nddo_ml.methods.parameters import AtomParameters
 from nddo_ml.networks.shifts import BOUND, CHANNELS, FACTOR_NAMES, U_NAMES, Shifts
 from nddo_ml.orbitals import packed_pairs
-from nddo_ml.struct import record
+from nddo_ml.struct import cached, record
 from nddo_ml.units import Constants
 
 BLOCK = ((1, 0), (2, 0), (3, 0), (1, 1), (2, 1), (2, 2), (3, 1), (3, 2), (3, 3))   # orbitals of the columns of Shifts.block
@@ -128,7 +127,7 @@ def _by_group(top, resonance):
     return [torch.exp(x @ _channel_of(*g.shells, x.device)) for g, x in zip(top.layout.pairs, parts, strict=True)]
 
 
-@cache
+@cached
 def _channel_of(n_i: int, n_j: int, device) -> Float[Tensor, "channel orbitals"]:
     """1 where a local integral (orbital of i, orbital of j) belongs to a channel: same shells, same m."""
     members = [(0, 0), *((1, m) for m in (1, 1, 0)), *((2, m) for m in (2, 1, 0, 1, 2))]     # shell and |m| of x, y, z, ...
@@ -152,12 +151,12 @@ def _with_blocks(top, U, block, base):
     return found
 
 
-@cache
+@cached
 def _packed(orbitals, device):
     table = packed_pairs(orbitals)[2]
     return torch.tensor([int(table[a, b]) for a, b in BLOCK], device=device)
 
 
-@cache
+@cached
 def _without_beta(device):
     return torch.tensor([0.0 if name.startswith("beta") else 1.0 for name in FACTOR_NAMES], dtype=torch.float64, device=device)

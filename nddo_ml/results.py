@@ -4,14 +4,16 @@ Per-molecule and per-atom quantities are tensors in the order of the input. Matr
 in size from molecule to molecule and are made on request, for one molecule at a time.
 """
 
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nddo_ml.errors import SCFNotConverged
+from nddo_ml.errors import InvalidParameter, SCFNotConverged
 from nddo_ml.molecules import Molecules, PointCharges
 from nddo_ml.scf.density import Orbitals
 from nddo_ml.scf.fock import fock, kernel, one_electron
@@ -27,7 +29,8 @@ class State:
     """The self-consistent states of some molecules of a batch that were solved together; `index` says which, `lowered` by how
     much (eV) leaving an instability lowered the energy of each, `trapped` the negative eigenvalue (eV) of the orbital Hessian
     where one could not be left, 0 elsewhere; `tape`: integrals and density that carry derivatives, and their order; `shifts`:
-    what a network said (networks.shifts), while it is on the tape.
+    what a network said (networks.shifts), while it is on the tape; `refused`: why a molecule has no result although it was
+    solved (with published parameters in place of bad ones), by its place.
     """
 
     index: list
@@ -37,6 +40,20 @@ class State:
     trapped: Float[Tensor, "molecule"]
     tape: tuple | None = None
     shifts: object = None
+    refused: Mapping[int, str] = field(default_factory=dict)
+
+    def without(self, refused: Mapping[int, str]) -> "State":
+        """The state with these molecules refused too: they count as not converged."""
+        if not refused:
+            return self
+        found = replace(self, refused={**refused, **self.refused})
+        return replace(found, solution=replace(self.solution, converged=self.solution.converged & found.accepted))
+
+    @property
+    def accepted(self) -> Bool[Tensor, "molecule"]:
+        """Which molecules are not refused."""
+        converged = self.solution.converged
+        return torch.tensor([k not in self.refused for k in range(len(converged))], device=converged.device)
 
     @cached_property
     def orbitals(self) -> Orbitals:
@@ -173,9 +190,10 @@ def routes(state: State) -> list[str]:
     """How each molecule of a state converged, in words."""
     names = {"diis": "DIIS, Newton", "ediis": "DIIS, Newton; energy-DIIS with level shift and damping, Newton",
              "smearing": "DIIS, Newton; energy-DIIS with level shift and damping, Newton; annealed smearing, Newton"}
-    return [names[RUNGS[int(r)]] + (f"; left an instability, {fall:.4f} eV lower" if fall > 0 else "")
-            + (f"; stopped on a saddle point, eigenvalue {trapped:.4f} eV" if trapped < 0 else "")
-            for r, fall, trapped in torch.stack([state.solution.rung, state.lowered, state.trapped], 1).tolist()]
+    found = [names[RUNGS[int(r)]] + (f"; left an instability, {fall:.4f} eV lower" if fall > 0 else "")
+             + (f"; stopped on a saddle point, eigenvalue {trapped:.4f} eV" if trapped < 0 else "")
+             for r, fall, trapped in torch.stack([state.solution.rung, state.lowered, state.trapped], 1).tolist()]
+    return [f"refused: {state.refused[k]}" if k in state.refused else route for k, route in enumerate(found)]
 
 
 PER_ATOM = ("forces", "charges", "spin_populations")
@@ -210,6 +228,21 @@ def _places(sizes, indices):
     """Where the members of molecules 0, 1, ... of these sizes lie in the molecules `indices`, one after another."""
     start = torch.tensor([0, *sizes]).cumsum(0).tolist()
     return torch.cat([torch.arange(start[k], start[k + 1]) for k in indices]).argsort()
+
+
+def refuse_faulty(result: Result, raising: bool) -> None:
+    """Say which molecules were refused for their parameters, and why: InvalidParameter, or a warning."""
+    bad = {state.index[place]: why for state in result.states for place, why in state.refused.items()}
+    if not bad:
+        return
+    count = len(result.molecules)
+    text = "; ".join(f"{f'molecule {k}: ' if count > 1 else ''}{bad[k]}" for k in sorted(bad)[:3])
+    text = (f"{result.method} cannot calculate {'this molecule' if count == 1 else f'{len(bad)} of {count} molecules'} "
+            f"({text}{'; ...' if len(bad) > 3 else ''}). Parameters must be finite and of the published sign and size: put "
+            "them right, or load the method anew.")
+    if raising:
+        raise InvalidParameter(text)
+    warnings.warn(text, RuntimeWarning, stacklevel=2)
 
 
 def refuse_unconverged(result: Result, tolerance: float, max_steps: int) -> None:

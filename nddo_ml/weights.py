@@ -1,12 +1,13 @@
-"""Trained weights in files: safetensors with metadata a user can read.
+"""Learned Hamiltonians in files: safetensors with metadata a user can read.
 
-`save` writes what a Hamiltonian has learned: the network, the offsets of the atoms and those columns of the parent's table that
-differ from it. The metadata (methods.learned) say of what parent, on which elements, from which labels. `Hamiltonian(path)`
-reads it back.
+`save` writes what a Hamiltonian has learned: the network if it has one, the offsets of the atoms and those columns of the
+published table that differ from it. The metadata (methods.learned) say of what parent, on which elements, from which labels.
+`Hamiltonian(path)` reads it back, and so does whatever takes the name of a method.
 """
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -23,51 +24,79 @@ from nddo_ml.networks import build
 NETWORK, TABLE, ATOMS = "network.", "table.", ("atom_offsets", "atom_energies")
 
 
-def save(hamiltonian: nn.Module, path, name: str, level: str, data: str, notes: str = "",
-         calibration: dict | None = None) -> None:
-    """Write what a Hamiltonian with a network has learned to `path` (.safetensors), whole or not at all.
+def save(hamiltonian: nn.Module, path, name: str | None = None, level: str = "unknown", data: str = "unknown",
+         notes: str = "", calibration: dict | None = None) -> None:
+    """Write what a Hamiltonian has learned to `path` (.safetensors), whole or not at all.
 
-    name: what it is called; level: the level of theory of the labels; data: their hash; notes: anything else to know;
-    calibration: of its uncertainty. UnknownOption without a network.
+    name: what it is called (None: as its method, if that has a name of its own, else as the file); level: the level of theory
+    of the labels; data: their hash; notes: anything else to know; calibration: of its uncertainty. UnknownOption where nothing
+    differs from the published method. Without a network it knows the elements of its method or, with offsets, those that have
+    one.
     """
     path = str(path)
-    if hamiltonian.network is None:
-        raise UnknownOption("This Hamiltonian has no network: there is nothing learned to save.")
     if not path.endswith(SUFFIX):
         raise UnknownOption(f"Weights are saved as {SUFFIX} files: {path!r} ends otherwise.")
-    method, dispersion = hamiltonian.method, hamiltonian.dispersion
-    said = {
-        "format": FORMAT, "name": name, "parent": method.card.parent if method.card else method.name,
-        "network": json.dumps(hamiltonian.network.config),
-        "dispersion": json.dumps(None if dispersion is None else asdict(dispersion)),
-        "elements": " ".join(symbol(z) for z in hamiltonian.network.species), "level": level, "data": data,
-        "code": nddo_ml.__version__, "notes": notes, "calibration": json.dumps(calibration or {}),
-    }
-    tensors = {NETWORK + key: value for key, value in hamiltonian.network.state_dict().items()}
-    tensors |= {key: hamiltonian.get_buffer(key) for key in ATOMS}
-    for key, published in _table(hamiltonian).items():
+    method, dispersion, network = hamiltonian.method, hamiltonian.dispersion, hamiltonian.network
+    tensors = {} if network is None else {NETWORK + key: value for key, value in network.state_dict().items()}
+    for key, published in method.published.columns.items():
         value = hamiltonian.get_parameter(key)
         if not torch.equal(value.detach().cpu(), published):
             tensors[TABLE + key] = value
+    if not tensors and dispersion is None and not hamiltonian.has_offsets:
+        raise UnknownOption(f"This Hamiltonian has no network and the parameters of {method.published.name}: there is nothing "
+                            "learned to save.")
+    tensors |= {key: hamiltonian.get_buffer(key) for key in ATOMS}
+    said = {
+        "format": FORMAT, "name": name or (method.name if method.own else Path(path).stem),
+        "parent": method.published.name, "network": json.dumps(None if network is None else network.config),
+        "dispersion": json.dumps(None if dispersion is None else asdict(dispersion)),
+        "elements": " ".join(symbol(z) for z in _elements(hamiltonian)), "level": level, "data": data,
+        "code": nddo_ml.__version__, "notes": notes, "calibration": json.dumps(calibration or {}),
+        "citation": method.citation if method.own else "" if method.card is None else method.card.citation,
+    }
     tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     write_whole(path, lambda unfinished: save_file(tensors, unfinished, metadata=said))
 
 
-def parts(card: Card) -> tuple[nn.Module, DispersionD3BJ | None]:
+def _elements(hamiltonian) -> list[int]:
+    """Species that what a Hamiltonian has learned is good for."""
+    if hamiltonian.network is not None:
+        return list(hamiltonian.network.species)
+    known = hamiltonian.method.species
+    if not hamiltonian.has_offsets:
+        return known
+    rows = hamiltonian.method.rows(torch.tensor(known))
+    return [z for z, offset in zip(known, hamiltonian.atom_offsets.cpu()[rows].tolist(), strict=True) if offset]
+
+
+def parts(card: Card) -> tuple[nn.Module | None, DispersionD3BJ | None]:
     """The network of a file, untrained yet, and its dispersion. IncompatibleFile if this version cannot make them."""
     try:
-        return build(card.network).requires_grad_(False), None if card.dispersion is None else DispersionD3BJ(**card.dispersion)
+        network = None if card.network is None else build(card.network).requires_grad_(False)
+        return network, None if card.dispersion is None else DispersionD3BJ(**card.dispersion)
     except (UnknownOption, TypeError) as error:
         raise IncompatibleFile(f"{card.path} was written by nddo_ml {card.code} with settings that version "
                                f"{nddo_ml.__version__} does not have: {error}") from None
 
 
-def fill(hamiltonian: nn.Module, card: Card) -> None:
-    """Put the tensors of a file into the Hamiltonian they belong to. IncompatibleFile if they do not fit."""
+def fill(hamiltonian: nn.Module, card: Card, given: bool = False) -> None:
+    """Put the tensors of a file into a Hamiltonian, nothing of them if they do not all fit (IncompatibleFile). given: its
+    network is not the one the file describes, but one of the user's."""
     tensors = load_file(card.path)
     network = {key.removeprefix(NETWORK): value for key, value in tensors.items() if key.startswith(NETWORK)}
+    mine = {} if hamiltonian.network is None else hamiltonian.network.state_dict()
+    wrong = [key for key in sorted({*mine, *network}) if key not in mine or key not in network
+             or mine[key].shape != network[key].shape]
+    if wrong and given:
+        there, here = (tuple(found[wrong[0]].shape) if wrong[0] in found else "no such tensor" for found in (network, mine))
+        raise IncompatibleFile(f"The network given does not fit the weights of {card.path}: {wrong[0]} is {there} there, "
+                               f"{here} in it. The file's settings are {card.network}; leave `network` out to have it made "
+                               f"from them, or give yours with the parent method {card.parent}.")
     try:
-        hamiltonian.network.load_state_dict(network)
+        if wrong:
+            raise KeyError(wrong[0])
+        if hamiltonian.network is not None:
+            hamiltonian.network.load_state_dict(network)
         for key in ATOMS:
             hamiltonian.get_buffer(key).copy_(tensors[key])
         with torch.no_grad():
@@ -76,9 +105,3 @@ def fill(hamiltonian: nn.Module, card: Card) -> None:
     except (RuntimeError, KeyError, AttributeError) as error:
         raise IncompatibleFile(f"The tensors of {card.path} do not fit its own metadata ({str(error).splitlines()[0]}): the "
                                "file is damaged or was edited; train again.") from None
-
-
-def _table(hamiltonian):
-    """The columns of the published tables by the names they have in a Hamiltonian."""
-    parameters, pairs = hamiltonian.method.parameters, hamiltonian.method.pairs
-    return {**vars(parameters), "alpha_AB": pairs.alpha, "x_AB": pairs.x}

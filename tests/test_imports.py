@@ -21,7 +21,7 @@ LAYERS = (
     ("structures",), ("molecules",), ("orbitals",),
     ("integrals", "methods"),          # a method names its core-core form; the integrals read the tables' records
     ("networks",),
-    ("weights", "parametrization"),
+    ("weights", "parametrization", "faults"),
     ("scf",),
     ("results",), ("states",), ("model", "properties"),       # the model makes the populations, other properties need the model
     ("calibration",), ("ensemble",),

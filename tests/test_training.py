@@ -7,9 +7,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from training_data import write_interactions, write_labels
+from typer.testing import CliRunner
 
-from nddo_ml import Hamiltonian
+from nddo_ml import NDDO, Hamiltonian
+from nddo_ml.cli.main import app
+from nddo_ml.ensemble import Ensemble
 from nddo_ml.errors import IncompatibleFile, SCFNotConverged, UnknownOption
 from nddo_ml.training import dataset, step
 from nddo_ml.training.batches import collate
@@ -389,6 +393,62 @@ def test_written_weights_are_the_trained_model(whole, frames):
     assert torch.allclose(found.forces, mine.forces, atol=1e-9, rtol=0)
     notes = json.loads(again.method.card.notes)
     assert again.method.card.data == whole.data.hash and notes["training_frames"] == len(whole.data.train)
+
+
+def test_trained_tables_are_a_method(file, frames, tmp_path):
+    """trainable = "parameters": the file works wherever a method is named, on the zero of its labels, and can be trained on."""
+    stage = {"kind": "pretrain", "files": [str(file)], "epochs": 1, "rate": 1e-3, "offsets": "atoms"}
+    model = {"parent": "AM1", "trainable": "parameters", "dispersion": False}
+    training = Training(config(file, tmp_path, model=model, stage=[stage]), 0, tmp_path)
+    assert training.run()
+    path = tmp_path / "model.safetensors"
+    assert {p.name for p in tmp_path.glob("*.safetensors")} == {"model.safetensors", "best.safetensors", "stage-1.safetensors"}
+    assert not list(tmp_path.glob("model.pt"))
+    again, batch = Hamiltonian(str(path)), collate(frames, range(6))
+    mine = finished(training.model, False)(batch.molecules)
+    assert torch.equal(again(batch.molecules).energy, mine.energy)
+    assert (mine.energy - Hamiltonian("AM1")(batch.molecules).energy).abs().min() > 1e-3
+    assert (mine.energy - batch.energy).abs().max() < 2.0, "eV; the offsets are worth hundreds"
+    assert set(again.method.card.elements) == {1, 6, 7, 8, 9} and not again.method.card.network
+    atoms = Atoms(frames[0].numbers, frames[0].positions)
+    atoms.calc = NDDO(str(path))
+    assert atoms.get_potential_energy() == pytest.approx(float(mine.energy[0]), abs=1e-6)
+    atoms.write(tmp_path / "one.xyz")
+    command = CliRunner()
+    ran = command.invoke(app, ["run", str(tmp_path / "one.xyz"), "--method", str(path)])
+    scored = command.invoke(app, ["evaluate", str(file), "--method", str(path), "-o", str(tmp_path / "scores.json")])
+    assert (ran.exit_code, scored.exit_code) == (0, 0), ran.output + scored.output
+    sets = json.loads((tmp_path / "scores.json").read_text())["sets"]
+    assert sets["train"]["energy"] < 30 and sets["train"]["failed"] == 0
+    ensemble = Ensemble([path, tmp_path / "stage-1.safetensors"])
+    assert float(ensemble(batch.molecules).energy_spread.max()) < 1e-9, "the only stage is the last one"
+    go_on = hamiltonian_of(config(file, tmp_path, model={"start": str(path), "trainable": "parameters"}), 0)
+    assert torch.equal(go_on(batch.molecules).energy, mine.energy)
+    with pytest.raises(UnknownOption, match="has no network"):
+        hamiltonian_of(config(file, tmp_path, model={"start": str(path)}), 0)
+
+
+def test_a_bad_parameter_does_not_end_a_step(frames):
+    """Its molecules are masked and counted, the gradients of the others are finite and those of the batch without them."""
+    index = [k for k, f in enumerate(frames) if f.multiplicity == 1][:12]
+    others = [k for k in index if 7 not in frames[k].numbers]
+    assert 0 < len(others) < len(index)
+
+    def gradients(chosen, value):
+        model = Hamiltonian("AM1").requires_grad_(True)
+        nitrogen = model.method.rows(torch.tensor([7]))
+        with torch.no_grad():
+            model.zeta_p[nitrogen] = value
+        one = Step(model, Weights(), Widths(), SCF(tolerance=1e-8, response_tolerance=1e-10), 0.3)
+        outcome = one(frames, collate(frames, chosen), Densities())
+        return outcome, model.beta_s.grad.clone()
+
+    with pytest.warns(RuntimeWarning, match="zeta_p of N is -1"):
+        outcome, found = gradients(index, -1.0)
+    alone, expected = gradients(others, 2.0)
+    assert outcome.valid == alone.valid == len(others)
+    assert [r.fate for r in outcome.records].count("unconverged") == len(index) - len(others)
+    assert float(found.abs().max()) > 0 and torch.allclose(found, expected, rtol=1e-5, atol=1e-8)
 
 
 def test_a_trained_network_takes_further_heads(file, whole, frames, tmp_path):

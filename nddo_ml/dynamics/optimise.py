@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nddo_ml.molecules import Molecules
-from nddo_ml.struct import record, tensor_map
+from nddo_ml.struct import cached, record, tensor_map
 
 # model force constants (eV/angstrom^2, eV) at covalent distance: of the size in Lindh et al., Chem. Phys. Lett. 241, 423 (1995)
 STRETCH, BEND, OUT_OF_PLANE, TORSION = 32.0, 4.0, 6.0, 0.14
@@ -197,7 +197,7 @@ def _decay(numbers, positions, real):
     return torch.where(pair, torch.exp(rate * ((radii[:, :, None] + radii[:, None]) ** 2 - square)).clamp(max=3.0), 0.0)
 
 
-@functools.cache
+@cached
 def _radii():
     """Covalent radii by species number, angstrom; species that are no elements, beyond the table, count as 1 angstrom."""
     return torch.cat([torch.as_tensor(covalent_radii, dtype=torch.float64), torch.ones(1, dtype=torch.float64)])

@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nddo_ml.integrals.frame import COMPONENTS, component_starts
+from nddo_ml.struct import cached
 
 DISTANCE = (-1, "R")
 CORE = "core"    # a partner that is a bare unit charge with its own additive term
@@ -113,7 +114,7 @@ class Kernel(NamedTuple):
     integrals: Float[Tensor, "term integral"]
 
 
-@cache
+@cached
 def kernel(n_i: int, n_j: int | str, hartree: float, device: torch.device) -> Kernel:
     """The kernel of pairs of atoms with n_i and n_j orbitals (n_j may be CORE).
 

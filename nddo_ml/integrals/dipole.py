@@ -6,13 +6,13 @@ with <s|x|px> = D1 and <p|x|d> = D_pd times a fixed pattern. The same operator c
 + F.D, so that mu = -dE/dF exactly (MOPAC leaves the p-d part out of its field, not out of its dipole).
 """
 
-from functools import cache
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from nddo_ml.orbitals import AtomGroup, packed_pairs
+from nddo_ml.struct import cached
 
 S, X, Y, Z, X2Y2, XZ, Z2, YZ, XY = range(9)
 HYBRIDS = (   # (orbital, orbital, axis, coefficient, moment): moment 0 is D1, moment 1 is D_pd
@@ -23,7 +23,7 @@ HYBRIDS = (   # (orbital, orbital, axis, coefficient, moment): moment 0 is D1, m
 )
 
 
-@cache
+@cached
 def _patterns(orbitals: int):
     """(m) 1 for diagonal distributions, (2, m, 3) coefficients of D1 and D_pd."""
     a, b, table = packed_pairs(orbitals)

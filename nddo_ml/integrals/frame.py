@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nddo_ml.orbitals import packed_pairs
+from nddo_ml.struct import cached
 
 _S3 = 3**0.5 / 2
 # d functions in AO order (x2-y2, xz, z2, yz, xy): d_m(u) = u.T_m.u, Tr(T_a T_b) = 3/2 delta_ab
@@ -110,7 +111,7 @@ def orbital_starts(n: int):
     return [(l, l * l) for l in SHELLS[n]]
 
 
-@cache
+@cached
 def _rotation(n, device):
     """Constant (43, m c + n n) from the products [1, e, e x e] of the six elements e of a frame to T and O; shape of T."""
     ends, total = component_starts(n)
@@ -143,7 +144,7 @@ def _orbital_products():
     return s, p, d
 
 
-@cache
+@cached
 def _axial(n, device):
     """Constant (13, component) from [1, u, u x u] to the components along u."""
     by_l = np.zeros((13, 1)), np.zeros((13, 3)), np.zeros((13, 5))
@@ -153,17 +154,17 @@ def _axial(n, device):
     return torch.from_numpy(np.concatenate([by_l[l] for l in COMPONENTS[n]], 1)).to(device)
 
 
-@cache
+@cached
 def _decomposition_transposed(n, device):
     return torch.from_numpy(decomposition(n).T.copy()).to(device)
 
 
-@cache
+@cached
 def _upper(device):
     a, b = np.triu_indices(3)
     return torch.from_numpy(3 * a + b).to(device)
 
 
-@cache
+@cached
 def _identity(device):
     return torch.eye(3, dtype=torch.float64, device=device)

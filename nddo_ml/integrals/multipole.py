@@ -7,7 +7,6 @@ are functions of the parameters alone, row by row (a row is a species or an atom
 Dewar, Thiel, Theor. Chim. Acta 46, 89 (1977); with d functions Thiel, Voityuk, ibid. 81, 391 (1992), 93, 315 (1996).
 """
 
-from functools import cache
 from math import factorial, log, sqrt
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from nddo_ml.integrals.slater_condon import G_NAMES, isolated_atom, one_centre_parameters
 from nddo_ml.methods.parameters import AtomParameters, Elements
-from nddo_ml.struct import record
+from nddo_ml.struct import cached, record
 from nddo_ml.units import Constants
 
 ZETA_FLOOR = 0.3            # 1/bohr
@@ -157,7 +156,7 @@ def separations_d(n: Int[Tensor, "row 3"], zeta: Float[Tensor, "row 3"]) -> Floa
     return torch.exp((log_moment + factors) / powers)
 
 
-@cache
+@cached
 def _moment_constants(device):
     """Powers l of sd, pd, dd; logarithms of the factors of their moments; ln n! for n = 0 ... 20."""
     factors = [log(4 / sqrt(60)), log(2 / sqrt(20)), log(4 / 14)]

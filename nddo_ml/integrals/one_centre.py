@@ -5,7 +5,6 @@ parameters (anything with d). The combinations are computed once from the angula
 matrix product. The result is invariant to rotations of the orbitals.
 """
 
-from functools import cache
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 from nddo_ml.integrals.multipole import AtomIntegrals
 from nddo_ml.integrals.slater_condon import G_NAMES, RADIAL, SLATER_NAMES
 from nddo_ml.orbitals import packed_pairs
+from nddo_ml.struct import cached
 
 _SHELLS = "spppddddd"
 
@@ -38,7 +38,7 @@ def one_centre(integrals: AtomIntegrals, n_ao: int) -> Float[Tensor, "row m m"]:
     return (values @ combinations(n_ao, values.device)).view(-1, m, m)
 
 
-@cache
+@cached
 def combinations(n_ao: int, device: torch.device) -> Float[Tensor, "parameter mm"]:
     """Constant coefficients of each (ij|kl) in the five g integrals and, for n_ao = 9, the Slater-Condon parameters."""
     coefficients = _sp_coefficients(n_ao)

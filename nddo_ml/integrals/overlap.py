@@ -26,7 +26,7 @@ from torch import Tensor
 from nddo_ml.integrals.configurations import MEMBERS
 from nddo_ml.integrals.frame import SHELLS
 from nddo_ml.integrals.switch import step
-from nddo_ml.struct import record
+from nddo_ml.struct import cached, record
 
 REACH = 15.0       # angstrom: no overlap from here on, as in MOPAC
 FADE = 12.0        # angstrom: from here on `fade` acts
@@ -149,7 +149,7 @@ class Constants(NamedTuple):
     mean: Float[Tensor, "shell orbitals"]
 
 
-@cache
+@cached
 def constants(n_i: int, n_j: int, numbers: tuple, points: int, device: torch.device) -> Constants:
     """The constants of pairs with n_i and n_j orbitals and these quantum numbers, for a quadrature of that many points."""
     first, second = SHELLS[n_i], SHELLS[n_j]

@@ -5,7 +5,6 @@ laboratory (frame.py) they are the blocks w over packed distributions. R -> infi
 PM7 joins them to that limit at 7 angstrom and equalises the averages of transition metals.
 """
 
-from functools import cache
 
 import torch
 from jaxtyping import Float
@@ -15,6 +14,7 @@ from nddo_ml.integrals.configurations import kernel
 from nddo_ml.integrals.frame import orbital_starts, packed
 from nddo_ml.integrals.switch import step
 from nddo_ml.orbitals import packed_pairs
+from nddo_ml.struct import cached
 
 HELIUM = 2
 JOIN_RANGE, JOIN_EXPONENT = 7.0, 0.22   # angstrom, 1/angstrom^2
@@ -105,19 +105,19 @@ def with_charges(w: Float[Tensor, "pair m_i m_j"]):
     return w.view(pairs, -1).index_select(1, _border(m_i, m_j, w.device)).split((m_i, m_j), 1)
 
 
-@cache
+@cached
 def _border(m_i, m_j, device):
     return torch.cat((torch.arange(m_i) * m_j, torch.arange(m_j))).to(device)
 
 
-@cache
+@cached
 def diagonal(n: int, device) -> Float[Tensor, "m"]:
     """1 for the distributions i = j of an atom with n orbitals."""
     a, b, _ = packed_pairs(n)
     return torch.from_numpy((a == b).astype(float)).to(device)
 
 
-@cache
+@cached
 def shell_traces(n: int, device):
     """(shell, m): 1 for the distributions i = j of each shell; the same divided by their number."""
     a, _, table = packed_pairs(n)

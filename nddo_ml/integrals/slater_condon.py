@@ -5,7 +5,6 @@ one-centre integrals with d functions, of transition metals those of s and p too
 are species or atoms; only rows that have d functions, or take their s and p integrals from exponents, are evaluated.
 """
 
-from functools import cache
 from math import factorial, log
 
 import numpy as np
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from nddo_ml.elements import ELEMENTS
 from nddo_ml.methods.parameters import AtomParameters, Elements
+from nddo_ml.struct import cached
 from nddo_ml.units import Constants
 
 G_NAMES = ("g_ss", "g_sp", "h_sp", "g_pp", "g_p2")
@@ -122,7 +122,7 @@ def isolated_atom(parameters: AtomParameters, elements: Elements, g: Float[Tenso
     return energy.index_add(0, rows, (slater.index_select(0, rows) * weights).sum(1))
 
 
-@cache
+@cached
 def _radial_counts(device):
     """How often s, p, d occur in electron 1 and in electron 2 of each radial integral (3, 17), and its k (17)."""
     counts = [[[shells[e].count(shell) for shells in RADIAL.values()] for shell in "spd"] for e in (0, 1)]
@@ -130,13 +130,13 @@ def _radial_counts(device):
     return tuple(torch.tensor(c, dtype=torch.float64, device=device) for c in (*counts, k))
 
 
-@cache
+@cached
 def _half_log_factorials(device):
     """ln(n!)/2 for n = 0 ... 2 N_MAX."""
     return torch.tensor([log(factorial(n)) / 2 for n in range(2 * _N_MAX + 1)], dtype=torch.float64, device=device)
 
 
-@cache
+@cached
 def _half_range_coefficients(device):
     """a!/j! (m+j)! for j <= a, else 0: (a M + m, j)."""
     table = [[float(factorial(a) // factorial(j) * factorial(m + j)) if j <= a else 0.0 for j in range(_A)]
@@ -144,14 +144,14 @@ def _half_range_coefficients(device):
     return torch.tensor(table, dtype=torch.float64, device=device)
 
 
-@cache
+@cached
 def _g_of_radial(device):
     """(5, 5): the radial integrals over s and p to the g integrals."""
     return torch.tensor([[1, 0, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 1 / 3, 0, 0], [0, 0, 0, 1, 1], [0, 0, 0, 4 / 25, -2 / 25]],
                         dtype=torch.float64, device=device)
 
 
-@cache
+@cached
 def _d_weights(device):
     """(Z, 12): the weights of the Slater-Condon parameters in E_d."""
     weights = np.zeros((ELEMENTS + 1, len(SLATER_NAMES)))

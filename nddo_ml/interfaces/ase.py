@@ -22,6 +22,7 @@ from nddo_ml.methods import Method
 from nddo_ml.methods import method as find_method
 from nddo_ml.molecules import Molecules, PointCharges
 from nddo_ml.options import SCF
+from nddo_ml.struct import Lock, in_turn
 from nddo_ml.structures import said
 from nddo_ml.structures.said import agreed
 
@@ -41,7 +42,9 @@ class NDDO(Calculator):
     energy and free_energy are the total energy with every correction, eV, and the forces its derivative. With point charges the
     energy holds their interaction with the molecule, and results["point_charge_forces"] the forces on them. The density of the
     last step is the next guess. `result` holds the full Result of the last calculation. A new calculator costs nothing; tables
-    are read at the first calculation.
+    are read at the first calculation. Threads may share a calculator: they take turns, and each gets its own molecule's numbers
+    from get_property, which is what atoms.get_potential_energy() and the like call; `results` and `result` are those of the
+    last molecule, whosever it was.
 
     Raises UnknownOption, InvalidMolecule (also for periodic atoms), MissingParameter, SCFNotConverged.
     """
@@ -57,12 +60,13 @@ class NDDO(Calculator):
     def __init__(self, method="PM6-D3H4", charge=None, multiplicity=None, unrestricted=SCF.unrestricted, device=None,
                  threads=None, max_steps=SCF.max_steps, stability=SCF.stability, point_charges=None, *,
                  atoms=None, label=None, directory="."):
-        self.result, self._model, self._solved = None, None, None
+        self.result, self._model, self._solved, self._lock = None, None, None, Lock()
         super().__init__(atoms=atoms, label=label, directory=directory, method=method, charge=charge,
                          multiplicity=multiplicity, unrestricted=unrestricted, device=device, threads=threads,
                          max_steps=max_steps, stability=stability, point_charges=point_charges)
 
     @property
+    @in_turn
     def model(self):
         """The Hamiltonian underneath: an nn.Module whose parameters are the tables of the method."""
         if self._model is None:
@@ -72,6 +76,7 @@ class NDDO(Calculator):
             self._model = given if isinstance(given, torch.nn.Module) else Hamiltonian(given, device=self.parameters.device)
         return self._model
 
+    @in_turn
     def set(self, **options):
         """Change options; results are discarded if any differs. UnknownOption: there is no such option, method or device."""
         unknown = sorted(set(options) - set(self.default_parameters))
@@ -88,6 +93,14 @@ class NDDO(Calculator):
             self._model = None
         return changed
 
+    @in_turn
+    def get_property(self, name, atoms=None, allow_calculation=True):
+        """A property of these atoms: checking, calculating and reading are one turn."""
+        return super().get_property(name, atoms, allow_calculation)
+
+    calculate_properties = in_turn(Calculator.calculate_properties)
+
+    @in_turn
     def reset(self):
         """Forget the results; the last density stays as a guess."""
         super().reset()
@@ -101,6 +114,7 @@ class NDDO(Calculator):
             changes = ["info"]
         return changes
 
+    @in_turn
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
         """All properties at once: energy and forces share one SCF whatever is asked for first."""
         super().calculate(atoms, properties, system_changes)
@@ -119,6 +133,7 @@ class NDDO(Calculator):
         """The results that ASE has names for (the forces on point charges are not among them)."""
         return Properties({name: value for name, value in self.results.items() if name in all_outputs})
 
+    @in_turn
     def get_hessian(self, atoms=None):
         """Second derivatives of the energy, (3N, 3N), eV/angstrom^2, from the response of the density."""
         from nddo_ml.properties.response import hessian

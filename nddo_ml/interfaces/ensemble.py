@@ -13,6 +13,7 @@ from nddo_ml.ensemble import Ensemble
 from nddo_ml.errors import UnknownOption
 from nddo_ml.interfaces.ase import molecule, threads
 from nddo_ml.options import SCF
+from nddo_ml.struct import Lock, in_turn
 
 
 class EnsembleCalculator(Calculator):
@@ -36,7 +37,7 @@ class EnsembleCalculator(Calculator):
 
     def __init__(self, ensemble: Ensemble | str | Path, charge=None, multiplicity=None, unrestricted=SCF.unrestricted,
                  device=None, threads=None, max_steps=SCF.max_steps, stability=SCF.stability):
-        self.result, self._ensemble, self._solved = None, None, None
+        self.result, self._ensemble, self._solved, self._lock = None, None, None, Lock()
         super().__init__(ensemble=ensemble, charge=charge, multiplicity=multiplicity, unrestricted=unrestricted, device=device,
                          threads=threads, max_steps=max_steps, stability=stability)
 
@@ -48,6 +49,7 @@ class EnsembleCalculator(Calculator):
             self._ensemble = given if isinstance(given, Ensemble) else Ensemble.load(given, self.parameters.device)
         return self._ensemble
 
+    @in_turn
     def set(self, **options):
         """Change options; results are discarded if any differs. UnknownOption: there is no such option."""
         unknown = sorted(set(options) - set(self.default_parameters))
@@ -59,6 +61,13 @@ class EnsembleCalculator(Calculator):
             self._ensemble = self.result = None
         return changed
 
+    @in_turn
+    def get_property(self, name, atoms=None, allow_calculation=True):
+        """A property of these atoms: checking, calculating and reading are one turn, as threads may share a calculator."""
+        return super().get_property(name, atoms, allow_calculation)
+
+    calculate_properties = in_turn(Calculator.calculate_properties)
+
     def check_state(self, atoms, tol=1e-15):
         """What changed since the last calculation, charge and multiplicity included."""
         changes = super().check_state(atoms, tol=tol)
@@ -66,6 +75,7 @@ class EnsembleCalculator(Calculator):
             changes = ["info"]
         return changes
 
+    @in_turn
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
         """Everything at once."""
         super().calculate(atoms, properties, system_changes)

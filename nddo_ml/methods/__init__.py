@@ -2,19 +2,22 @@
 
 A method is a base table, the constants it was fitted with and a core-core form; integrals.corrections says what is added to it.
 `method("PM6-D3H4")` finds one by name; a new one is a table, a line here and at most a new core-core function. `smooth` makes a
-method the parent of a learned one.
+method the parent of a learned one, `Method.changed` one with other parameters under a name of its own:
+
+    mine = method("AM1").changed("AM1-mine", {"U_pp": {"C": -38.7}}, "this work")
+    Hamiltonian(mine)(molecules).method                                            # AM1-mine
+    weights.save(Hamiltonian(mine), "am1-mine.safetensors")                        # for Hamiltonian, NDDO and the command
 """
 
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from nddo_ml.elements import SPECIES, symbol
+from nddo_ml.elements import SPECIES, number, symbol
 from nddo_ml.errors import MissingParameter, UnknownOption
 from nddo_ml.integrals.corrections import Term, terms
 from nddo_ml.integrals.nuclear import CoreForm, core_rules
@@ -23,8 +26,8 @@ from nddo_ml.integrals.repulsion import published_join, smooth_join
 from nddo_ml.methods import core_core, learned
 from nddo_ml.methods.learned import Card
 from nddo_ml.methods.parameters import AtomParameters, Elements, PairParameters
-from nddo_ml.methods.tables import UNPUBLISHED, table
-from nddo_ml.struct import tensor_map
+from nddo_ml.methods.tables import UNPUBLISHED, Table, table
+from nddo_ml.struct import cached, tensor_map
 from nddo_ml.units import CODATA_2018, MNDO_1977, Constants
 
 SMOOTH = "-smooth"   # ends the names of smooth parents
@@ -34,6 +37,7 @@ SMOOTH = "-smooth"   # ends the names of smooth parents
 class Method:
     """A method: its name, base table, core-core form, citation and physical constants.
 
+    parent: the method whose corrections it has, if that is another. own: its tables, if they are not the published ones.
     join: weight, as a function of R, of the two-centre integrals against their point-charge limit (PM7; None: no such limit).
     fade: factor of the resonance integrals as a function of R (None: they end at 15 angstrom as they are). corrected: whether
     the geometry-dependent corrections of that name are added. card: what the file of a learned method says (None: published).
@@ -48,11 +52,53 @@ class Method:
     fade: Callable | None = None
     corrected: bool = True
     card: Card | None = None
+    parent: str | None = None
+    own: Table | None = None
 
     @property
     def terms(self) -> Mapping[str, Term]:
         """The geometry-dependent corrections of the method: name -> term."""
-        return terms(self.card.parent if self.card else self.name) if self.corrected else {}
+        return terms(self.parent or self.name) if self.corrected else {}
+
+    def changed(self, name: str, parameters: Mapping[str, Mapping] | None = None, citation: str | None = None) -> "Method":
+        """This method with other parameters, under its own name and citation.
+
+        parameters: column of the table -> {element: value}, {"U_pp": {"C": -38.7}}; of alpha_AB and x_AB {("C", "H"): value};
+        of K, L and M four values. What is not named stays. UnknownOption, MissingParameter: there is no such column, pair or
+        shape, or no such element in it.
+        """
+        if self.card is not None:
+            raise UnknownOption(f"{self.name} is a learned method, whose parameters are in its file: change those of "
+                                "Hamiltonian(file) and save it under another name.")
+        here = self._tables
+        columns = {column: values.clone() for column, values in self.columns.items()}
+        for column, values in (parameters or {}).items():
+            if column not in columns:
+                near = difflib.get_close_matches(column, columns, n=1)
+                raise UnknownOption(f"{self.name} has no parameter {column!r}{f': did you mean {near[0]}?' if near else '.'}")
+            for key, value in values.items():
+                place = self._place(column, key)
+                try:
+                    columns[column][place] = torch.as_tensor(value, dtype=torch.float64).reshape(columns[column][place].shape)
+                except (TypeError, ValueError, RuntimeError):
+                    raise UnknownOption(f"{column} of {key} takes {columns[column][place].numel()} numbers; given: {value!r}."
+                                        ) from None
+        pairs = PairParameters(columns.pop("alpha_AB"), columns.pop("x_AB"), here.pairs.index)
+        said = "" if citation is None else f"{citation}; "
+        return replace(self, name=name, parent=self.parent or self.name, card=None, citation=f"{said}parent {self.citation}",
+                       own=replace(here, parameters=AtomParameters(**columns), pairs=pairs))
+
+    def _place(self, column, key):
+        """Row or entry of an element or a pair of them in a column. UnknownOption: there is none."""
+        pair = column in ("alpha_AB", "x_AB")
+        names = tuple(key) if isinstance(key, tuple | list) else (key,)
+        if len(names) != 1 + pair:
+            raise UnknownOption(f"{column} belongs to {'pairs of elements' if pair else 'elements'}; given: {key!r}.")
+        rows = self.rows(torch.tensor([number(n) for n in names])).tolist()
+        place = int(self.pairs.index[rows[0], rows[1]]) if pair else rows[0]
+        if place < 0:
+            raise UnknownOption(f"{self.name} has no pair {'-'.join(map(str, names))}: only published pairs can be changed.")
+        return place
 
     @property
     def key(self) -> str:
@@ -67,17 +113,31 @@ class Method:
     @property
     def elements(self) -> Elements:
         """Fixed data, one row per species: elements, then sparkles, then pseudo-atoms. Shared: do not modify."""
-        return table(self.table).elements
+        return self._tables.elements
 
     @property
     def parameters(self) -> AtomParameters:
         """Fitted parameters, one row per species. Shared: do not modify."""
-        return table(self.table).parameters
+        return self._tables.parameters
 
     @property
     def pairs(self) -> PairParameters:
         """Fitted core-core parameters of pairs of species. Shared: do not modify."""
-        return table(self.table).pairs
+        return self._tables.pairs
+
+    @property
+    def columns(self) -> dict[str, Tensor]:
+        """The fitted parameters by the names they have in a Hamiltonian. Shared: do not modify."""
+        return {**vars(self.parameters), "alpha_AB": self.pairs.alpha, "x_AB": self.pairs.x}
+
+    @property
+    def published(self) -> "Method":
+        """The published method, or its smooth form, that this one was made from; itself if from none."""
+        return self if self.parent is None else method(self.parent)
+
+    @property
+    def _tables(self) -> Table:
+        return table(self.table) if self.own is None else self.own
 
     @property
     def species(self) -> list[int]:
@@ -117,8 +177,9 @@ def method(name: "str | Method") -> Method:
         return name
     found = learned.find(str(name).strip())
     if found:
-        return replace(method(found.parent), name=found.name, card=found,
-                       citation=f"nddo_ml, trained on {found.level}; parent {method(found.parent).citation}")
+        return replace(method(found.parent), name=found.name, card=found, parent=found.parent,
+                       citation=found.citation or
+                       f"nddo_ml, trained on {found.level}; parent {method(found.parent).citation}")
     key = str(name).strip().lower()
     if key.endswith(SMOOTH):
         return smooth(key.removesuffix(SMOOTH))
@@ -139,8 +200,12 @@ def smooth(name: "str | Method") -> Method:
     by `smooth_join`, and all corrections are left out: they count neighbours or have kinks. PM6-D3H4 and the like become PM6
     here. The name ends in -smooth, and `method` finds it by that.
     """
-    base = next(m for m in _BASES if m.table == method(name).table)
-    return replace(base, name=base.name + SMOOTH, join=base.join and smooth_join, fade=fade, corrected=False)
+    given = method(name)
+    base = next(m for m in _BASES if m.table == given.table)
+    found = replace(base, name=base.name + SMOOTH, join=base.join and smooth_join, fade=fade, corrected=False)
+    if given.own is None:
+        return found
+    return replace(found, name=given.name + SMOOTH, parent=found.name, own=given.own, citation=given.citation)
 
 
 def methods() -> tuple[str, ...]:
@@ -148,12 +213,12 @@ def methods() -> tuple[str, ...]:
     return tuple(m.name for m in _METHODS.values())
 
 
-@cache
+@cached
 def _row_of(name, device):
     return table(name).row_of.to(device)
 
 
-@cache
+@cached
 def _core_table(name, device):
     """Rules of all pairs of rows of a base table."""
     form = next(m.core_core for m in _BASES if m.table == name)

@@ -1,8 +1,8 @@
 """Learned methods: what a file of trained weights says about itself.
 
-A file is a safetensors archive whose metadata name the parent method, the network, the elements and the level of theory of the
-labels. Here only the metadata are read; `nddo_ml.weights` reads the tensors. Shipped files lie in the package's data; the
-newest general model is also called "neural".
+A file is a safetensors archive whose metadata name the parent method, the network (null: only the tables were learned), the
+elements and the level of theory of the labels. Here only the metadata are read; `nddo_ml.weights` reads the tensors. Shipped
+files lie in the package's data; the newest general model is also called "neural".
 """
 
 import json
@@ -23,14 +23,15 @@ REQUIRED = ("name", "parent", "network", "dispersion", "elements", "level", "dat
 
 @dataclass(frozen=True)
 class Card:
-    """What a file of weights says: its path, name, parent method, settings of the network and of the dispersion (None:
-    without), elements, level of theory, hash of the training data, version of the code, notes, number of members, calibration.
+    """What a file of weights says: its path, name, parent method, settings of the network (None: without) and of the dispersion
+    (None: without), elements, level of theory, hash of the training data, version of the code, notes, number of members,
+    calibration, citation (empty: that of its parent).
     """
 
     path: Path
     name: str
     parent: str
-    network: dict
+    network: dict | None
     dispersion: dict | None
     elements: tuple[int, ...]
     level: str
@@ -39,6 +40,7 @@ class Card:
     notes: str
     members: int
     calibration: dict
+    citation: str = ""
 
 
 def card(path: str | Path) -> Card:
@@ -50,7 +52,8 @@ def card(path: str | Path) -> Card:
         raise IncompatibleFile(f"{path} lacks {', '.join(missing)} in its metadata: it is damaged or was edited; train again.")
     return Card(path, said["name"], said["parent"], json.loads(said["network"]), json.loads(said["dispersion"]),
                 tuple(number(e) for e in said["elements"].split()), said["level"], said["data"], said["code"],
-                said.get("notes", ""), int(said.get("members", 1)), json.loads(said.get("calibration", "{}")))
+                said.get("notes", ""), int(said.get("members", 1)), json.loads(said.get("calibration", "{}")),
+                said.get("citation", ""))
 
 
 @cache

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from nddo_ml.elements import LANTHANIDES, PSEUDO_ATOMS, SPARKLE, SPECIES, is_sparkle
 from nddo_ml.methods.parameters import PARAMETER_NAMES, AtomParameters, Elements, PairParameters
+from nddo_ml.struct import cached
 
 GAUSSIANS = 4
 PSEUDO_ATOM_RHO = 0.5   # bohr, where no g_ss defines it
@@ -35,7 +36,7 @@ class Table:
     core_number: Tensor
 
 
-@cache
+@cached
 def table(name: str) -> Table:
     """The tables of a base method, named as its file: mndo, mndod, am1, pm3, rm1, pm6, pm7."""
     unpublished = UNPUBLISHED.get(name, frozenset())

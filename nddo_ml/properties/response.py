@@ -3,6 +3,9 @@
 All are derivatives of one differentiable energy E(positions, field) (scf.response), taken for every molecule of a batch at
 once: the k-th coordinates of all molecules form one direction, because no molecule knows of another. Lists hold one tensor
 per molecule.
+
+differentiable=True puts a result on the tape of the molecules' positions and of every parameter that requires gradients, for
+losses on frequencies, intensities and polarizabilities; its derivatives are third derivatives of the energy, and exact.
 """
 
 from collections.abc import Callable
@@ -12,35 +15,51 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nddo_ml.molecules import Molecules
+from nddo_ml.struct import outside_inference
 
 CHUNK = 24   # directions differentiated at once: memory against speed
 
 
+@outside_inference
+@torch.enable_grad()
 def hessian(
-    model, molecules: Molecules, progress: Callable | None = None, **options
+    model, molecules: Molecules, progress: Callable | None = None, differentiable: bool = False, **options
 ) -> list[Float[Tensor, "coordinate coordinate"]]:
     """d2E/dR2 of each molecule, eV/angstrom^2, rows and columns in the order x1 y1 z1 x2 ...
 
-    model: a Hamiltonian. progress: called with the fraction done. options: as for the model's call.
+    model: a Hamiltonian. progress: called with the fraction done. differentiable: see the head of this file. options: as for
+    the model's call.
     """
-    positions = molecules.positions.detach().clone().requires_grad_()
-    result = model(molecules.with_positions(positions), forces=False, order=2, raise_unconverged=True, **options)
+    positions, order = _positions(molecules, differentiable), 3 if differentiable else 2
+    result = model(molecules.with_positions(positions), forces=False, order=order, raise_unconverged=True, **options)
     total = result.energy.sum() + 0.0 * positions.sum()          # a free atom's energy does not know its position
     gradient, = torch.autograd.grad(total, positions, create_graph=True)
-    rows = _rows(gradient, positions, molecules, progress)
+    rows = _rows(gradient, positions, molecules, progress, differentiable)
     return [0.5 * (H + H.T) for H in rows]
 
 
+@outside_inference
+@torch.enable_grad()
 def dipole_derivatives(model, molecules: Molecules, **options) -> list[Float[Tensor, "coordinate 3"]]:
     """dmu/dR of each molecule, e, from mu = -dE/dF; origin of an ion's dipole fixed in space."""
     return [m.detach() for m in _dipoles(model, molecules, 2, options)[1]]
 
 
-def polarizability(model, molecules: Molecules, **options) -> Float[Tensor, "molecule 3 3"]:
-    """Static polarizability dmu/dF of each molecule, angstrom^3 (volume)."""
+@outside_inference
+@torch.enable_grad()
+def polarizability(model, molecules: Molecules, differentiable: bool = False, **options) -> Float[Tensor, "molecule 3 3"]:
+    """Static polarizability alpha = dmu/dF = -d2E/dF2 of each molecule, as a volume in angstrom^3.
+
+    dmu/dF of a Result's dipole is in e angstrom per V/angstrom; times e^2/(4 pi epsilon_0) = 14.39964 eV angstrom it is the
+    volume. 1 angstrom^3 = 6.74833 bohr^3, the atomic unit. differentiable: see the head of this file.
+    """
+    if differentiable:
+        return _dipoles(model, molecules, 3, options, create_graph=True, positions=False)[2]
     return _dipoles(model, molecules, 2, options, positions=False)[2].detach()
 
 
+@outside_inference
+@torch.enable_grad()
 def polarizability_derivatives(model, molecules: Molecules, **options) -> list[Float[Tensor, "coordinate 3 3"]]:
     """d alpha/dR of each molecule, angstrom^2: what Raman activities are made of. Third derivatives of the energy."""
     positions, _, alpha = _dipoles(model, molecules, 3, options, create_graph=True)
@@ -57,7 +76,7 @@ def polarizability_derivatives(model, molecules: Molecules, **options) -> list[F
 
 def _dipoles(model, molecules, order, options, create_graph=False, positions=True):
     """Positions on the tape, dmu/dR per molecule and the polarizability (angstrom^3) of each molecule."""
-    x = molecules.positions.detach().clone().requires_grad_(positions)
+    x = _positions(molecules, create_graph) if positions or create_graph else molecules.positions.detach()
     field = x.new_zeros(len(molecules), 3).requires_grad_()
     result = model(molecules.with_positions(x), field=field, order=order, raise_unconverged=True, **options)
     mu = -torch.autograd.grad(result.energy.sum(), field, create_graph=True)[0]
@@ -72,12 +91,18 @@ def _dipoles(model, molecules, order, options, create_graph=False, positions=Tru
     return x, per_molecule, alpha
 
 
-def _rows(gradient, positions, molecules, progress):
+def _positions(molecules, differentiable):
+    """Positions to differentiate by: those of the molecules if they are on a tape that goes on, else a copy of them."""
+    x = molecules.positions
+    return x if differentiable and x.requires_grad else x.detach().clone().requires_grad_()
+
+
+def _rows(gradient, positions, molecules, progress, create_graph):
     """Blocks d gradient / d positions of every molecule, one direction for all molecules at once."""
     sizes = molecules.sizes
     largest = max(sizes)
     starts = torch.tensor([0, *sizes]).cumsum(0)[:-1].tolist()
-    blocks = [positions.new_zeros(3 * n, 3 * n) for n in sizes]
+    found = []
     for first in range(0, 3 * largest, CHUNK):
         directions = range(first, min(first + CHUNK, 3 * largest))
         v = positions.new_zeros(len(directions), *positions.shape)
@@ -85,11 +110,16 @@ def _rows(gradient, positions, molecules, progress):
             for start, n in zip(starts, sizes, strict=True):
                 if k < 3 * n:
                     v[row, start + k // 3, k % 3] = 1.0
-        found = torch.func.vmap(lambda d: torch.autograd.grad(gradient, positions, d, retain_graph=True)[0])(v)
-        for row, k in enumerate(directions):
-            for block, start, n in zip(blocks, starts, sizes, strict=True):
-                if k < 3 * n:
-                    block[k] = found[row, start:start + n].reshape(-1)
+        found += _along(gradient, positions, v, create_graph)
         if progress is not None:
             progress((directions[-1] + 1) / (3 * largest))
-    return blocks
+    columns = torch.stack(found)
+    return [columns[:3 * n, start:start + n].reshape(3 * n, 3 * n) for start, n in zip(starts, sizes, strict=True)]
+
+
+def _along(gradient, positions, v, create_graph):
+    """Derivatives of the gradient along each v, all at once unless they must stay on the tape."""
+    def derivative(direction):
+        return torch.autograd.grad(gradient, positions, direction, retain_graph=True, create_graph=create_graph)[0]
+
+    return [derivative(d) for d in v] if create_graph else torch.func.vmap(derivative)(v)

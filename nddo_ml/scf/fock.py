@@ -10,7 +10,6 @@ Pople, Santry, Segal, J. Chem. Phys. 43, S129 (1965). Every quantity is a sum ov
 below are written over the same blocks, and tests prove F = dE/dD.
 """
 
-from functools import cache
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from nddo_ml.integrals.blocks import Integrals
 from nddo_ml.orbitals import Layout, atom_densities, flattened, matrices, packed_pairs, pair_densities
-from nddo_ml.struct import record
+from nddo_ml.struct import cached, record
 
 
 @record
@@ -36,7 +35,7 @@ class Kernel:
     masks: list
 
 
-@cache
+@cached
 def _exchange_atoms(orbitals):
     """(m m, m m) map of packed (ij|kl) to the packed matrix K_(ik),(jl), acting on weighted packed densities."""
     a, b, table = packed_pairs(orbitals)
@@ -46,7 +45,7 @@ def _exchange_atoms(orbitals):
     return torch.from_numpy(index.reshape(2, m * m))
 
 
-@cache
+@cached
 def _exchange_pairs(n_i, n_j):
     """Where (ij|kl) of a pair lies in its packed block, as a matrix over (i k) and (j l)."""
     table_i, table_j = packed_pairs(n_i)[2], packed_pairs(n_j)[2]
@@ -55,7 +54,7 @@ def _exchange_pairs(n_i, n_j):
     return torch.from_numpy(index.reshape(-1).copy())
 
 
-@cache
+@cached
 def _pair_products(n_i, n_j):
     """The four places (i k), (j l), (j k), (i l) of every packed element (ij|kl) in a density block, and its multiplicity."""
     a, b, _ = packed_pairs(n_i)

@@ -23,7 +23,7 @@ from nddo_ml.scf.density import Orbitals, density, diagonalise, fermi
 from nddo_ml.scf.fock import Integrals, Kernel, fock, kernel, one_electron
 from nddo_ml.scf.newton import newton
 from nddo_ml.scf.rotations import levels, rotate, spaces
-from nddo_ml.struct import choose, record, tensor_map
+from nddo_ml.struct import choose, ordinary, record, tensor_map
 
 SWITCH = 0.1            # eV: commutator below which Newton's method takes over
 FLOAT32_FROM = 60       # orbitals: from here on early iterations and inner solves run in float32
@@ -92,7 +92,7 @@ def canonical(problem: Problem, solution: Solution) -> Orbitals:
     Spaces of different occupation are diagonalised apart, by lowering each level in proportion to its occupation, so that an
     excited state keeps the orbitals it occupies.
     """
-    with torch.no_grad():
+    with ordinary(), torch.no_grad():          # a result keeps them
         padding = torch.diag_embed((1 - problem.layout.real) * 2 * APART)[:, None]
         eps, C = torch.linalg.eigh(solution.F - APART * solution.D + padding)
         return Orbitals(C, eps + APART * problem.occupations, problem.occupations)

@@ -121,8 +121,8 @@ def anchored(config: Active, folder: Path) -> tuple[Active, Config]:
     explore = replace(config.explore, structures=tuple(at(f) for f in config.explore.structures))
     config = replace(config, output=at(config.output), train=at(config.train), start=start, explore=explore)
     training = read_config(config.train)
-    if training.stage[-1].kind == "frozen" or training.model.trainable == "parameters":
-        raise UnknownOption(f"{config.train} ends in nothing that can be retrained: its last stage must train a network.")
+    if training.stage[-1].kind == "frozen":
+        raise UnknownOption(f"{config.train} ends in nothing that can be retrained: its last stage must train something.")
     if start is None and len(training.seeds) < 2:
         raise UnknownOption(f"{config.train} has {len(training.seeds)} seed: an ensemble needs two or more (seeds = [0, 1, 2, "
                             "3]), or give `start`.")

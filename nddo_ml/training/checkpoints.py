@@ -59,15 +59,9 @@ def _by_number(value):
     return value
 
 
-def save_weights(hamiltonian, path: Path, level: str, data: str, notes: dict) -> Path:
-    """Write a trained Hamiltonian: `nddo_ml.weights` where it has a network, its tables as a torch file where it has none."""
-    if hamiltonian.network is not None:
-        weights.save(hamiltonian, path, name=path.stem, level=level, data=data, notes=json.dumps(notes))
-        return path
-    path = path.with_suffix(".pt")
-    write(path, {"method": hamiltonian.method.name, "level": level, "data": data,
-                 "notes": json.dumps(notes), "state": hamiltonian.state_dict()})
-    return path
+def save_weights(hamiltonian, path: Path, level: str, data: str, notes: dict) -> None:
+    """Write a trained Hamiltonian, with a network or without, as a file that can be named as a method."""
+    weights.save(hamiltonian, path, name=path.stem, level=level, data=data, notes=json.dumps(notes))
 
 
 def _plain(value):

@@ -6,7 +6,6 @@ pyscf_levels.py; here are the cheap ones: GFN-xTB through tblite, and our own me
 """
 
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from nddo_ml.methods import method as find_method
 from nddo_ml.methods import methods
 from nddo_ml.model import Hamiltonian
 from nddo_ml.molecules import Molecules, PointCharges
+from nddo_ml.struct import cached
 from nddo_ml.training.pyscf_levels import LEARNED, pyscf_level
 from nddo_ml.training.structures import Structure
 from nddo_ml.training.theory import Label, Level, frontier_gap, without_sites
@@ -126,7 +126,7 @@ class Own:
                      iterations=int(found.iterations[0]))
 
 
-@cache
+@cached
 def _hamiltonian(method):
     return Hamiltonian(method)
 

@@ -16,6 +16,9 @@ def hamiltonian_of(config: Config, seed: int) -> Hamiltonian:
     if model.start is not None:
         found = finished(Hamiltonian(model.start, device=model.device), dispersion=False)
         found = with_heads(found, model.network) if model.network else found
+        if found.network is None and model.trainable == "network":
+            raise UnknownOption(f'model.start = {model.start!r} has no network: set trainable = "parameters" to train its '
+                                "tables on.")
     else:
         network = None if model.trainable == "parameters" else build(model.network)
         found = Hamiltonian(model.parent, network=network, device=model.device)
@@ -39,7 +42,7 @@ def with_heads(hamiltonian: Hamiltonian, settings: dict) -> Hamiltonian:
     if set(heads) == set(known["heads"]):
         return hamiltonian
     network = build({**known, "heads": heads}).to(hamiltonian.U_ss.device)
-    found = Hamiltonian(hamiltonian.method, network, device=hamiltonian.U_ss.device)
+    found = Hamiltonian(hamiltonian.method, network, device=hamiltonian.U_ss.device, load=False)
     found.load_state_dict({**found.state_dict(), **hamiltonian.state_dict()})
     return found
 
@@ -47,6 +50,6 @@ def with_heads(hamiltonian: Hamiltonian, settings: dict) -> Hamiltonian:
 def finished(hamiltonian: Hamiltonian, dispersion: bool) -> Hamiltonian:
     """The trained Hamiltonian as it is used: with D3(BJ) if asked for."""
     device = hamiltonian.U_ss.device
-    found = Hamiltonian(hamiltonian.method, hamiltonian.network, OMEGA_B97X_D3BJ if dispersion else None, device)
+    found = Hamiltonian(hamiltonian.method, hamiltonian.network, OMEGA_B97X_D3BJ if dispersion else None, device, load=False)
     found.load_state_dict(hamiltonian.state_dict())
     return found

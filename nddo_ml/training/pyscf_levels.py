@@ -6,13 +6,13 @@ dispersion is added apart as D3(BJ) with the parameters of omegaB97X-D3(BJ), so 
 
 import hashlib
 from dataclasses import dataclass, fields
-from functools import cache
 
 import numpy as np
 
 from nddo_ml.errors import SCFNotConverged, UnknownOption
 from nddo_ml.extras import needed
 from nddo_ml.functional import Functional, library
+from nddo_ml.struct import cached
 from nddo_ml.training.structures import Structure
 from nddo_ml.training.theory import Label, Level, frontier_gap, without_sites
 from nddo_ml.units import CODATA_2018
@@ -130,7 +130,7 @@ class Learned(KohnSham):
         return _functional(self.functional).attach(kind(mol))
 
 
-@cache
+@cached
 def _functional(name: str) -> Functional:
     """By name or file. UnknownOption, IncompatibleFile."""
     return library.load(name)

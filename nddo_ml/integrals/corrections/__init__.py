@@ -24,6 +24,7 @@ from nddo_ml.integrals.corrections.peptide import Peptide
 from nddo_ml.integrals.corrections.silanol import SiliconOxygenHydrogen
 from nddo_ml.integrals.corrections.triple_bond import TripleBond
 from nddo_ml.molecules import Molecules
+from nddo_ml.struct import outside_inference
 from nddo_ml.units import CODATA_2018, Constants
 
 Term = Callable[[Geometry, Constants], Tensor | None]   # kcal/mol (molecule), or None where it does not apply
@@ -73,6 +74,7 @@ def terms(method: str) -> Mapping[str, Term]:
     return TERMS[method]
 
 
+@outside_inference
 def energy_and_forces(
     term: Term, molecules: Molecules, constants: Constants = CODATA_2018
 ) -> tuple[Float[Tensor, "molecule"], Float[Tensor, "atom 3"]]:

@@ -2,7 +2,6 @@
 four neighbours is less polarizable.
 """
 
-import functools
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from nddo_ml.integrals.corrections import tables
 from nddo_ml.integrals.corrections.geometry import Geometry
+from nddo_ml.struct import cached
 
 SP3_CARBON = tables.SIZE      # its row, after the elements
 C6_SP3_CARBON = 0.95          # J nm^6/mol
@@ -43,7 +43,7 @@ class DispersionDH:
         return -self.scale * composition.per_molecule(energy, composition.i)
 
 
-@functools.cache
+@cached
 def pair_tables(device: torch.device) -> tuple[Tensor, Tensor]:
     """C6 (kcal/mol angstrom^6; 0 without data) and R0 (angstrom; 1 without data) of pairs of species, flattened."""
     c6, r0, n = (torch.cat([x, x[6:7]]) for x in (tables.column(name, device) for name in ("C6", "R0", "Neff")))

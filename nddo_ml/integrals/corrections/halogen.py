@@ -2,7 +2,6 @@
 multipoles alone let come too close.
 """
 
-import functools
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from nddo_ml.integrals.corrections import tables
 from nddo_ml.integrals.corrections.geometry import Geometry
+from nddo_ml.struct import cached
 
 HALOGENS, ACCEPTORS = frozenset({17, 35, 53}), frozenset({7, 8, 16})
 
@@ -37,7 +37,7 @@ class Halogen:
         return composition.per_molecule(energy, halogen)
 
 
-@functools.cache
+@cached
 def constants_of_pairs(pairs: tuple[tuple[int, int, float, float], ...], device: torch.device) -> tuple[Tensor, Tensor]:
     """a and b by atomic numbers of halogen and acceptor; a = 0 where there is no term."""
     a, b = torch.zeros(2, tables.SIZE, tables.SIZE, dtype=torch.float64, device=device)

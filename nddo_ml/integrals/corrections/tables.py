@@ -10,22 +10,24 @@ from importlib import resources
 import numpy as np
 import torch
 
+from nddo_ml.struct import cached
+
 SIZE = 95   # rows of every table: atomic numbers 0 to 94
 
 
-@functools.cache
+@cached
 def column(name: str, device: torch.device) -> torch.Tensor:
     """One column of corrections_elements.csv, entry per atomic number."""
     return torch.tensor(_elements()[name], dtype=torch.float64, device=device)
 
 
-@functools.cache
+@cached
 def members(elements: frozenset[int], device: torch.device) -> torch.Tensor:
     """True at the atomic numbers of `elements`."""
     return torch.tensor([z in elements for z in range(SIZE)], device=device)
 
 
-@functools.cache
+@cached
 def bond_limits(device: torch.device) -> torch.Tensor:
     """Table of the largest bonded distance of two elements, flattened (SIZE * SIZE), angstrom: f (r_A + r_B)."""
     radius = _elements()["r_bond"]
@@ -36,7 +38,7 @@ def bond_limits(device: torch.device) -> torch.Tensor:
     return torch.tensor(np.where(known, factor * (radius[:, None] + radius), 0.0).ravel(), device=device)
 
 
-@functools.cache
+@cached
 def valence_radii(device: torch.device) -> torch.Tensor:
     """r_A + r_B of two elements, flattened (SIZE * SIZE), angstrom: the distance of a full smooth bond; 0 without data."""
     radius = _elements()["r_val"]
@@ -44,7 +46,7 @@ def valence_radii(device: torch.device) -> torch.Tensor:
     return torch.tensor(np.where(known, radius[:, None] + radius, 0.0).ravel(), device=device)
 
 
-@functools.cache
+@cached
 def coordination_limits(device: torch.device) -> torch.Tensor:
     """Largest neighbour distance in the hydrogen-bond terms, flattened (SIZE * SIZE), angstrom: 4/3 (rcov_A + rcov_B)."""
     radius = _elements()["rcov"]
@@ -52,7 +54,7 @@ def coordination_limits(device: torch.device) -> torch.Tensor:
     return torch.tensor(np.where(known, 4.0 / 3.0 * (radius[:, None] + radius), 0.0).ravel(), device=device)
 
 
-@functools.cache
+@cached
 def d3_reference(device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """D3 reference data by atomic number: C6 (Z, Z, ref, ref) in hartree bohr^6, reference coordination numbers (Z, ref) with
     a mask value -1, R0 (Z, Z) in angstrom.

@@ -1,0 +1,123 @@
+"""Parameters that no calculation can use: found, named, and kept from the rest of a batch.
+
+A NaN, an exponent below zero or a shift that a network's overflow made would end in every molecule that is solved beside it. So
+published values and unshifted parameters stand in for them; the molecules that should have used them get no result, but a
+sentence that says why.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from nddo_ml.elements import symbol
+from nddo_ml.integrals.assembly import Topology
+from nddo_ml.methods import Method
+from nddo_ml.networks.shifts import Shifts
+
+LARGEST = 1e4           # in the units of its column: fifty times the largest published parameter
+# where the published value of these is positive, theirs must be: exponents, and integrals that are
+POSITIVE = ("zeta_s", "zeta_p", "zeta_d", "zsn", "zpn", "zdn", "g_ss", "g_sp", "g_pp", "g_p2", "h_sp", "F0SD", "G2SD",
+            "rho_core", "alpha", "L", "alpha_AB")
+# largest shifts: eV; logarithms, of a factor of 20,000; e. Networks of this package stay far below.
+LIMITS = {"U": LARGEST, "block": LARGEST, "local": 1e6, "factors": 10.0, "resonance": 10.0, "core": 10.0, "charges": 100.0}
+OF_PAIRS = ("resonance", "core", "charges")
+FAR = 1e3               # angstrom: beyond the reach of any network
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """The values of all columns of a Hamiltonian's tables at one time, one after another, and where those of a column cannot be
+    used: name -> mask, only of columns with such values."""
+
+    values: Tensor
+    bad: Mapping[str, Tensor]
+
+
+def tables(columns: Mapping[str, Tensor], method: Method, earlier: Tables | None) -> Tables:
+    """The tables as they are now: `earlier` itself if not a bit has changed. Values are compared, not their histories, so that
+    edits of `.data` are seen too."""
+    with torch.no_grad():
+        values = torch.cat([c.flatten() for c in columns.values()])
+        if earlier is not None and earlier.values.device == values.device and torch.equal(
+                earlier.values.view(torch.int64), values.view(torch.int64)):          # as integers: a NaN equals itself
+            return earlier
+        published, bad = method.published.columns, {}
+        for name, value in columns.items():
+            mask = ~(value.abs() <= LARGEST)
+            if name in POSITIVE:
+                mask = mask | ((published[name].to(value.device) > 0) & ~(value > 0))
+            if bool(mask.any()):
+                bad[name] = mask
+        return Tables(values, bad)
+
+
+def sound(columns: Mapping[str, Tensor], method: Method, bad: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The columns with published values where their own cannot be used."""
+    if not bad:
+        return dict(columns)
+    published = method.published.columns
+    stand_in = {name: torch.where(mask, published[name].to(mask.device), columns[name]) for name, mask in bad.items()}
+    return {**columns, **stand_in}
+
+
+def of_tables(method: Method, top: Topology, columns: Mapping[str, Tensor], bad: Mapping[str, Tensor]) -> dict[int, str]:
+    """Which molecules need values that cannot be used (by their place among those of the topology), and which values."""
+    if not bad:
+        return {}
+    found: dict[int, list] = {}
+    names = [symbol(int(n)) for n in top.elements.number]
+
+    def note(k, name, where, value, published):
+        text = f"{name} of {where} is {float(value):g} (published: {float(published):g})"
+        if text not in found.setdefault(int(k), []):
+            found[int(k)].append(text)
+
+    for name, mask in bad.items():
+        published, values = method.published.columns[name], columns[name].detach()
+        if name in ("alpha_AB", "x_AB"):
+            source = top.rules.source
+            for pair, term in (mask[source.entry] & (source.weight != 0)).nonzero().tolist():
+                entry = int(source.entry[pair, term])
+                pair_of = sorted((int(top.i[pair]), int(top.j[pair])))
+                note(top.molecule[pair], name, "-".join(names[a] for a in pair_of), values[entry], published[entry])
+            continue
+        for atom, *column in mask[top.rows].nonzero().tolist():
+            place = (int(top.rows[atom]), *column)
+            label = name + "".join(str(c + 1) for c in column)        # K1 to K4
+            note(top.layout.molecule[atom], label, names[atom], values[place], published[place])
+    return {k: _joined(texts) for k, texts in found.items()}
+
+
+def of_shifts(top: Topology, shifts: Shifts) -> dict[int, str]:
+    """The molecules whose shifts are not finite or beyond all bounds, and which shifts those are."""
+    given = {name: value.detach() for name in LIMITS if (value := getattr(shifts, name)) is not None and value.numel()}
+    if not given or bool((torch.cat([(x / LIMITS[name]).reshape(-1) for name, x in given.items()]).abs() <= 1).all()):
+        return {}
+    found: dict[int, list] = {}
+    for name, value in given.items():
+        bad = ~((value / LIMITS[name]).abs() <= 1)
+        owner = top.molecule.index_select(0, shifts.pairs) if name in OF_PAIRS else top.layout.molecule
+        for k in owner[bad.view(len(owner), -1).any(1)].unique().tolist():
+            found.setdefault(k, []).append(f"the network's shifts `{name}` are not finite or beyond {LIMITS[name]:g}")
+    return {k: _joined(texts) for k, texts in found.items()}
+
+
+def without(shifts: Shifts, top: Topology, molecules: Bool[Tensor, "molecule"]) -> Shifts:
+    """The shifts with zeros for the atoms and pairs of these molecules."""
+    atoms, pairs = molecules[top.layout.molecule], molecules[top.molecule.index_select(0, shifts.pairs)]
+
+    def cleared(name):
+        value = getattr(shifts, name)
+        if value is None:
+            return None
+        mask = pairs if name in OF_PAIRS else atoms
+        return torch.where(mask.view(-1, *[1] * (value.dim() - 1)), 0.0, value)
+
+    return replace(shifts, **{name: cleared(name) for name in LIMITS})
+
+
+def _joined(texts):
+    return "; ".join(texts[:3]) + (f"; and {len(texts) - 3} more" if len(texts) > 3 else "")
