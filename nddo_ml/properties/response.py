@@ -25,7 +25,7 @@ def hessian(
     """
     positions = molecules.positions.detach().clone().requires_grad_()
     result = model(molecules.with_positions(positions), forces=False, order=2, raise_unconverged=True, **options)
-    total = result.energy.sum() + 0.0 * positions.sum()          # a free atom's energy does not know its position
+    total = result.energy.sum() + 0.0 * positions.square().sum()   # a free atom's energy does not know its position
     gradient, = torch.autograd.grad(total, positions, create_graph=True)
     rows = _rows(gradient, positions, molecules, progress)
     return [0.5 * (H + H.T) for H in rows]
