@@ -10,6 +10,7 @@ channels.
 
 from collections import OrderedDict
 from dataclasses import dataclass, fields, replace
+from threading import Lock
 
 import torch
 from jaxtyping import Float
@@ -39,6 +40,7 @@ from nddo_ml.states import buckets, channels, electrons, start_density, suspicio
 from nddo_ml.struct import tensor_map
 
 REMEMBERED_PAIRS = 500_000   # of the topologies kept
+_REMEMBERING = Lock()        # of those of any Hamiltonian
 
 
 @dataclass(frozen=True)
@@ -181,11 +183,14 @@ class Hamiltonian(nn.Module):
     def _topology(self, molecules):
         """Topology and parameters of molecules, remembered by species while nothing asks for gradients."""
         key = (*(t.cpu().numpy().tobytes() for t in (molecules.numbers, molecules.molecule)), str(molecules.numbers.device))
-        found = self._topologies.pop(key, None) or {"top": topology(self.method, molecules)}
-        self._topologies[key] = found
-        pairs = sum(len(kept["top"].i) for kept in self._topologies.values())
-        while len(self._topologies) > 1 and (len(self._topologies) > self.remembered or pairs > REMEMBERED_PAIRS):
-            pairs -= len(self._topologies.popitem(last=False)[1]["top"].i)
+        with _REMEMBERING:
+            found = self._topologies.pop(key, None)
+        found = found or {"top": topology(self.method, molecules)}
+        with _REMEMBERING:      # calculators in several threads may share this Hamiltonian
+            self._topologies[key] = found
+            pairs = sum(len(kept["top"].i) for kept in self._topologies.values())
+            while len(self._topologies) > 1 and (len(self._topologies) > self.remembered or pairs > REMEMBERED_PAIRS):
+                pairs -= len(self._topologies.popitem(last=False)[1]["top"].i)
         if self._table_taped():
             return found["top"], self.parameters_of(found["top"])
         version = self._table_version()

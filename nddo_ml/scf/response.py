@@ -112,8 +112,8 @@ def linear_change(ref: Reference, X):
 def solve(ref: Reference, b: Float[Tensor, "molecule vector spin virtual occupied"]):
     """J0^-1 b for several right-hand sides per molecule, to the relative `tolerance` of the reference in each residual.
 
-    Conjugate gradients; where J0 is not positive definite (a state that is not a minimum) the dense matrix instead. Both without
-    the rotations that cost nothing, in b and in the solution. Raises SCFNotConverged if neither reaches the tolerance.
+    Conjugate gradients; where J0 is not positive definite (a state that is not a minimum) the dense matrix instead. Both
+    without the rotations that cost nothing, in b and in the solution. Raises SCFNotConverged if neither reaches the tolerance.
     """
     tolerance = ref.tolerance
     with torch.no_grad():

@@ -5,9 +5,10 @@ density alone about an axis through all nuclei then changes nothing, so with L t
 
     X0 = C_v^T L C_o,      J X0 = 0
 
-and the response equations J X = b have no unique solution. What keeps the axis (a stretch, a field) has no component along X0, and
-in exact arithmetic X0 would not matter; in floating point it is noise divided by zero. So X is taken orthogonal to X0: the
-state follows the nuclei and does not turn about their axis.
+and the response equations J X = b have no unique solution. Displacements and fields have no component along X0 (the energy
+to first order in them does not depend on how the density is turned), so in exact arithmetic X0 does not matter to second
+derivatives; in floating point it is noise divided by zero. X is taken orthogonal to X0: the state follows the nuclei and does
+not turn about their axis.
 """
 
 import torch
@@ -77,7 +78,8 @@ def zero_modes(L: Float[Tensor, "molecule axis orbital orbital"], spaces, operat
 
 
 def without(modes: Float[Tensor, "molecule axis spin virtual occupied"] | None,
-            X: Float[Tensor, "molecule vector spin virtual occupied"]) -> Float[Tensor, "molecule vector spin virtual occupied"]:
+            X: Float[Tensor, "molecule vector spin virtual occupied"]
+            ) -> Float[Tensor, "molecule vector spin virtual occupied"]:
     """X less its components along the zero modes."""
     if modes is None:
         return X
