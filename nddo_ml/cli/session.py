@@ -171,7 +171,8 @@ def show_methods(name: str | None, as_json: bool) -> None:
     if as_json:
         listed = [{"name": m.name, "elements": [symbol(n) for n in m.species if n <= 118], "corrections": list(m.corrections),
                    "sparkles_and_pseudo_atoms": [symbol(n) for n in m.species if n > 118], "citation": m.citation,
-                   "trained_on": m.card and m.card.level, "parent": m.card and m.card.parent}
+                   "steps_in_the_energy": list(m.steps), "trained_on": m.card and m.card.level,
+                   "parent": m.card and m.card.parent}
                   for m in chosen]
         console.print_json(json.dumps(listed))
         return
@@ -183,6 +184,8 @@ def show_methods(name: str | None, as_json: bool) -> None:
         m = chosen[0]
         extra = [symbol(n) for n in m.species if n > 118]
         console.print(f"sparkles and pseudo-atoms, by name: {', '.join(extra) or 'none'}", highlight=False)
+        for step in m.steps or ("none",):
+            console.print(f"steps in its energy: {step}", highlight=False)
 
 
 def _console():
