@@ -118,10 +118,9 @@ def _of_optimisation(optimised, largest):
             why = "raise --steps"
         found.append(f"The optimisation stopped after {int(optimised.evaluations[0])} evaluations with a largest force of "
                      f"{largest:.4f} eV/Å: {why}.")
-    if int(optimised.steps[0]):
-        found.append(f"The optimisation followed the forces over {int(optimised.steps[0])} step(s) up in the energy of the "
-                     f"method, together {float(optimised.climbed[0]):.4f} eV high (nddo-ml methods NAME tells where it has "
-                     "them).")
+    if float(optimised.step[0]):
+        found.append(f"The energy has a step of {float(optimised.step[0]):.4f} eV on the way (nddo-ml methods NAME tells where "
+                     "a method has them): from there on the forces were followed, whatever the energy.")
     return found
 
 
@@ -197,7 +196,7 @@ def _follow(atoms, model, molecules, wanted, last, progress):
     last, no, zero = moving.calc.result, torch.zeros_like(converged), torch.zeros_like(molecules.charge)
     stuck = ~converged & (len(trajectory) < wanted.steps)
     return Optimised(molecules.with_positions(torch.from_numpy(moving.positions)), last.energy, last.forces, converged, no,
-                     zero + len(trajectory), stuck, stuck, zero, zero.double()), trajectory, last
+                     zero + len(trajectory), stuck, stuck, zero.double()), trajectory, last
 
 
 def _record_step(trajectory, atoms, positions, energy, forces, wanted, progress):
@@ -257,7 +256,7 @@ def record(found: Calculation) -> dict:
         entry["optimisation"] = {
             "converged": bool(found.optimised.converged[0]), "evaluations": int(found.optimised.evaluations[0]),
             "largest_force": found.largest_force, "energies": [energy for _, energy, _ in found.trajectory],
-            "steps_climbed": int(found.optimised.steps[0]), "energy_climbed": float(found.optimised.climbed[0])}
+            "step_in_the_energy": float(found.optimised.step[0])}
     if found.atoms.constraints:
         entry["constraints"] = constraints.described(found.atoms)
     if found.spectroscopy is not None:

@@ -7,8 +7,9 @@ step that raises the energy, brings atoms together or leads where there is no en
 ends higher than it began. Molecules that are done leave the batch.
 
 Published corrections have steps in their energy, where a method that looks at energies is caught: however short the way it
-tries, the energy rises. There the rise exceeds the work of the forces by an amount that does not shrink with the way. Such a
-step is climbed when the forces say that it leads downhill (as ASE's BFGS does, which looks at forces alone), and counted.
+tries, the energy rises. There the rise exceeds the work of the forces by an amount that does not shrink with the way. Where
+that is found and the forces lead over it, the molecule follows its forces alone from then on, as with ASE's BFGS: work, the
+integral of the forces, stands for the change of the energy. `step` of the result is its height.
 """
 
 import functools
@@ -33,8 +34,8 @@ FIRST_RADIUS, LARGEST_RADIUS, SMALLEST_RADIUS = 0.3, 0.5, 1e-5   # angstrom, lar
 NOISE = 1e-7                # eV: a rise below this is no reason to refuse a step that lowers the forces
 CLOSEST, HALVINGS = 0.45, 8 # sums of covalent radii: no step brings two atoms nearer; how often it is halved for that
 # A step of the energy: least part of the excess over the work of the forces that is left when the trial step is shortened to
-# 0.3 (a smooth energy leaves 0.03, forces that are wrong 0.3); largest one, eV, beyond which it is another state; most of them
-STEADY, LARGEST_STEP, MOST_STEPS = 0.6, 0.5, 10
+# 0.3 (a smooth energy leaves 0.03, forces that are wrong 0.3); largest one, eV, beyond which it is another state of the SCF
+STEADY, LARGEST_STEP = 0.6, 0.5
 
 
 @record
@@ -44,8 +45,8 @@ class Optimised:
     molecules at their final positions, energy `molecule` (eV), forces `atom 3` (eV/angstrom; of a molecule with fixed
     coordinates those on the free ones), converged `molecule`, failed `molecule` (no energy at the first geometry: returned as
     given, energy and forces NaN), evaluations `molecule`: how often each was calculated. stuck `molecule`: no step, however
-    short, was acceptable; lost `molecule`: the last one led where there is no energy. steps `molecule`: how many steps of the
-    energy were climbed, which together are `climbed` `molecule` (eV) high.
+    short, was acceptable; lost `molecule`: the last one led where there is no energy. step `molecule`: height (eV) of the first
+    step of the energy that was climbed, after which a molecule may end higher than it began; 0 where there was none.
     """
 
     molecules: Molecules
@@ -56,8 +57,7 @@ class Optimised:
     evaluations: Int[Tensor, "molecule"]
     stuck: Bool[Tensor, "molecule"]
     lost: Bool[Tensor, "molecule"]
-    steps: Int[Tensor, "molecule"]
-    climbed: Float[Tensor, "molecule"]
+    step: Float[Tensor, "molecule"]
 
 
 @record
@@ -78,8 +78,9 @@ class Step:
 @record
 class _State:
     """Molecules of similar size, padded: where each stands, what is known of its Hessian, how far it may go, if it is done;
-    excess: by how much the energy of the trial step refused last exceeded the work of the forces (NaN after an accepted one);
-    free: projector on the coordinates that may change (None: all).
+    step: height of the step of the energy it met (0: none, its energy counts); excess: by how much the energy of the trial
+    refused last exceeded the work of the forces (NaN after an accepted one); free: projector on the coordinates that may change
+    (None: all).
     """
 
     index: Int[Tensor, "molecule"]
@@ -95,8 +96,7 @@ class _State:
     done: Bool[Tensor, "molecule"]
     evaluations: Int[Tensor, "molecule"]
     lost: Bool[Tensor, "molecule"]
-    steps: Int[Tensor, "molecule"]
-    climbed: Float[Tensor, "molecule"]
+    step: Float[Tensor, "molecule"]
     excess: Float[Tensor, "molecule"]
     free: Float[Tensor, "molecule coordinate coordinate"] | None
 
@@ -177,27 +177,26 @@ def kept_apart(numbers: Int[Tensor, "molecule place"], positions: Float[Tensor, 
 def _advanced(state, trial, energy, forces, fmax):
     """The state after its trial geometry was calculated, and which members accept it."""
     forces = _along_free(state.free, forces)
-    step, change = (trial - state.positions).flatten(1), (state.forces - forces).flatten(1)
+    step, turned = (trial - state.positions).flatten(1), (state.forces - forces).flatten(1)
     usable = energy.isfinite() & forces.isfinite().flatten(1).all(-1)
-    calmer = (energy <= state.energy + NOISE) & (energy <= state.first) & (_largest(forces) < _largest(state.forces))
-    accepted = usable & ((energy <= state.energy) | calmer)
     work = -0.5 * (step * (state.forces + forces).flatten(1)).sum(-1)          # what the forces say of the energy
     excess = energy - state.energy - work
-    climbs = (usable & ~accepted & (work < 0) & (excess > NOISE) & (excess > STEADY * state.excess)
-              & (excess < LARGEST_STEP) & (state.steps < MOST_STEPS))
-    accepted, climbed = accepted | climbs, torch.where(climbs, excess, 0.0)
+    found = usable & (work < 0) & (excess > NOISE) & (excess > STEADY * state.excess) & (excess < LARGEST_STEP)
+    height = torch.where(found & (energy > state.energy) & (state.step == 0), excess, state.step)
+    change = torch.where(height > 0, work, energy - state.energy)
+    calmer = (change <= NOISE) & ((energy <= state.first) | (height > 0)) & (_largest(forces) < _largest(state.forces))
+    accepted = usable & ((change <= 0) | calmer)
     predicted = (step * (torch.einsum("mij,mj->mi", state.hessian, step) / 2 - state.forces.flatten(1))).sum(-1)
     model = torch.where(accepted[:, None, None], _on_free(state.free, model_hessian(state.numbers, trial, state.real)),
                         state.model)
-    hessian = _updated(_positive(state.hessian + model - state.model), step, torch.where(usable[:, None], change, 0.0), usable)
-    radius = _next_radius(state.radius, _largest(trial - state.positions), (energy - state.energy - climbed) / predicted,
-                          accepted)
+    hessian = _updated(_positive(state.hessian + model - state.model), step, torch.where(usable[:, None], turned, 0.0), usable)
+    radius = _next_radius(state.radius, _largest(trial - state.positions), change / predicted, accepted)
     forces = torch.where(accepted[:, None, None], forces, state.forces)
     return replace(
         state, positions=torch.where(accepted[:, None, None], trial, state.positions),
-        energy=torch.where(accepted, energy, state.energy), forces=forces, first=state.first + climbed, hessian=hessian,
+        energy=torch.where(accepted, energy, state.energy), forces=forces, hessian=hessian,
         model=model, radius=radius, done=(_largest(forces) < fmax) | (radius < SMALLEST_RADIUS),
-        evaluations=state.evaluations + 1, lost=~usable, steps=state.steps + climbs, climbed=state.climbed + climbed,
+        evaluations=state.evaluations + 1, lost=~usable, step=height,
         excess=torch.where(accepted, torch.nan, torch.where(usable, excess, state.excess))), accepted
 
 
@@ -383,9 +382,9 @@ def _start(molecules, bucket, energy, forces, fmax, fixed):
     free = None if all(f is None for f in fixed) else _projectors(fixed, positions.flatten(1))
     forces = _along_free(free, pad(ours))
     model = _on_free(free, model_hessian(numbers, positions, real))
-    zero, lost = torch.zeros_like(energy), ~energy.isfinite()
+    lost = ~energy.isfinite()
     return _State(index, numbers, real, positions, energy, forces, energy, model, model, torch.full_like(energy, FIRST_RADIUS),
-                  (_largest(forces) < fmax) | lost, torch.ones_like(index), lost, torch.zeros_like(index), zero,
+                  (_largest(forces) < fmax) | lost, torch.ones_like(index), lost, torch.zeros_like(energy),
                   torch.full_like(energy, torch.nan), free)
 
 
@@ -441,12 +440,12 @@ def _collected(molecules, states, fmax):
     atoms, order = owner.argsort(stable=True), index.argsort()
     positions = torch.cat([state.positions[state.real] for state in states])[atoms]
     forces = torch.cat([state.forces[state.real] for state in states])[atoms]
-    names = ("energy", "evaluations", "radius", "lost", "steps", "climbed")
-    energy, evaluations, radius, lost, climbs, climbed = (
+    names = ("energy", "evaluations", "radius", "lost", "step")
+    energy, evaluations, radius, lost, step = (
         torch.cat([getattr(state, name) for state in states])[order] for name in names)
     largest = torch.cat([_largest(state.forces) for state in states])[order]
     failed = ~energy.isfinite()
     converged = (largest < fmax) & ~failed
     forces = torch.where(failed[molecules.molecule][:, None], torch.nan, forces)
     return Optimised(molecules.with_positions(positions), energy, forces, converged, failed, evaluations,
-                     (radius < SMALLEST_RADIUS) & ~converged, lost, climbs, climbed)
+                     (radius < SMALLEST_RADIUS) & ~converged, lost, step)
