@@ -134,7 +134,8 @@ def _of_vibrations(found):
         notes.append(f"Frequencies of what may move ({constraints.described(found.atoms)}), translations and rotations "
                      "included; no thermochemistry. Remove the constraints for those of the whole molecule.")
     if vibrations.unstable:
-        notes.append(f"{vibrations.unstable} imaginary frequencies: not a minimum; they are left out of the thermochemistry.")
+        left = "" if found.spectroscopy.thermochemistry is None else "; they are left out of the thermochemistry"
+        notes.append(f"{vibrations.unstable} imaginary frequencies: not a minimum{left}.")
     elif vibrations.imaginary and found.spectroscopy.thermochemistry is not None:
         notes.append(f"{vibrations.imaginary} imaginary frequencies below {SOFT:g}i cm⁻¹, as soft modes have in geometries of "
                      "finite accuracy (--fmax): left out of the thermochemistry.")

@@ -31,13 +31,14 @@ def compute(atomic_input: dict) -> dict:
     with error_type "input_error", "convergence_error" or "unknown_error".
     """
     try:
-        return finite(_result(dict(atomic_input)))
+        found = _result(dict(atomic_input))
     except SCFNotConverged as error:
-        return _failed(atomic_input, "convergence_error", str(error))
+        found = _failed(atomic_input, "convergence_error", str(error))
     except NDDOError as error:
-        return _failed(atomic_input, "input_error", str(error))
+        found = _failed(atomic_input, "input_error", str(error))
     except Exception:   # the schema asks for a record of any failure
-        return _failed(atomic_input, "unknown_error", traceback.format_exc())
+        found = _failed(atomic_input, "unknown_error", traceback.format_exc())
+    return finite(found)
 
 
 def molecules(molecule: dict) -> Molecules:
