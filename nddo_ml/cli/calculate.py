@@ -185,7 +185,7 @@ def _follow(atoms, model, molecules, wanted, last, progress):
     """The same with ASE's BFGS, for constraints that bend."""
     trajectory, moving, charges = [], atoms.copy(), wanted.point_charges
     moving.calc = NDDO(model, int(molecules.charge[0]), int(molecules.unpaired[0]) + 1, wanted.unrestricted,
-                       max_steps=wanted.max_steps,
+                       max_steps=wanted.max_steps, stability=wanted.stability,
                        point_charges=None if charges is None else (charges.positions.numpy(), charges.charges.numpy()))
 
     def seen():
