@@ -1,5 +1,6 @@
-"""Files of tensors: written whole or not at all, and refused by name where they are something else."""
+"""Files: tensors, written whole or not at all and refused by name where they are something else; what JSON can hold."""
 
+import math
 import os
 import pickle
 from collections.abc import Callable
@@ -53,3 +54,12 @@ def metadata(path: Path, form: str, expected: str, suffix: str) -> dict:
         found = f"format {said['format']!r}" if "format" in said else "no format"
         raise IncompatibleFile(f"{path} holds other tensors ({found} in its metadata): expected {form!r}, {expected}.")
     return said
+
+
+def finite(tree):
+    """Plain data with every number that JSON has no word for (NaN, infinity) as None."""
+    if isinstance(tree, dict):
+        return {key: finite(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [finite(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree

@@ -36,6 +36,7 @@ from nddo_ml.scf.orders import Order, advanced, entered
 from nddo_ml.scf.populations import populations
 from nddo_ml.scf.solve import problem, solve
 from nddo_ml.scf.stability import lower, two_channels
+from nddo_ml.scf.zero_modes import free_axes
 from nddo_ml.states import buckets, channels, electrons, start_density, suspicious
 from nddo_ml.struct import Lock, in_turn, ordinary, outside_inference, tensor_map
 
@@ -371,7 +372,7 @@ def _electronic(top, integrals, state, molecules, order, tolerance):
     open_shell = bool(((f > 0) & (f < 1)).any())
     if order == 1 and not open_shell:
         return electronic_energy(lay, integrals, D), D
-    ref = response.reference(lay, state.problem.integrals, state.orbitals, D, state.solution.F, tolerance)
+    ref = response.reference(lay, state.problem.integrals, state.orbitals, D, state.solution.F, tolerance, free_axes(molecules))
     if not open_shell:
         return response.energy(ref, integrals, order)
     if order > 1:

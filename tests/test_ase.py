@@ -3,6 +3,7 @@
 import copy
 import gc
 import pickle
+import weakref
 
 import numpy as np
 import pytest
@@ -232,6 +233,32 @@ def test_a_hamiltonian_of_your_own():
     published = molecule("H2O", calculator=NDDO("PM6")).get_potential_energy()
     assert atoms.get_potential_energy() == pytest.approx(published, abs=1e-8)
     assert atoms.calc.model is model
+
+
+def test_calculators_share_the_hamiltonian_of_a_method():
+    atoms = [molecule(name, calculator=NDDO("AM1")) for name in ("H2O", "NH3", "H2O")]
+    energies = [a.get_potential_energy() for a in atoms]
+    assert len({id(a.calc.model) for a in atoms}) == 1
+    assert NDDO("RM1").model is not atoms[0].calc.model and Hamiltonian("AM1") is not atoms[0].calc.model
+    assert energies[0] == energies[2]
+    seen = weakref.ref(atoms[0].calc.model)
+    del atoms
+    gc.collect()
+    assert seen() is None                                     # it lives as long as one of them does
+
+
+@pytest.mark.parametrize("change", [lambda p: p.requires_grad_(), lambda p: p.add_(0.5)])
+def test_a_changed_hamiltonian_stays_with_the_calculator_that_showed_it(change):
+    changed, other = NDDO("AM1"), NDDO("AM1")
+    before = molecule("H2O", calculator=other).get_potential_energy()
+    with torch.no_grad():
+        change(changed.model.U_pp)
+    other.reset()
+    for calculator in (other, NDDO("AM1")):
+        assert molecule("H2O", calculator=calculator).get_potential_energy() == pytest.approx(before, abs=1e-8)
+    assert other.model is not changed.model and other.model.U_pp.requires_grad is False
+    after = molecule("H2O", calculator=changed).get_potential_energy()
+    assert (abs(after - before) < 1e-8) == changed.model.U_pp.requires_grad
 
 
 def test_geometry_optimisation_with_ase(water):

@@ -1,22 +1,31 @@
 """The command as a user meets it: results, files, and refusals with exit code 2 and one clear message."""
 
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from ase.build import molecule
 from ase.io import read, write
 from typer.testing import CliRunner
 
 import nddo_ml
+from nddo_ml import Hamiltonian, Molecules
+from nddo_ml.cli.calculate import Wanted, _of_optimisation, calculate
 from nddo_ml.cli.main import app
 from nddo_ml.cli.structures import bundled
+from nddo_ml.dynamics.optimise import Optimised
 from nddo_ml.interfaces.ase import NDDO
 from nddo_ml.methods import methods
 from nddo_ml.structures.reading import atoms_of
 from nddo_ml.structures.reading import read as read_structures
+
+DATA = Path(__file__).parent / "data"
 
 
 def nddo(*words):
@@ -172,6 +181,41 @@ def test_charges_of_files(folder, name):
     assert len(frames) == (2 if name == "two.sdf" else 1)
     assert all(a.info["charge"] == 1 and len(a) == 5 for a in frames)
     assert nddo("run", name)[0] == 0
+
+
+def test_an_optimisation_over_a_step_of_the_energy_says_so(folder):
+    shutil.copy(DATA / "glycine_zwitterion.xyz", folder)
+    code, output = nddo("run", "glycine_zwitterion.xyz", "--opt", "--json", "out.json")
+    assert code == 0, output
+    frame = json.loads((folder / "out.json").read_text())["frames"][0]
+    assert frame["optimisation"]["converged"] and 0.05 < frame["optimisation"]["step_in_the_energy"] < 0.1
+    assert any("has a step of" in w for w in frame["warnings"])
+    assert "1.15 Å" in nddo("methods", "PM6-D3H4")[1] and "7 Å" in nddo("methods", "PM7")[1]
+    assert "steps in its energy: none" in nddo("methods", "MNDO/d")[1]
+
+
+def test_more_steps_are_advised_only_where_they_ran_out(folder):
+    code, output = nddo("run", "aspirin", "-m", "AM1", "--opt", "--steps", "2")
+    assert code == 1 and "raise --steps" in output
+    stopped = [_of_optimisation(_stopped(stuck, lost), 0.5)[0] for stuck, lost in ((True, False), (True, True))]
+    assert not any("--steps" in w for w in stopped) and "step or a kink" in stopped[0] and "SCF fails" in stopped[1]
+
+
+def _stopped(stuck, lost):
+    """An optimisation of one atom that did not converge."""
+    no, zero = torch.tensor([False]), torch.zeros(1, dtype=torch.float64)
+    return Optimised(Molecules.single([1], [[0, 0, 0]]), zero, torch.zeros(1, 3, dtype=torch.float64), no, no,
+                     torch.tensor([25]), torch.tensor([stuck]), torch.tensor([lost]), zero)
+
+
+@pytest.mark.parametrize(("lowest", "alarm"), [(-9.0, False), (-11.0, True), (20.0, False)])
+def test_a_minimum_is_doubted_only_beyond_10i(lowest, alarm):
+    found = calculate(molecule("H2O"), Hamiltonian("PM6"), Wanted(vibrations=True), lambda what, fraction: None)
+    frequencies = found.spectroscopy.vibrations.frequencies.clone()
+    frequencies[0] = lowest
+    changed = replace(found.spectroscopy, vibrations=replace(found.spectroscopy.vibrations, frequencies=frequencies))
+    said = " ".join(replace(found, spectroscopy=changed).warnings)
+    assert ("not a minimum" in said) == alarm and ("imaginary" in said) == (lowest < 0)
 
 
 def test_names_and_numbers_in_xyz(folder):

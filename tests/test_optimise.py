@@ -8,7 +8,7 @@ from ase.build import molecule
 from ase.calculators.calculator import Calculator
 from ase.optimize import BFGS
 
-from nddo_ml.dynamics.optimise import BACKGROUND, model_hessian, optimise
+from nddo_ml.dynamics.optimise import BACKGROUND, kept_apart, model_hessian, optimise
 from nddo_ml.molecules import Molecules
 
 NAMES = ["H2O", "CH3CH2OH", "C6H6", "isobutane", "CO2", "C2H2", "HCN", "CH3CONH2", "NH3"]
@@ -193,3 +193,76 @@ def test_model_hessian_turns_with_the_molecule_and_ignores_padding():
     assert torch.allclose(turned, both @ model_hessian(numbers, x, real) @ both.T, atol=1e-9)
     alone = model_hessian(numbers[:1, :3], x[:1, :3], real[:1, :3])
     assert torch.allclose(alone, model_hessian(numbers, x, real)[:1, :9, :9], atol=1e-12)
+
+
+@pytest.mark.parametrize("height", [0.15, 2e-3, 2e-5])
+@pytest.mark.parametrize("name", ["CH3CH2OH", "NH3"])
+def test_a_step_up_in_the_energy_is_climbed(name, height):
+    """The energy jumps by `height` where the first bond is almost at rest, the forces know nothing of it."""
+    batch, reference = rattled([name], scale=0.15, seed=2)
+    good = morse(reference)
+
+    def bond(positions):
+        return float((positions[0] - positions[1]).norm())
+    start, end = bond(batch.positions), bond(torch.tensor(reference[0]))
+
+    def energy_forces(molecules):
+        energy, forces = good(molecules)
+        return energy + height * ((bond(molecules.positions) - (start + 9 * end) / 10) * (end - start) > 0), forces
+    result = optimise(energy_forces, batch, fmax=1e-3)
+    assert bool(result.converged) and not bool(result.stuck)
+    assert float(result.energy) == pytest.approx(height, abs=1e-4)         # the minimum lies beyond the step
+    # a high step is met; a low one may be hidden in the energy that a long step gains
+    assert height < 0.1 or float(result.step) == pytest.approx(height, rel=0.1)
+    smooth = optimise(good, batch, fmax=1e-3)
+    assert float(smooth.step) == 0.0 and int(result.evaluations) < 3 * int(smooth.evaluations) + 10
+
+
+def test_what_stopped_an_optimisation_is_told():
+    batch, reference = rattled(["NH3"])
+    good = morse(reference)
+    seen = []
+
+    def nowhere(molecules):
+        energy, forces = good(molecules)
+        seen.append(energy)
+        return (energy, forces) if len(seen) == 1 else (energy * torch.nan, forces * torch.nan)
+    lost = optimise(nowhere, batch)
+    assert bool(lost.stuck) and bool(lost.lost) and not bool(lost.converged) and not bool(lost.failed)
+    wrong = optimise(lambda m: (good(m)[0], -good(m)[1]), batch)
+    assert bool(wrong.stuck) and not bool(wrong.lost) and float(wrong.step) == 0.0
+    short = optimise(good, batch, steps=2)
+    assert not bool(short.stuck) and not bool(short.lost) and not bool(short.converged)
+
+
+def test_no_step_brings_atoms_together():
+    """A step of 0.5 angstrom head on is halved until half the covalent distance is left; other molecules keep theirs."""
+    numbers = torch.tensor([[1, 1], [1, 1]])
+    x = torch.tensor([[[0.0, 0, 0], [0.74, 0, 0]], [[0.0, 0, 0], [2.0, 0, 0]]], dtype=torch.float64)
+    step = torch.tensor([[[0.35, 0, 0], [-0.35, 0, 0]]] * 2, dtype=torch.float64)
+    kept = kept_apart(numbers, x, torch.ones(2, 2, dtype=torch.bool), step)
+    assert torch.equal(kept[1], step[1])
+    assert torch.equal(kept[0], step[0] / 2)                                # 0.04 -> 0.39 angstrom, the limit is 0.28
+    close = torch.tensor([[[0.0, 0, 0], [0.1, 0, 0]]], dtype=torch.float64)   # nearer than that already: it may move apart
+    apart = torch.tensor([[[-0.2, 0, 0], [0.2, 0, 0]]], dtype=torch.float64)
+    assert torch.equal(kept_apart(numbers[:1], close, torch.ones(1, 2, dtype=torch.bool), apart), apart)
+
+
+def test_fixed_directions_do_not_move_and_the_rest_comes_to_rest():
+    names = ["CH3CH2OH", "NH3", "H2O"]
+    batch, reference = rattled(names)
+    energy_forces = morse(reference)
+    rows = torch.eye(27, dtype=torch.float64)[[0, 1, 2, 3, 4, 5, 12]]        # both carbon atoms of ethanol, x of its atom 4
+    slanted = torch.nn.functional.normalize(torch.ones(1, 12, dtype=torch.float64), dim=-1)
+    fixed = [rows, slanted, None]
+    result = optimise(energy_forces, batch, fmax=1e-3, fixed=fixed)
+    assert bool(result.converged.all())
+    moved = [x.flatten() for x in (result.molecules.positions - batch.positions).split(batch.sizes)]
+    forces = [f.flatten() for f in energy_forces(result.molecules)[1].split(batch.sizes)]
+    assert (rows @ moved[0]).abs().max() < 1e-12 and (slanted @ moved[1]).abs().max() < 1e-12
+    assert (rows @ forces[0]).abs().max() > 0.1                              # held against a force
+    for k, directions in enumerate(fixed):
+        d = torch.zeros(1, len(forces[k]), dtype=torch.float64) if directions is None else directions
+        assert (forces[k] - d.T @ (d @ forces[k])).reshape(-1, 3).norm(dim=-1).max() < 1e-3
+        alone = optimise(energy_forces, batch.select([k]), fmax=1e-3, fixed=[directions])
+        assert int(alone.evaluations) == int(result.evaluations[k])

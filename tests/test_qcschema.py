@@ -1,5 +1,7 @@
 """QCSchema: units, drivers, and failures as records."""
 
+import json
+
 import numpy as np
 import pytest
 from ase.build import molecule
@@ -90,3 +92,19 @@ def test_models_of_qcelemental_accept_it():
     assert models.AtomicResult(**compute(atomic_input("gradient"))).success
     assert models.AtomicResult(**compute(atomic_input("properties"))).success
     assert not models.FailedOperation(**compute(atomic_input("optimise"))).success
+
+
+@pytest.mark.parametrize("entries", [
+    {"symbols": ["H"], "geometry": [0, 0, 0], "molecular_charge": -1},                     # no empty level
+    {"symbols": ["H"], "geometry": [0, 0, 0], "molecular_charge": 1},                      # no occupied one
+    {"symbols": ["O", "H", "H"], "method": "neural"},                                      # no heat of formation
+    {"symbols": ["Xx"], "geometry": [0, 0, float("nan")]}])                                # a failure repeats its input
+def test_results_hold_only_numbers_that_json_knows(entries):
+    method = entries.pop("method", "PM6")
+    found = compute(atomic_input("properties", method, **entries))
+    json.dumps(found, allow_nan=False)
+    if found["success"]:
+        returned = found["return_result"]
+        missing = {name for name, value in returned.items() if value is None}
+        assert missing == {-1: {"lumo"}, 1: {"homo"}, 0: set()}[entries.get("molecular_charge", 0)]
+        assert (found["extras"]["nddo_ml"]["heat_of_formation_kcal_mol"] is None) == (method == "neural")

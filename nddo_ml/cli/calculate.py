@@ -11,16 +11,19 @@ import torch
 from ase import Atoms
 from ase.outputs import all_outputs
 
-from nddo_ml.dynamics.optimise import Optimised, optimise
+from nddo_ml.dynamics import constraints
+from nddo_ml.dynamics.optimise import Optimised, optimise_members
+from nddo_ml.dynamics.relax import Evaluation
 from nddo_ml.elements import masses
 from nddo_ml.errors import UnknownOption
-from nddo_ml.interfaces.ase import ase_results, molecule, off_tape
+from nddo_ml.files import finite
+from nddo_ml.interfaces.ase import NDDO, ase_results, molecule, off_tape
 from nddo_ml.model import Hamiltonian
 from nddo_ml.molecules import Molecules, PointCharges
 from nddo_ml.options import SCF
 from nddo_ml.properties import response
 from nddo_ml.properties.thermochemistry import ATMOSPHERE, Thermochemistry, thermochemistry
-from nddo_ml.properties.vibrations import Raman, Vibrations, ir_intensities, normal_modes, raman_activities
+from nddo_ml.properties.vibrations import SOFT, Raman, Vibrations, ir_intensities, normal_modes, raman_activities
 from nddo_ml.results import Result
 
 
@@ -60,14 +63,14 @@ class Wanted:
 @dataclass(frozen=True, eq=False)
 class Spectroscopy:
     """Vibrations with infrared intensities (km/mol), Raman activities if asked for, polarizability (angstrom^3) and
-    thermochemistry.
+    thermochemistry (None where atoms are fixed: that is no ideal gas).
     """
 
     vibrations: Vibrations
     intensities: torch.Tensor
     raman: Raman | None
     polarizability: torch.Tensor
-    thermochemistry: Thermochemistry
+    thermochemistry: Thermochemistry | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,24 +90,59 @@ class Calculation:
 
     @property
     def largest_force(self) -> float:
-        """Largest force on an atom, eV/angstrom."""
-        return float(self.result.forces.norm(dim=-1).max())
+        """Largest force on an atom, eV/angstrom, without what constraints take."""
+        forces = constraints.free_forces(self.atoms, self.result.forces.detach().cpu().numpy())
+        return float(np.linalg.norm(forces, axis=-1).max())
 
     @property
     def warnings(self) -> list[str]:
         """What a user should know before trusting the numbers."""
         found = []
-        if self.optimised is not None and not bool(self.optimised.converged[0]):
-            found.append(f"The optimisation stopped after {int(self.optimised.evaluations[0])} evaluations with a largest "
-                         f"force of {self.largest_force:.4f} eV/Å: raise --steps, or look at the structure.")
+        if self.optimised is not None:
+            found += _of_optimisation(self.optimised, self.largest_force)
         if self.spectroscopy is not None:
-            if self.largest_force > 0.05:
-                found.append(f"This is no stationary point (largest force {self.largest_force:.3f} eV/Å), so its frequencies "
-                             "mean little: use --opt.")
-            if self.spectroscopy.vibrations.imaginary:
-                found.append(f"{self.spectroscopy.vibrations.imaginary} imaginary frequencies: not a minimum; they are left "
-                             "out of the thermochemistry.")
+            found += _of_vibrations(self)
         return found
+
+
+def _of_optimisation(optimised, largest):
+    """What stopped an optimisation that did not converge, and the steps of the energy that it climbed."""
+    found = []
+    if not bool(optimised.converged[0]):
+        if bool(optimised.stuck[0]) and bool(optimised.lost[0]):
+            why = ("no step, however short, led to a geometry that can be calculated (the SCF fails or atoms meet): look at "
+                   "the structure, raise --max-steps")
+        elif bool(optimised.stuck[0]):
+            why = ("no step, however short, was acceptable, because the energy has a step or a kink here (nddo-ml methods NAME "
+                   "tells where a method has them) or the SCF changes its state: look at the structure, start from another one")
+        elif bool(optimised.lost[0]):
+            why = "the last geometries could not be calculated: look at the structure"
+        else:
+            why = "raise --steps"
+        found.append(f"The optimisation stopped after {int(optimised.evaluations[0])} evaluations with a largest force of "
+                     f"{largest:.4f} eV/Å: {why}.")
+    if float(optimised.step[0]):
+        found.append(f"The energy has a step of {float(optimised.step[0]):.4f} eV on the way (nddo-ml methods NAME tells where "
+                     "a method has them): from there on the forces were followed, whatever the energy.")
+    return found
+
+
+def _of_vibrations(found):
+    """What is to be known of frequencies."""
+    vibrations, notes = found.spectroscopy.vibrations, []
+    if found.largest_force > 0.05:
+        notes.append(f"This is no stationary point (largest force {found.largest_force:.3f} eV/Å), so its frequencies mean "
+                     "little: use --opt.")
+    if found.spectroscopy.thermochemistry is None:
+        notes.append(f"Frequencies of what may move ({constraints.described(found.atoms)}), translations and rotations "
+                     "included; no thermochemistry. Remove the constraints for those of the whole molecule.")
+    if vibrations.unstable:
+        left = "" if found.spectroscopy.thermochemistry is None else "; they are left out of the thermochemistry"
+        notes.append(f"{vibrations.unstable} imaginary frequencies: not a minimum{left}.")
+    elif vibrations.imaginary and found.spectroscopy.thermochemistry is not None:
+        notes.append(f"{vibrations.imaginary} imaginary frequencies below {SOFT:g}i cm⁻¹, as soft modes have in geometries of "
+                     "finite accuracy (--fmax): left out of the thermochemistry.")
+    return notes
 
 
 def calculate(atoms: Atoms, model: Hamiltonian, wanted: Wanted, progress: Callable[[str, float], None]) -> Calculation:
@@ -113,14 +151,18 @@ def calculate(atoms: Atoms, model: Hamiltonian, wanted: Wanted, progress: Callab
     Raises InvalidMolecule, MissingParameter, SCFNotConverged.
     """
     start = time.perf_counter()
+    if wanted.vibrations and not constraints.is_linear(atoms):
+        raise UnknownOption(f"Frequencies with {constraints.described(atoms)}: those of atoms held by it are not defined here. "
+                            "Fix atoms or cartesian components instead, or remove the constraint.")
     molecules, optimised, trajectory, last = molecule(atoms, model.method, wanted.charge, wanted.multiplicity), None, [], None
     if wanted.optimisation:
         # the first geometry on its own, so that a molecule that cannot be calculated is refused with its reason
         last = model(molecules, forces=True, raise_unconverged=True, **wanted.scf)
-        optimised, trajectory = _relax(atoms, model, molecules, wanted, last, progress)
+        relax = _relax if constraints.is_linear(atoms) else _follow
+        optimised, trajectory, last = relax(atoms, model, molecules, wanted, last, progress)
         molecules = optimised.molecules
         atoms = atoms.copy()
-        atoms.positions = molecules.positions.cpu().numpy()
+        atoms.set_positions(molecules.positions.cpu().numpy(), apply_constraint=False)
     progress("SCF", 0.0)
     result = off_tape(model(molecules, forces=True, guess=last, raise_unconverged=True, **wanted.scf))
     found = Calculation(atoms, molecules, result, 0.0, optimised, trajectory)
@@ -130,26 +172,45 @@ def calculate(atoms: Atoms, model: Hamiltonian, wanted: Wanted, progress: Callab
 
 
 def _relax(atoms, model, molecules, wanted, last, progress):
-    """The optimisation and its accepted geometries."""
-    trajectory = []
-
-    def energy_forces(moved):
-        nonlocal last
-        result = model(moved, forces=True, guess=last, raise_unconverged=False, **wanted.scf)
-        last = result if bool(result.converged.all()) else last
-        return result.energy.detach(), result.forces.detach()
+    """The optimisation, its accepted geometries and its last result."""
+    trajectory, evaluation = [], Evaluation(model, wanted.scf, last)
 
     def seen(step):
         if bool(step.accepted[0]) or not trajectory:
-            frame = atoms.copy()
-            frame.positions = step.molecules.positions.cpu().numpy()
-            trajectory.append((frame, float(step.energy[0]), step.forces.cpu().numpy()))
-            largest = float(step.forces.norm(dim=-1).max())
-            progress(f"optimisation, step {step.round}: largest force {largest:.4f} eV/Å",
-                     min(1.0, wanted.fmax / max(largest, 1e-12)))
+            _record_step(trajectory, atoms, step.molecules.positions, float(step.energy[0]), step.forces, wanted, progress)
 
-    found = optimise(energy_forces, molecules, wanted.fmax, wanted.steps, seen)
-    return found, trajectory
+    found = optimise_members(evaluation, molecules, wanted.fmax, wanted.steps, seen, [constraints.fixed_directions(atoms)])
+    return found, trajectory, evaluation.last[0][0]
+
+
+def _follow(atoms, model, molecules, wanted, last, progress):
+    """The same with ASE's BFGS, for constraints that bend."""
+    trajectory, moving, charges = [], atoms.copy(), wanted.point_charges
+    moving.calc = NDDO(model, int(molecules.charge[0]), int(molecules.unpaired[0]) + 1, wanted.unrestricted,
+                       max_steps=wanted.max_steps, stability=wanted.stability,
+                       point_charges=None if charges is None else (charges.positions.numpy(), charges.charges.numpy()))
+
+    def seen():
+        forces = torch.from_numpy(moving.get_forces(apply_constraint=False))
+        _record_step(trajectory, atoms, torch.from_numpy(moving.positions), moving.get_potential_energy(), forces, wanted,
+                     progress)
+
+    converged = torch.tensor([constraints.follow(moving, wanted.fmax, wanted.steps, seen)])
+    last, no, zero = moving.calc.result, torch.zeros_like(converged), torch.zeros_like(molecules.charge)
+    stuck = ~converged & (len(trajectory) < wanted.steps)
+    return Optimised(molecules.with_positions(torch.from_numpy(moving.positions)), last.energy, last.forces, converged, no,
+                     zero + len(trajectory), stuck, stuck, zero.double()), trajectory, last
+
+
+def _record_step(trajectory, atoms, positions, energy, forces, wanted, progress):
+    """One more geometry of a trajectory, and how far it is from the end."""
+    frame = atoms.copy()
+    frame.set_positions(positions.cpu().numpy(), apply_constraint=False)
+    forces = forces.cpu().numpy()
+    trajectory.append((frame, energy, forces))
+    largest = float(np.linalg.norm(constraints.free_forces(frame, forces), axis=-1).max())
+    progress(f"optimisation, step {len(trajectory) - 1}: largest force {largest:.4f} eV/Å",
+             min(1.0, wanted.fmax / max(largest, 1e-12)))
 
 
 def _spectroscopy(found, model, wanted, progress):
@@ -158,10 +219,9 @@ def _spectroscopy(found, model, wanted, progress):
     options = {"unrestricted": len(result.density(0)) == 2, "max_steps": wanted.max_steps, "guess": result}
     weights = torch.from_numpy(found.atoms.get_masses()) if found.atoms.has("masses") else masses(molecules.numbers.cpu())
     progress("Hessian", 0.0)
-    H = torch.zeros(3, 3, dtype=torch.float64)   # of an atom: nothing depends on where it is
-    if len(found.atoms) > 1:
-        H = response.hessian(model, molecules, progress=lambda fraction: progress("Hessian", fraction), **options)[0]
-    vibrations = normal_modes(H.cpu(), weights, molecules.positions.cpu())
+    H = response.hessian(model, molecules, progress=lambda fraction: progress("Hessian", fraction), **options)[0]
+    fixed = constraints.fixed_directions(found.atoms)
+    vibrations = normal_modes(H.cpu(), weights, molecules.positions.cpu(), fixed=fixed)
     progress("infrared intensities", 0.0)
     intensities = ir_intensities(response.dipole_derivatives(model, molecules, **options)[0].cpu(), vibrations.modes)
     alpha = response.polarizability(model, molecules, **options)[0].cpu()
@@ -169,6 +229,8 @@ def _spectroscopy(found, model, wanted, progress):
     if wanted.raman:
         progress("Raman activities", 0.0)
         raman = raman_activities(response.polarizability_derivatives(model, molecules, **options)[0].cpu(), vibrations.modes)
+    if fixed is not None:
+        return Spectroscopy(vibrations, intensities, raman, alpha, None)
     thermo = thermochemistry(vibrations.frequencies, molecules.numbers, molecules.positions, weights, float(result.energy[0]),
                              int(molecules.unpaired[0]) + 1, wanted.temperature, wanted.pressure, wanted.symmetry_number)
     return Spectroscopy(vibrations, intensities, raman, alpha, thermo)
@@ -196,7 +258,10 @@ def record(found: Calculation) -> dict:
     if found.optimised is not None:
         entry["optimisation"] = {
             "converged": bool(found.optimised.converged[0]), "evaluations": int(found.optimised.evaluations[0]),
-            "largest_force": found.largest_force, "energies": [energy for _, energy, _ in found.trajectory]}
+            "largest_force": found.largest_force, "energies": [energy for _, energy, _ in found.trajectory],
+            "step_in_the_energy": float(found.optimised.step[0])}
+    if found.atoms.constraints:
+        entry["constraints"] = constraints.described(found.atoms)
     if found.spectroscopy is not None:
         entry |= _vibrational_record(found.spectroscopy)
     return finite(entry)
@@ -207,9 +272,10 @@ def _vibrational_record(s):
     found = {"vibrations": {"frequencies": v.frequencies.tolist(), "intensities": s.intensities.tolist(),
                             "reduced_masses": v.reduced_masses.tolist(), "modes": v.modes.tolist(),
                             "residual": v.residual.tolist()},
-             "polarizability": s.polarizability.tolist(),
-             "thermochemistry": {name: getattr(t, name) for name in t.__dataclass_fields__}
-             | {"heat_capacity_pressure": t.heat_capacity_pressure}}
+             "polarizability": s.polarizability.tolist()}
+    if t is not None:
+        found["thermochemistry"] = {name: getattr(t, name) for name in t.__dataclass_fields__} | {
+            "heat_capacity_pressure": t.heat_capacity_pressure}
     if s.raman is not None:
         found["vibrations"] |= {"raman_activities": s.raman.activities.tolist(),
                                 "depolarisation": s.raman.depolarisation.tolist()}
@@ -222,15 +288,6 @@ UNITS = {"energy": "eV", "positions": "angstrom", "forces": "eV/angstrom", "poin
          "lumo": "eV", "residual": "eV", "frequencies": "cm^-1, imaginary ones negative", "intensities": "km/mol",
          "raman_activities": "angstrom^4/amu", "reduced_masses": "amu", "modes": "amu^-1/2", "polarizability": "angstrom^3",
          "thermochemistry": "eV, eV/K, K, Pa"}
-
-
-def finite(tree):
-    """Plain data with every number that JSON has no word for (NaN, infinity) as None."""
-    if isinstance(tree, dict):
-        return {key: finite(value) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [finite(value) for value in tree]
-    return None if isinstance(tree, float) and not np.isfinite(tree) else tree
 
 
 def written(found: Calculation) -> tuple[dict, dict]:

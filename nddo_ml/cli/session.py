@@ -13,10 +13,12 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 import nddo_ml
 from nddo_ml.cli import structures, tables
-from nddo_ml.cli.calculate import UNITS, Calculation, Wanted, calculate, finite, record, state, written
+from nddo_ml.cli.calculate import UNITS, Calculation, Wanted, calculate, record, state, written
 from nddo_ml.cli.refusals import INCOMPLETE, REFUSED, refuse
+from nddo_ml.dynamics.constraints import described
 from nddo_ml.elements import symbol
 from nddo_ml.errors import NDDOError
+from nddo_ml.files import finite
 from nddo_ml.interfaces.ase import check_device
 from nddo_ml.interfaces.molden import write_molden
 from nddo_ml.methods import learned, methods
@@ -116,11 +118,13 @@ def _report(console, label, found, verbose):
     parts += [tables.bonds(found), tables.orbitals(found)] if verbose else []
     if found.spectroscopy is not None:
         parts += [tables.frequencies(found, verbose)] if len(found.atoms) > 1 else []
-        parts += [tables.thermodynamics(found)]
+        parts += [tables.thermodynamics(found)] if found.spectroscopy.thermochemistry is not None else []
     console.print(*parts, sep="\n")
     if found.optimised is not None:
         first, last = found.trajectory[0][1], found.trajectory[-1][1]
-        console.print(f"optimised in {int(found.optimised.evaluations[0])} evaluations, energy lower by {first - last:.4f} eV",
+        change = f"energy {'lower' if last <= first else 'higher'} by {abs(first - last):.4f} eV"
+        held = described(found.atoms)
+        console.print(f"optimised in {int(found.optimised.evaluations[0])} evaluations, {change}{f'; {held}' if held else ''}",
                       highlight=False)
     console.print(f"{found.seconds:.2f} s", style="dim", highlight=False)
 
@@ -180,7 +184,8 @@ def show_methods(name: str | None, as_json: bool) -> None:
     if as_json:
         listed = [{"name": m.name, "elements": [symbol(n) for n in m.species if n <= 118], "corrections": list(m.corrections),
                    "sparkles_and_pseudo_atoms": [symbol(n) for n in m.species if n > 118], "citation": m.citation,
-                   "trained_on": m.card and m.card.level, "parent": m.card and m.card.parent}
+                   "steps_in_the_energy": list(m.steps), "trained_on": m.card and m.card.level,
+                   "parent": m.card and m.card.parent}
                   for m in chosen]
         console.print_json(json.dumps(listed))
         return
@@ -192,6 +197,8 @@ def show_methods(name: str | None, as_json: bool) -> None:
         m = chosen[0]
         extra = [symbol(n) for n in m.species if n > 118]
         console.print(f"sparkles and pseudo-atoms, by name: {', '.join(extra) or 'none'}", highlight=False)
+        for step in m.steps or ("none",):
+            console.print(f"steps in its energy: {step}", highlight=False)
 
 
 def _console():

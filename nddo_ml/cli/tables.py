@@ -52,7 +52,7 @@ def energies(found: Calculation) -> Table:
     x, y, z = r.dipole_debye[0].tolist()
     about = ", about the centre of mass" if int(found.molecules.charge[0]) else ""
     table.add_row("dipole", f"{np.sqrt(x * x + y * y + z * z):.4f}", "debye", f"({x:.4f}, {y:.4f}, {z:.4f}){about}")
-    table.add_row("largest force", f"{found.largest_force:.6f}", "eV/Å", "")
+    table.add_row("largest force", f"{found.largest_force:.6f}", "eV/Å", "on what may move" if found.atoms.constraints else "")
     table.add_row("SCF", f"{int(r.iterations[0])}", "iterations", f"{r.route[0]}; commutator {float(r.residual[0]):.0e} eV")
     return table
 

@@ -3,11 +3,18 @@
 Quasi-Newton steps in cartesian coordinates. Their Hessian starts as that of a model force field (stretches, bends, out-of-plane
 motions and torsions with force constants that decay with distance) and then follows two things: the change of that model as the
 molecule moves, exactly, and what the gradients teach about the rest (BFGS). A level shift and a trust radius bound each step; a
-step that raises the energy is taken back, so no molecule ends higher than it began. Molecules that are done leave the batch.
+step that raises the energy, brings atoms together or leads where there is no energy is taken back and shortened, so no molecule
+ends higher than it began. Molecules that are done leave the batch.
+
+Published corrections have steps in their energy, where a method that looks at energies is caught: however short the way it
+tries, the energy rises. There the rise exceeds the work of the forces by an amount that does not shrink with the way. Where
+that is found and the forces lead over it, the molecule follows its forces alone from then on, as with ASE's BFGS: work, the
+integral of the forces, stands for the change of the energy. `step` of the result is its height.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from ase.data import covalent_radii
@@ -25,15 +32,21 @@ BONDED, FELT = 0.15, 0.002  # decay factors from which a pair carries bends and 
 SHIFTED = 15                # atoms from which the level shift stops growing with the size of the molecule
 FIRST_RADIUS, LARGEST_RADIUS, SMALLEST_RADIUS = 0.3, 0.5, 1e-5   # angstrom, largest displacement of an atom in one step
 NOISE = 1e-7                # eV: a rise below this is no reason to refuse a step that lowers the forces
+CLOSEST, HALVINGS = 0.45, 8 # sums of covalent radii: no step brings two atoms nearer; how often it is halved for that
+# A step of the energy: least part of the excess over the work of the forces that is left when the trial step is shortened to
+# 0.3 (a smooth energy leaves 0.03, forces that are wrong 0.3); largest one, eV, beyond which it is another state of the SCF
+STEADY, LARGEST_STEP = 0.6, 0.5
 
 
 @record
 class Optimised:
     """Result of `optimise`, in the order of the molecules given.
 
-    molecules at their final positions, energy `molecule` (eV), forces `atom 3` (eV/angstrom), converged
-    `molecule`, failed `molecule` (no energy at the first geometry: returned as given, energy and forces NaN), evaluations
-    `molecule`: how often each was calculated.
+    molecules at their final positions, energy `molecule` (eV), forces `atom 3` (eV/angstrom; of a molecule with fixed
+    coordinates those on the free ones), converged `molecule`, failed `molecule` (no energy at the first geometry: returned as
+    given, energy and forces NaN), evaluations `molecule`: how often each was calculated. stuck `molecule`: no step, however
+    short, was acceptable; lost `molecule`: the last one led where there is no energy. step `molecule`: height (eV) of the first
+    step of the energy that was climbed, after which a molecule may end higher than it began; 0 where there was none.
     """
 
     molecules: Molecules
@@ -42,6 +55,9 @@ class Optimised:
     converged: Bool[Tensor, "molecule"]
     failed: Bool[Tensor, "molecule"]
     evaluations: Int[Tensor, "molecule"]
+    stuck: Bool[Tensor, "molecule"]
+    lost: Bool[Tensor, "molecule"]
+    step: Float[Tensor, "molecule"]
 
 
 @record
@@ -61,7 +77,11 @@ class Step:
 
 @record
 class _State:
-    """Molecules of similar size, padded: where each stands, what is known of its Hessian, how far it may go, if it is done."""
+    """Molecules of similar size, padded: where each stands, what is known of its Hessian, how far it may go, if it is done;
+    step: height of the step of the energy it met (0: none, its energy counts); excess: by how much the energy of the trial
+    refused last exceeded the work of the forces (NaN after an accepted one); free: projector on the coordinates that may change
+    (None: all).
+    """
 
     index: Int[Tensor, "molecule"]
     numbers: Int[Tensor, "molecule place"]
@@ -75,18 +95,32 @@ class _State:
     radius: Float[Tensor, "molecule"]
     done: Bool[Tensor, "molecule"]
     evaluations: Int[Tensor, "molecule"]
+    lost: Bool[Tensor, "molecule"]
+    step: Float[Tensor, "molecule"]
+    excess: Float[Tensor, "molecule"]
+    free: Float[Tensor, "molecule coordinate coordinate"] | None
 
 
 def optimise(energy_forces: Callable[[Molecules], tuple[Tensor, Tensor]], molecules: Molecules, fmax=0.01, steps=500,
-             callback: Callable[[Step], None] | None = None) -> Optimised:
+             callback: Callable[[Step], None] | None = None, fixed: Sequence[Tensor | None] | None = None) -> Optimised:
     """Molecules relaxed until the largest force on an atom is below `fmax` (eV/angstrom), each within `steps` evaluations.
 
     energy_forces maps Molecules to energy (molecule), eV, and forces (atom, 3), eV/angstrom; a NaN energy says that a geometry
     could not be calculated: at the first geometry the molecule is flagged as failed, later the step is shortened. It is called
-    with those molecules of the batch that are not done. Memory: two Hessians, 16 (3N)^2 bytes per molecule.
+    with those molecules of the batch that are not done. fixed: for each molecule orthonormal directions (direction, 3N) along
+    which it may not move (None: none); forces along them do not count. Memory: two Hessians, 16 (3N)^2 bytes per molecule.
     """
-    energy, forces = _evaluated(energy_forces, molecules)
-    states = [_start(molecules, bucket, energy, forces, fmax) for bucket in _buckets(molecules.sizes)]
+    return optimise_members(lambda moved, indices: energy_forces(moved), molecules, fmax, steps, callback, fixed)
+
+
+def optimise_members(energy_forces: Callable[[Molecules, list[int]], tuple[Tensor, Tensor]], molecules: Molecules, fmax=0.01,
+                     steps=500, callback: Callable[[Step], None] | None = None,
+                     fixed: Sequence[Tensor | None] | None = None) -> Optimised:
+    """`optimise` with energy_forces that are told which members of the batch they are asked about."""
+    fixed = [None] * len(molecules) if fixed is None else fixed
+    energy, forces = _evaluated(energy_forces, molecules, list(range(len(molecules))))
+    states = [_start(molecules, bucket, energy, forces, fmax, [fixed[k] for k in bucket])
+              for bucket in _buckets(molecules.sizes)]
     finished, number = [], 0
     _report(callback, number, states, molecules, energy, forces, [state.energy.isfinite() for state in states])
     for number in range(1, steps):
@@ -94,10 +128,12 @@ def optimise(energy_forces: Callable[[Molecules], tuple[Tensor, Tensor]], molecu
         states = [_chosen(state, ~state.done) for state in states if not bool(state.done.all())]
         if not states:
             break
-        trials = [s.positions + bounded_step(s.hessian, s.forces, s.radius, s.real.sum(-1)) for s in states]
+        trials = [s.positions + kept_apart(s.numbers, s.positions, s.real,
+                                           bounded_step(s.hessian, s.forces, s.radius, s.real.sum(-1))) for s in states]
         flat = torch.cat([trial[state.real] for trial, state in zip(trials, states, strict=True)])
-        moved = molecules.select(torch.cat([state.index for state in states]).tolist()).with_positions(flat)
-        energy, forces = _evaluated(energy_forces, moved)
+        indices = torch.cat([state.index for state in states]).tolist()
+        moved = molecules.select(indices).with_positions(flat)
+        energy, forces = _evaluated(energy_forces, moved, indices)
         advanced = [_advanced(state, trial, e, f, fmax)
                     for state, trial, (e, f) in zip(states, trials, _padded(states, energy, forces), strict=True)]
         states = [state for state, _ in advanced]
@@ -122,21 +158,58 @@ def bounded_step(hessian: Float[Tensor, "molecule coordinate coordinate"], force
     return step * (radius / _largest(step).clamp(min=1e-300)).clamp(max=1)[:, None, None]
 
 
+def kept_apart(numbers: Int[Tensor, "molecule place"], positions: Float[Tensor, "molecule place 3"],
+               real: Bool[Tensor, "molecule place"], step: Float[Tensor, "molecule place 3"]
+               ) -> Float[Tensor, "molecule place 3"]:
+    """The step, halved for a molecule until no two of its atoms come nearer than CLOSEST allows, or nearer than they are."""
+    radii = _radii().to(positions.device)[numbers.clamp(0, len(_radii()) - 1)]
+    pair = real[:, :, None] & real[:, None] & ~torch.eye(real.shape[1], dtype=torch.bool, device=real.device)
+    limit = torch.minimum(CLOSEST * (radii[:, :, None] + radii[:, None]), 0.999 * torch.cdist(positions, positions))
+    for _ in range(HALVINGS):
+        moved = positions + step
+        close = ((torch.cdist(moved, moved) < limit) & pair).flatten(1).any(-1)
+        if not bool(close.any()):
+            break
+        step = torch.where(close[:, None, None], 0.5 * step, step)
+    return step
+
+
 def _advanced(state, trial, energy, forces, fmax):
     """The state after its trial geometry was calculated, and which members accept it."""
-    step, change = (trial - state.positions).flatten(1), (state.forces - forces).flatten(1)
+    forces = _along_free(state.free, forces)
+    step, turned = (trial - state.positions).flatten(1), (state.forces - forces).flatten(1)
     usable = energy.isfinite() & forces.isfinite().flatten(1).all(-1)
-    calmer = (energy <= state.energy + NOISE) & (energy <= state.first) & (_largest(forces) < _largest(state.forces))
-    accepted = usable & ((energy <= state.energy) | calmer)
+    work = -0.5 * (step * (state.forces + forces).flatten(1)).sum(-1)          # what the forces say of the energy
+    excess = energy - state.energy - work
+    found = usable & (work < 0) & (excess > NOISE) & (excess > STEADY * state.excess) & (excess < LARGEST_STEP)
+    height = torch.where(found & (energy > state.energy) & (state.step == 0), excess, state.step)
+    change = torch.where(height > 0, work, energy - state.energy)
+    calmer = (change <= NOISE) & ((energy <= state.first) | (height > 0)) & (_largest(forces) < _largest(state.forces))
+    accepted = usable & ((change <= 0) | calmer)
     predicted = (step * (torch.einsum("mij,mj->mi", state.hessian, step) / 2 - state.forces.flatten(1))).sum(-1)
-    model = torch.where(accepted[:, None, None], model_hessian(state.numbers, trial, state.real), state.model)
-    hessian = _updated(_positive(state.hessian + model - state.model), step, torch.where(usable[:, None], change, 0.0), usable)
-    radius = _next_radius(state.radius, _largest(trial - state.positions), (energy - state.energy) / predicted, accepted)
+    model = torch.where(accepted[:, None, None], _on_free(state.free, model_hessian(state.numbers, trial, state.real)),
+                        state.model)
+    hessian = _updated(_positive(state.hessian + model - state.model), step, torch.where(usable[:, None], turned, 0.0), usable)
+    radius = _next_radius(state.radius, _largest(trial - state.positions), change / predicted, accepted)
     forces = torch.where(accepted[:, None, None], forces, state.forces)
-    return _State(
-        state.index, state.numbers, state.real, torch.where(accepted[:, None, None], trial, state.positions),
-        torch.where(accepted, energy, state.energy), forces, state.first, hessian, model, radius,
-        (_largest(forces) < fmax) | (radius < SMALLEST_RADIUS), state.evaluations + 1), accepted
+    return replace(
+        state, positions=torch.where(accepted[:, None, None], trial, state.positions),
+        energy=torch.where(accepted, energy, state.energy), forces=forces, hessian=hessian,
+        model=model, radius=radius, done=(_largest(forces) < fmax) | (radius < SMALLEST_RADIUS),
+        evaluations=state.evaluations + 1, lost=~usable, step=height,
+        excess=torch.where(accepted, torch.nan, torch.where(usable, excess, state.excess))), accepted
+
+
+def _along_free(free, forces):
+    """Forces along the coordinates that may change."""
+    return forces if free is None else torch.einsum("mij,mj->mi", free, forces.flatten(1)).view(forces.shape)
+
+
+def _on_free(free, hessian):
+    """The Hessian of the coordinates that may change, the background for the others."""
+    if free is None:
+        return hessian
+    return free @ hessian @ free + BACKGROUND * (torch.eye(free.shape[-1], dtype=free.dtype, device=free.device) - free)
 
 
 def _updated(hessian, step, change, usable):
@@ -297,7 +370,7 @@ def _buckets(sizes):
     return groups
 
 
-def _start(molecules, bucket, energy, forces, fmax):
+def _start(molecules, bucket, energy, forces, fmax, fixed):
     """The state of the molecules of a bucket at their first geometry."""
     chosen, device = molecules.select(bucket), molecules.positions.device
     sizes = torch.as_tensor(chosen.sizes, device=device)
@@ -305,10 +378,24 @@ def _start(molecules, bucket, energy, forces, fmax):
     index = torch.as_tensor(bucket, device=device)
     ours = molecules.with_positions(forces).select(bucket).positions
     pad = functools.partial(_pad, real)
-    numbers, positions, forces, energy = pad(chosen.numbers), pad(chosen.positions.detach()), pad(ours), energy[index]
-    model = model_hessian(numbers, positions, real)
+    numbers, positions, energy = pad(chosen.numbers), pad(chosen.positions.detach()), energy[index]
+    free = None if all(f is None for f in fixed) else _projectors(fixed, positions.flatten(1))
+    forces = _along_free(free, pad(ours))
+    model = _on_free(free, model_hessian(numbers, positions, real))
+    lost = ~energy.isfinite()
     return _State(index, numbers, real, positions, energy, forces, energy, model, model, torch.full_like(energy, FIRST_RADIUS),
-                  (_largest(forces) < fmax) | ~energy.isfinite(), torch.ones_like(index))
+                  (_largest(forces) < fmax) | lost, torch.ones_like(index), lost, torch.zeros_like(energy),
+                  torch.full_like(energy, torch.nan), free)
+
+
+def _projectors(fixed, like):
+    """1 - sum d d^T over the fixed directions of each molecule; padded coordinates have no forces and stay as they are."""
+    free = torch.diag_embed(torch.ones_like(like))
+    for k, directions in enumerate(fixed):
+        if directions is not None:
+            d = torch.as_tensor(directions, dtype=like.dtype, device=like.device)
+            free[k, :d.shape[1], :d.shape[1]] -= d.mT @ d
+    return free
 
 
 def _pad(real, flat):
@@ -331,9 +418,9 @@ def _largest(vectors):
     return vectors.norm(dim=-1).nan_to_num(torch.inf).amax(-1)
 
 
-def _evaluated(energy_forces, molecules):
+def _evaluated(energy_forces, molecules, indices):
     """Energy and forces without a tape, forces of a molecule without energy zero."""
-    energy, forces = (t.detach() for t in energy_forces(molecules))
+    energy, forces = (t.detach() for t in energy_forces(molecules, indices))
     return energy, torch.where((energy.isfinite()[molecules.molecule])[:, None], forces, 0.0)
 
 
@@ -353,8 +440,12 @@ def _collected(molecules, states, fmax):
     atoms, order = owner.argsort(stable=True), index.argsort()
     positions = torch.cat([state.positions[state.real] for state in states])[atoms]
     forces = torch.cat([state.forces[state.real] for state in states])[atoms]
-    energy, evaluations = (torch.cat([getattr(state, name) for state in states])[order] for name in ("energy", "evaluations"))
+    names = ("energy", "evaluations", "radius", "lost", "step")
+    energy, evaluations, radius, lost, step = (
+        torch.cat([getattr(state, name) for state in states])[order] for name in names)
     largest = torch.cat([_largest(state.forces) for state in states])[order]
     failed = ~energy.isfinite()
+    converged = (largest < fmax) & ~failed
     forces = torch.where(failed[molecules.molecule][:, None], torch.nan, forces)
-    return Optimised(molecules.with_positions(positions), energy, forces, (largest < fmax) & ~failed, failed, evaluations)
+    return Optimised(molecules.with_positions(positions), energy, forces, converged, failed, evaluations,
+                     (radius < SMALLEST_RADIUS) & ~converged, lost, step)

@@ -1,42 +1,80 @@
 """Geometry optimisation with a Hamiltonian: one molecule or a whole batch, each step starting from the densities of the
 last."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 
-from nddo_ml.dynamics.optimise import Optimised, Step, optimise
+from nddo_ml.dynamics.optimise import Optimised, Step, optimise_members
+from nddo_ml.errors import NDDOError
 from nddo_ml.molecules import Molecules
 from nddo_ml.results import Result
 
 
 def relax(model, molecules: Molecules, fmax: float = 0.01, steps: int = 500, callback: Callable[[Step], None] | None = None,
-          **options) -> Optimised:
+          fixed: Sequence[torch.Tensor | None] | None = None, **options) -> Optimised:
     """The molecules at their nearest minima, every one at its own pace.
 
     model: a Hamiltonian. fmax: largest force on an atom at the end, eV/angstrom. steps: evaluations of one molecule at most.
-    callback: sees every round (progress bars, trajectories). options: as for the model's call (unrestricted, max_steps, ...).
-    A molecule whose SCF fails at its first geometry is returned as given and flagged; it never stops the others.
+    callback: sees every round (progress bars, trajectories). fixed: directions along which the molecules may not move, as for
+    `optimise` (dynamics.constraints makes them of ASE's constraints). options: as for the model's call (unrestricted,
+    max_steps, ...). A molecule whose SCF fails at its first geometry is returned as given and flagged; later a geometry that
+    cannot be calculated only shortens the step of its molecule.
     """
-    return optimise(energy_forces(model, **options), molecules, fmax, steps, callback)
+    return optimise_members(Evaluation(model, options), molecules, fmax, steps, callback, fixed)
 
 
-def energy_forces(model, **options) -> Callable[[Molecules], tuple[torch.Tensor, torch.Tensor]]:
-    """Energy `molecule` (eV, NaN where the SCF fails) and forces `atom 3` (eV/angstrom) as a function of molecules; as long
-    as the same ones come back they start from their last densities.
+@dataclass(frozen=True, eq=False)
+class _Guess:
+    """Densities of some members of a batch, each from the result where it was last calculated."""
+
+    places: list[tuple[Result, int]]
+    molecules: Molecules
+
+    def density(self, k: int) -> torch.Tensor:
+        """That of molecule k."""
+        result, place = self.places[k]
+        return result.density(place)
+
+
+class Evaluation:
+    """Energies and forces of members of a batch, from their last densities; NaN where a geometry after the first one cannot be
+    calculated. options: as for the model's call. first: a result at the first geometries. `last`: of each member that is not
+    done the last result with a converged state, and its place there.
     """
-    last: Result | None = None
 
-    def evaluate(molecules: Molecules):
-        nonlocal last
-        guess = last if last is not None and _same(last.molecules, molecules) else None
-        last = model(molecules, forces=True, guess=guess, raise_unconverged=False, **options)
-        return last.energy.detach(), last.forces.detach()
+    def __init__(self, model, options: dict, first: Result | None = None):
+        self.model, self.options = model, options
+        self.last = {} if first is None else {k: (first, k) for k in range(len(first.molecules))}
+        self.begun = first is not None
 
-    return evaluate
+    def __call__(self, molecules: Molecules, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Energy `molecule` (eV) and forces `atom 3` (eV/angstrom) of the members `indices`."""
+        try:
+            found = [self._calculated(molecules, indices)]
+        except NDDOError:
+            if not self.begun:      # the input itself is refused
+                raise
+            found = [self._alone(molecules.select([k]), index) for k, index in enumerate(indices)]
+        self.begun = True
+        self.last = {index: self.last[index] for index in indices}       # the others are done
+        return torch.cat([energy for energy, _ in found]), torch.cat([forces for _, forces in found])
 
+    def _calculated(self, molecules, indices):
+        known = all(index in self.last for index in indices)
+        guess = _Guess([self.last[index] for index in indices], molecules) if known else None
+        charges = self.options.get("point_charges")
+        here = self.options if charges is None else self.options | {"point_charges": charges.select(indices)}
+        result = self.model(molecules, forces=True, guess=guess, raise_unconverged=False, **here)
+        for place, (index, converged) in enumerate(zip(indices, result.converged.tolist(), strict=True)):
+            if converged or index not in self.last:
+                self.last[index] = result, place
+        return result.energy.detach(), result.forces.detach()
 
-def _same(a: Molecules, b: Molecules) -> bool:
-    """Whether two batches hold the same molecules at other positions."""
-    return a.numbers.shape == b.numbers.shape and all(
-        torch.equal(getattr(a, name), getattr(b, name)) for name in ("numbers", "molecule", "charge", "unpaired"))
+    def _alone(self, molecule, index):
+        try:
+            return self._calculated(molecule, [index])
+        except NDDOError:
+            lost = molecule.positions.new_full((1,), torch.nan)
+            return lost, torch.full_like(molecule.positions, torch.nan)

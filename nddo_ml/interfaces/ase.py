@@ -10,6 +10,7 @@ multiplicity of its electron count. Sparkles and pseudo-atoms are named in `atom
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import ClassVar
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import numpy as np
 import torch
@@ -28,6 +29,10 @@ from nddo_ml.structures.said import agreed
 
 # arrays with names of species; the second survives extended XYZ, whose own column is called species
 NAMES = ("species", "nddo_species")
+# Hamiltonians that calculators made from a name share while one of them lives: (name, device) -> Hamiltonian, and what each was
+# made like; topologies that such a one keeps, being used by many molecules
+_SHARED, _AS_MADE, _MAKING = WeakValueDictionary(), WeakKeyDictionary(), Lock()
+SHARED_TOPOLOGIES = 256
 
 
 class NDDO(Calculator):
@@ -42,9 +47,9 @@ class NDDO(Calculator):
     energy and free_energy are the total energy with every correction, eV, and the forces its derivative. With point charges the
     energy holds their interaction with the molecule, and results["point_charge_forces"] the forces on them. The density of the
     last step is the next guess. `result` holds the full Result of the last calculation. A new calculator costs nothing; tables
-    are read at the first calculation. Threads may share a calculator: they take turns, and each gets its own molecule's numbers
-    from get_property, which is what atoms.get_potential_energy() and the like call; `results` and `result` are those of the
-    last molecule, whosever it was.
+    are read at the first calculation, and shared by all calculators of the same method and device (see `model`). Threads may
+    share a calculator: they take turns, and each gets its own molecule's numbers from get_property, which is what
+    atoms.get_potential_energy() and the like call; `results` and `result` are those of the last molecule, whosever it was.
 
     Raises UnknownOption, InvalidMolecule (also for periodic atoms), MissingParameter, SCFNotConverged.
     """
@@ -60,7 +65,7 @@ class NDDO(Calculator):
     def __init__(self, method="PM6-D3H4", charge=None, multiplicity=None, unrestricted=SCF.unrestricted, device=None,
                  threads=None, max_steps=SCF.max_steps, stability=SCF.stability, point_charges=None, *,
                  atoms=None, label=None, directory="."):
-        self.result, self._model, self._solved, self._lock = None, None, None, Lock()
+        self.result, self._model, self._shown, self._solved, self._lock = None, None, False, None, Lock()
         super().__init__(atoms=atoms, label=label, directory=directory, method=method, charge=charge,
                          multiplicity=multiplicity, unrestricted=unrestricted, device=device, threads=threads,
                          max_steps=max_steps, stability=stability, point_charges=point_charges)
@@ -68,12 +73,22 @@ class NDDO(Calculator):
     @property
     @in_turn
     def model(self):
-        """The Hamiltonian underneath: an nn.Module whose parameters are the tables of the method."""
-        if self._model is None:
-            from nddo_ml.model import Hamiltonian  # a calculator that is never used reads no table
+        """The Hamiltonian underneath: an nn.Module whose parameters are the tables of the method.
 
-            given = self.parameters.method
-            self._model = given if isinstance(given, torch.nn.Module) else Hamiltonian(given, device=self.parameters.device)
+        Made from a name it is one for all calculators of that method and device. Change its parameters, or let them require
+        gradients, and it stays with those calculators that have shown it by this property; the others take a new one. To
+        change a method for one calculator alone, give it a Hamiltonian of your own: NDDO(Hamiltonian("AM1")).
+        """
+        self._shown = True
+        return self._hamiltonian()
+
+    def _hamiltonian(self):
+        """The Hamiltonian, another one where a shared one was changed through another calculator."""
+        given = self.parameters.method
+        if isinstance(given, torch.nn.Module):
+            return given
+        if self._model is None or not (self._shown or _unchanged(self._model)):
+            self._model = shared(given, self.parameters.device)
         return self._model
 
     @in_turn
@@ -90,7 +105,7 @@ class NDDO(Calculator):
             options["point_charges"] = charge_table(options["point_charges"])
         changed = super().set(**options)
         if {"method", "device"} & set(changed):
-            self._model = None
+            self._model, self._shown = None, False
         return changed
 
     @in_turn
@@ -124,8 +139,9 @@ class NDDO(Calculator):
         guess = last if last is not None and self._identity(last.molecules) == self._identity(molecules) else None
         p = self.parameters
         with threads(p.threads):
-            result = self.model(molecules, forces=True, unrestricted=p.unrestricted, guess=guess, max_steps=p.max_steps,
-                                stability=p.stability, point_charges=self._charges(), raise_unconverged=True)
+            model = self._hamiltonian()
+            result = model(molecules, forces=True, unrestricted=p.unrestricted, guess=guess, max_steps=p.max_steps,
+                           stability=p.stability, point_charges=self._charges(), raise_unconverged=True)
         self.result, self._solved = off_tape(result), self._identity(molecules)
         self.results = ase_results(self.result)
 
@@ -139,8 +155,9 @@ class NDDO(Calculator):
         from nddo_ml.properties.response import hessian
         p = self.parameters
         with threads(p.threads):
-            found = hessian(self.model, self._molecule(self.atoms if atoms is None else atoms), unrestricted=p.unrestricted,
-                            max_steps=p.max_steps, point_charges=self._charges())
+            molecules = self._molecule(self.atoms if atoms is None else atoms)
+            found = hessian(self._hamiltonian(), molecules, unrestricted=p.unrestricted, max_steps=p.max_steps,
+                            point_charges=self._charges())
         return found[0].cpu().numpy()
 
     def _charges(self):
@@ -159,7 +176,35 @@ class NDDO(Calculator):
 
     def __getstate__(self):
         """For pickle and deepcopy: a Hamiltonian made from a name is made again when needed."""
-        return self.__dict__ | {"_model": None}
+        return self.__dict__ | {"_model": None, "_shown": False}
+
+
+def shared(name: str, device=None):
+    """The Hamiltonian of that name which all calculators on the device share while one of them holds it; files of weights are
+    read anew for each."""
+    from nddo_ml.model import Hamiltonian  # a calculator that is never used reads no table
+
+    found, key = find_method(name), (find_method(name).key, str(device))
+    with _MAKING:
+        model = _SHARED.get(key)
+        if model is None or not _unchanged(model):
+            model = Hamiltonian(found, device=device)
+            model.remembered = SHARED_TOPOLOGIES
+            _AS_MADE[model] = _made_like(model)
+            if found.key == found.name:
+                _SHARED[key] = model
+        return model
+
+
+def _unchanged(model) -> bool:
+    """Whether a Hamiltonian is as `shared` made it."""
+    return _AS_MADE.get(model) == _made_like(model)
+
+
+def _made_like(model):
+    """Changes with the parameters of a model: which they are, how often they were written to, whether they ask for
+    gradients."""
+    return tuple((id(p), p._version, p.requires_grad, p.dtype, p.device) for p in model.parameters())
 
 
 def molecule(atoms, method: Method, charge=None, multiplicity=None) -> Molecules:

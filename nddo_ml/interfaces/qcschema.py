@@ -1,8 +1,9 @@
 """QCSchema in and out: a dictionary AtomicInput (version 1 of the MolSSI schema) becomes an AtomicResult, or a FailedOperation.
 
-QCSchema is in atomic units: hartree, bohr, e. Drivers energy, gradient, hessian and properties. Keywords: unrestricted,
-stability, max_steps, device, threads, as in the ASE calculator. Nothing but the standard library and numpy is needed: objects
-of qcelemental convert themselves (`compute(input.dict())`, `AtomicResult(**compute(...))`).
+QCSchema is in atomic units: hartree, bohr, e; what does not exist (an empty orbital's level where there is none, a heat of
+formation with a network) is None, never NaN or infinite. Drivers energy, gradient, hessian and properties. Keywords:
+unrestricted, stability, max_steps, device, threads, as in the ASE calculator. Nothing but the standard library and numpy is
+needed: objects of qcelemental convert themselves (`compute(input.dict())`, `AtomicResult(**compute(...))`).
 """
 
 import traceback
@@ -13,6 +14,7 @@ import torch
 import nddo_ml
 from nddo_ml.elements import number
 from nddo_ml.errors import InvalidMolecule, NDDOError, SCFNotConverged, UnknownOption
+from nddo_ml.files import finite
 from nddo_ml.interfaces.ase import check_device, off_tape, threads
 from nddo_ml.model import Hamiltonian
 from nddo_ml.molecules import Molecules
@@ -31,13 +33,14 @@ def compute(atomic_input: dict) -> dict:
     with error_type "input_error", "convergence_error" or "unknown_error".
     """
     try:
-        return _result(dict(atomic_input))
+        found = _result(dict(atomic_input))
     except SCFNotConverged as error:
-        return _failed(atomic_input, "convergence_error", str(error))
+        found = _failed(atomic_input, "convergence_error", str(error))
     except NDDOError as error:
-        return _failed(atomic_input, "input_error", str(error))
+        found = _failed(atomic_input, "input_error", str(error))
     except Exception:   # the schema asks for a record of any failure
-        return _failed(atomic_input, "unknown_error", traceback.format_exc())
+        found = _failed(atomic_input, "unknown_error", traceback.format_exc())
+    return finite(found)
 
 
 def molecules(molecule: dict) -> Molecules:

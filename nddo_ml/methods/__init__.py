@@ -19,7 +19,7 @@ from torch import Tensor
 
 from nddo_ml.elements import SPECIES, number, symbol
 from nddo_ml.errors import MissingParameter, UnknownOption
-from nddo_ml.integrals.corrections import Term, terms
+from nddo_ml.integrals.corrections import STEPS, Term, terms
 from nddo_ml.integrals.nuclear import CoreForm, core_rules
 from nddo_ml.integrals.overlap import fade
 from nddo_ml.integrals.repulsion import published_join, smooth_join
@@ -109,6 +109,12 @@ class Method:
     def corrections(self) -> tuple[str, ...]:
         """Names of the geometry-dependent corrections that belong to the method."""
         return tuple(self.terms)
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """Where the energy of the method has steps, in words: there forces are no derivative of a finite difference, and an
+        optimisation may end at a higher energy than it passed."""
+        return tuple(STEPS[name] for name in self.corrections if name in STEPS)
 
     @property
     def elements(self) -> Elements:

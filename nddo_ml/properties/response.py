@@ -32,7 +32,7 @@ def hessian(
     """
     positions, order = _positions(molecules, differentiable), 3 if differentiable else 2
     result = model(molecules.with_positions(positions), forces=False, order=order, raise_unconverged=True, **options)
-    total = result.energy.sum() + 0.0 * positions.sum()          # a free atom's energy does not know its position
+    total = result.energy.sum() + 0.0 * positions.square().sum()   # a free atom's energy does not know its position
     gradient, = torch.autograd.grad(total, positions, create_graph=True)
     rows = _rows(gradient, positions, molecules, progress, differentiable)
     return [0.5 * (H + H.T) for H in rows]

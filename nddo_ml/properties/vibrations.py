@@ -2,7 +2,8 @@
 
 Pure functions of a Hessian and of first derivatives of dipole and polarizability. Translations and rotations are removed
 exactly: the Hessian is diagonalised in the space orthogonal to them, so 3N - 6 (linear: 3N - 5) modes come out, whatever the
-noise of the Hessian; what it does to the removed motions is reported as `residual`.
+noise of the Hessian; what it does to the removed motions is reported as `residual`. With fixed atoms it is diagonalised in the
+space of what may move instead.
 """
 
 import numpy as np
@@ -20,6 +21,8 @@ WAVENUMBER = np.sqrt(_ANGULAR_SQUARED) / (2 * np.pi * si.c * 100)   # cm^-1 per 
 WAVENUMBER_ENERGY = 100 * si.h * si.c / si.e                        # eV per cm^-1
 # N_A |dmu/dQ|^2 / (12 eps0 c^2): km mol^-1 per e^2 amu^-1
 INFRARED = si.N_A * si.e**2 / si.atomic_mass / (12 * si.epsilon_0 * si.c**2) / 1000
+
+SOFT = 10.0   # cm^-1: imaginary frequencies up to here are the noise of a geometry, not the curvature of a saddle point
 
 
 @record
@@ -42,6 +45,11 @@ class Vibrations:
         return int((self.frequencies < 0).sum())
 
     @property
+    def unstable(self) -> int:
+        """How many frequencies are imaginary beyond SOFT: directions in which the energy falls."""
+        return int((self.frequencies < -SOFT).sum())
+
+    @property
     def zero_point_energy(self) -> float:
         """Half the sum of the real frequencies, eV; imaginary ones (see `imaginary`) do not count."""
         return float(self.frequencies.clamp(min=0).sum()) * WAVENUMBER_ENERGY / 2
@@ -55,12 +63,14 @@ class Raman:
     depolarisation: Float[Tensor, "mode"]
 
 
-def normal_modes(hessian, masses, positions, tolerance=TOLERANCE) -> Vibrations:
+def normal_modes(hessian, masses, positions, tolerance=TOLERANCE, fixed=None) -> Vibrations:
     """Harmonic frequencies and normal modes.
 
     B^T M^-1/2 H M^-1/2 B q = omega^2 q, B an orthonormal basis of the motions without translation and rotation.
     hessian (3N, 3N) in eV/angstrom^2 (its symmetric part is used), masses (N) in amu, positions (N, 3) in angstrom; atoms
-    within `tolerance` of one line make a linear molecule. InvalidMolecule: wrong shapes, or not finite.
+    within `tolerance` of one line make a linear molecule. fixed (direction, 3N): directions along which nothing may move; then
+    B is a basis of the motions without these, and translations and rotations are not removed (`residual` is empty).
+    InvalidMolecule: wrong shapes, or not finite.
     """
     hessian = torch.as_tensor(hessian, dtype=torch.float64)
     positions, masses = (torch.as_tensor(t, dtype=torch.float64, device=hessian.device) for t in (positions, masses))
@@ -72,7 +82,7 @@ def normal_modes(hessian, masses, positions, tolerance=TOLERANCE) -> Vibrations:
         raise InvalidMolecule("The Hessian has entries that are not finite, or a mass is not positive: no frequencies exist.")
     root = masses.sqrt().repeat_interleave(3)
     weighted = (hessian + hessian.T) / 2 / (root[:, None] * root)
-    external, internal = rigid_motions(masses, positions, tolerance)
+    external, internal = rigid_motions(masses, positions, tolerance) if fixed is None else free_motions(masses, fixed)
     squares, vectors = torch.linalg.eigh(internal.T @ weighted @ internal)
     modes = (internal @ vectors).T / root
     return Vibrations(_wavenumber(squares), modes.reshape(-1, count, 3), 1 / modes.square().sum(-1),
@@ -89,6 +99,12 @@ def rigid_motions(masses: Float[Tensor, "atom"], positions: Float[Tensor, "atom 
     motions = torch.cat([translations, rotations / (1 + x.square().sum().sqrt())], 1) * masses.sqrt()[:, None, None]
     basis = torch.linalg.svd(motions.permute(0, 2, 1).reshape(-1, 6))[0]
     return basis[:, :rank], basis[:, rank:]
+
+
+def free_motions(masses: Float[Tensor, "atom"], fixed: Float[Tensor, "direction coordinate"]):
+    """An empty basis (3N, 0) and an orthonormal one (3N, 3N - k) of the mass-weighted motions without k fixed directions."""
+    weighted = fixed.to(masses) / masses.sqrt().repeat_interleave(3)
+    return masses.new_zeros(3 * len(masses), 0), torch.linalg.svd(weighted)[2][len(fixed):].T
 
 
 def ir_intensities(dipole_derivatives, modes: Float[Tensor, "mode atom 3"]) -> Float[Tensor, "mode"]:

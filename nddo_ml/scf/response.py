@@ -17,7 +17,8 @@ order 3 from D(X2), X2 = X1 - J0^-1 (g(X1, phi) - g0), g(X, phi) = (C_v - C_o X^
 gradient: a step with constant J0 makes a rotation that is exact in n derivatives exact in n + 1.
 
 c = 4 restricted, 2 per spin channel. Nothing is divided by a difference inside the occupied or the virtual space, so
-degenerate levels do no harm, and the eigenvectors themselves are never differentiated. Derivation: docs/derivatives.md.
+degenerate levels do no harm, and the eigenvectors themselves are never differentiated. Rotations that cost nothing, in which J0
+is singular, are left out (scf.zero_modes). Derivation: docs/derivatives.md.
 """
 
 import torch
@@ -30,6 +31,7 @@ from nddo_ml.scf.density import Orbitals
 from nddo_ml.scf.fock import Integrals, Kernel, electronic_energy, fock, kernel, one_electron
 from nddo_ml.scf.newton import conjugate_gradients
 from nddo_ml.scf.rotations import Levels, Spaces, levels, occupied_virtual, response, spaces
+from nddo_ml.scf.zero_modes import generators, without, zero_modes
 from nddo_ml.struct import record
 
 TOLERANCE = 1e-10       # relative residual of the linear solves
@@ -37,12 +39,13 @@ WORST = 0.1             # relative residual beyond which no conjugate gradients 
 ITERATIONS = 200
 SMALLEST_GAP = 1e-6     # eV
 DENSE_ELEMENTS = 4e7    # largest dense response matrix, for states where conjugate gradients cannot work
+SINGULAR = 1e-7         # eV: a solution longer than |b| divided by this comes from a singular matrix
 
 
 @record
 class Reference:
     """A converged state as a constant: layout, spaces, density D0, two-electron kernel, Fock matrix within the spaces; relative
-    residual to which its response is solved."""
+    residual to which its response is solved; orthonormal rotations that cost nothing, if there are any."""
 
     layout: Layout
     spaces: Spaces
@@ -50,11 +53,13 @@ class Reference:
     kernel: Kernel
     levels: Levels
     tolerance: float = TOLERANCE
+    costless: Float[Tensor, "molecule axis spin virtual occupied"] | None = None
 
 
-def reference(layout: Layout, integrals: Integrals, orbitals: Orbitals, D, F, tolerance: float = TOLERANCE) -> Reference:
-    """The constant part of every derivative, from canonical orbitals. A vanishing gap raises SCFNotConverged: such a state has
-    no response."""
+def reference(layout: Layout, integrals: Integrals, orbitals: Orbitals, D, F, tolerance: float = TOLERANCE,
+              axes: Float[Tensor, "molecule axis 3"] | None = None) -> Reference:
+    """The constant part of every derivative, from canonical orbitals; axes: see zero_modes.free_axes. A vanishing gap raises
+    SCFNotConverged: such a state has no response."""
     with torch.no_grad():
         s = spaces(orbitals, layout.real)
         within = levels(F, s)
@@ -66,7 +71,9 @@ def reference(layout: Layout, integrals: Integrals, orbitals: Orbitals, D, F, to
                 f"Molecule {k} of the batch has no gap between occupied and empty orbitals ({float(smallest.amin()):.1e} eV): "
                 "its response to a perturbation is not defined. Use unrestricted=True or another multiplicity."
             )
-        return Reference(layout, s, D, kernel(layout, integrals), within, tolerance)
+        two = kernel(layout, integrals)
+        costless = None if axes is None else zero_modes(generators(layout, axes), s, response(layout, two, s, within))
+        return Reference(layout, s, D, two, within, tolerance, costless)
 
 
 def rotation(ref: Reference, integrals: Integrals) -> tuple[Tensor, Tensor]:
@@ -118,26 +125,31 @@ def linear_change(ref: Reference, X):
 def solve(ref: Reference, b: Float[Tensor, "molecule vector spin virtual occupied"]):
     """J0^-1 b for several right-hand sides per molecule, to the relative `tolerance` of the reference in each residual.
 
-    Conjugate gradients; where J0 is not positive definite (a state that is not a minimum) the dense matrix instead. Raises
-    SCFNotConverged if neither reaches the tolerance.
+    Conjugate gradients; where J0 is not positive definite (a state that is not a minimum) the dense matrix instead. Both
+    without the rotations that cost nothing, in b and in the solution. Raises SCFNotConverged if neither reaches the tolerance.
     """
     tolerance = ref.tolerance
     with torch.no_grad():
         weight = ref.spaces.weight[:, None]
         allowed = (weight > 0).to(b.dtype)
         operator = response(ref.layout, ref.kernel, ref.spaces, ref.levels)
-        rhs = b * weight
+
+        def weighted(v):
+            return without(ref.costless, weight * operator(without(ref.costless, v)))
+
+        rhs = without(ref.costless, b * weight)
         limit = torch.full(b.shape[:2], tolerance, dtype=b.dtype, device=b.device)
         scale = torch.where(weight > 0, weight * ref.levels.gap[:, None].abs().clamp(min=0.1), torch.ones_like(weight))
-        x, _ = conjugate_gradients(lambda v: weight * operator(v), rhs, scale, limit, ITERATIONS)
-        norm = b.flatten(2).norm(dim=-1)
-        if bool(((operator(x) - b * allowed).flatten(2).norm(dim=-1) > min(1e2 * tolerance, WORST) * norm).any()):
-            x = _dense(operator, b * allowed, allowed)
+        x, _ = conjugate_gradients(weighted, rhs, scale, limit, ITERATIONS)
+        x = without(ref.costless, x)
+        norm = (b * weight).flatten(2).norm(dim=-1)
+        if bool(((weighted(x) - rhs).flatten(2).norm(dim=-1) > min(1e2 * tolerance, WORST) * norm).any()):
+            x = _dense(lambda v: weight * operator(v), rhs, allowed, ref.costless)
         return x
 
 
-def _dense(operator, b, allowed):
-    """J0^-1 b by elimination with the explicit matrix of each molecule."""
+def _dense(operator, b, allowed, costless):
+    """The solution of `operator` x = b, a symmetric matrix for each molecule, by elimination."""
     molecules = len(b)
     n = b[0, 0].numel()
     if molecules * n * n > DENSE_ELEMENTS:
@@ -146,7 +158,13 @@ def _dense(operator, b, allowed):
     unit = torch.eye(n, dtype=b.dtype, device=b.device).view(1, n, *b.shape[2:]) * allowed
     columns = torch.cat([operator(chunk).flatten(2) for chunk in unit.split(256, 1)], 1)
     matrix = columns.mT + torch.diag_embed(1 - allowed.flatten(1))
-    return torch.linalg.solve(matrix, b.flatten(2).mT).mT.reshape(b.shape)
+    if costless is not None:
+        matrix = matrix + costless.flatten(2).mT @ costless.flatten(2)
+    x, info = torch.linalg.solve_ex(matrix, b.flatten(2).mT)
+    if bool((info > 0).any()) or bool((x.norm(dim=1) * SINGULAR > b.flatten(2).norm(dim=-1)).any()):
+        raise SCFNotConverged("The state can turn at no cost (a degenerate state of a fragment that is far from the rest): its "
+                              "response to a perturbation is not defined. Calculate the fragments on their own.")
+    return x.mT.reshape(b.shape)
 
 
 class _Inverse(torch.autograd.Function):

@@ -19,13 +19,14 @@ from ase.md.langevin import Langevin
 from ase.optimize import LBFGS
 
 from nddo_ml.elements import masses
-from nddo_ml.errors import InvalidMolecule, UnknownOption
+from nddo_ml.errors import InvalidMolecule, NDDOError, UnknownOption
 from nddo_ml.properties.vibrations import WAVENUMBER_ENERGY, normal_modes
 from nddo_ml.training.clusters import joined, placed, surrounded
 from nddo_ml.training.queue import reason
 from nddo_ml.training.structures import Structure, from_smiles
 
 FMAX, STEPS = 0.03, 150             # of a relaxation, eV/angstrom
+LONGEST = (0.1, 0.03, 0.01)         # angstrom: its steps, the next where one led to a geometry without energy
 TIME_STEP, FRICTION = 0.5, 0.02     # of molecular dynamics, fs and 1/fs
 BETWEEN = 200                       # steps between two frames
 TEMPERATURES = (300.0, 600.0, 1000.0)
@@ -151,12 +152,21 @@ def random(seed: int, name: str) -> np.random.Generator:
 
 def relaxed(start: Structure, calculator: Callable, steps: int = STEPS, fmax: float = FMAX,
             how: str = "optimised") -> Structure:
-    """A structure at (or on the way to) its minimum with a cheap method."""
+    """A structure at (or on the way to) its minimum with a cheap method; a step to where that has no energy is taken back, and
+    shorter ones follow."""
     if len(start.numbers) == 1:
         return start
-    atoms = _ready(start, calculator)
-    done = LBFGS(atoms, logfile=None, maxstep=0.1).run(fmax=fmax, steps=steps)
-    return _moved(start, atoms.positions, how if done or steps < STEPS else f"{how} in part")
+    atoms, good, done = _ready(start, calculator), None, False
+    for longest in LONGEST:
+        try:
+            for reached in LBFGS(atoms, logfile=None, maxstep=longest).irun(fmax=fmax, steps=steps):
+                good, done = atoms.positions.copy(), bool(reached)
+            break
+        except NDDOError:
+            if good is None:
+                raise
+            atoms.positions = good
+    return _moved(start, good, how if done or steps < STEPS else f"{how} in part")
 
 
 def dynamics(start: Structure, step: Step, calculator: Callable, rng) -> list[Structure]:
