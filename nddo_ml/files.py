@@ -1,15 +1,81 @@
-"""Files: tensors, written whole or not at all and refused by name where they are something else; what JSON can hold."""
+"""Files: tensors, written whole or not at all and refused by name where they are something else; what JSON can hold; folders
+that one run at a time writes into.
+"""
+
 
 import math
 import os
 import pickle
-from collections.abc import Callable
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from nddo_ml.errors import IncompatibleFile
+
+try:
+    import fcntl
+except ImportError:      # not on Windows: two runs at once are then not noticed
+    fcntl = None
+
+LOCK = ".lock"           # in a folder that is held; it stays there, what counts is the system's lock on it
+
+
+def alone(descriptor: int) -> bool:
+    """Lock an open file for this process; False: another one has it. The lock ends with the process, however that ends."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:      # a file system without locks: two runs at once are not noticed there either
+        return True
+    return True
+
+
+@contextmanager
+def held(*folders: str | Path, world=None) -> Iterator[None]:
+    """Hold folders, made where they are missing, for this run while the context lasts. IncompatibleFile: another run holds one.
+
+    world: the processes of this run (`rank`, `gathered`), if it has several: the first holds the folders, all are refused.
+    """
+    descriptors, refusal = [], ""
+    try:
+        if world is None or world.rank == 0:
+            try:
+                for folder in folders:
+                    descriptors.append(_claimed(Path(folder)))
+            except IncompatibleFile as error:
+                refusal = str(error)
+        if world is not None:
+            refusal = world.gathered(refusal)[0]
+        if refusal:
+            raise IncompatibleFile(refusal)
+        yield
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _claimed(folder):
+    """A descriptor that holds a folder; the file behind it says which process does."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise IncompatibleFile(f"{folder} cannot be written ({error.strerror}): choose another output folder.") from error
+    if not alone(descriptor):
+        who = os.read(descriptor, 100).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise IncompatibleFile(f"{folder} is being written by another run{f' ({who})' if who else ''}: wait for it, stop it, "
+                               "or choose another output folder.")
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"process {os.getpid()} of {platform.node()}\n".encode())
+    return descriptor
 
 
 def write_whole(path: str | Path, write: Callable[[str], object]) -> None:

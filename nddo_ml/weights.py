@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -18,25 +19,29 @@ from nddo_ml.elements import symbol
 from nddo_ml.errors import IncompatibleFile, UnknownOption
 from nddo_ml.files import write_whole
 from nddo_ml.integrals.corrections.d3 import DispersionD3BJ
-from nddo_ml.methods.learned import FORMAT, SUFFIX, Card
-from nddo_ml.networks import build
+from nddo_ml.methods import method as find_method
+from nddo_ml.methods.learned import FORMAT, SUFFIX, Card, TrainedOn
+from nddo_ml.networks import build, settings
 
+TRAINED = "trained.molecules"
 NETWORK, TABLE, ATOMS = "network.", "table.", ("atom_offsets", "atom_energies")
 
 
 def save(hamiltonian: nn.Module, path, name: str | None = None, level: str = "unknown", data: str = "unknown",
-         notes: str = "", calibration: dict | None = None) -> None:
+         notes: str = "", calibration: dict | None = None, trained: TrainedOn | None = None) -> None:
     """Write what a Hamiltonian has learned to `path` (.safetensors), whole or not at all.
 
     name: what it is called (None: as its method, if that has a name of its own, else as the file); level: the level of theory
-    of the labels; data: their hash; notes: anything else to know; calibration: of its uncertainty. UnknownOption where nothing
-    differs from the published method. Without a network it knows the elements of its method or, with offsets, those that have
-    one.
+    of the labels; data: their hash; notes: anything else to know; calibration: of its uncertainty; trained: which molecules it
+    was trained on (None: the file does not say). UnknownOption where nothing differs from the published method, or where the
+    network could not be made again (`networks.settings`). Without a network it knows the elements of its method or, with
+    offsets, those that have one.
     """
     path = str(path)
     if not path.endswith(SUFFIX):
         raise UnknownOption(f"Weights are saved as {SUFFIX} files: {path!r} ends otherwise.")
     method, dispersion, network = hamiltonian.method, hamiltonian.dispersion, hamiltonian.network
+    _refuse_own_form(method)
     tensors = {} if network is None else {NETWORK + key: value for key, value in network.state_dict().items()}
     for key, published in method.published.columns.items():
         value = hamiltonian.get_parameter(key)
@@ -48,12 +53,15 @@ def save(hamiltonian: nn.Module, path, name: str | None = None, level: str = "un
     tensors |= {key: hamiltonian.get_buffer(key) for key in ATOMS}
     said = {
         "format": FORMAT, "name": name or (method.name if method.own else Path(path).stem),
-        "parent": method.published.name, "network": json.dumps(None if network is None else network.config),
+        "parent": method.published.name, "network": json.dumps(None if network is None else settings(network)),
         "dispersion": json.dumps(None if dispersion is None else asdict(dispersion)),
         "elements": " ".join(symbol(z) for z in _elements(hamiltonian)), "level": level, "data": data,
         "code": nddo_ml.__version__, "notes": notes, "calibration": json.dumps(calibration or {}),
         "citation": method.citation if method.own else "" if method.card is None else method.card.citation,
     }
+    if trained is not None:
+        said["split"] = json.dumps({"validation": trained.validation, "large": trained.large})
+        tensors[TRAINED] = torch.tensor(sorted(trained.molecules), dtype=torch.int64)
     tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     write_whole(path, lambda unfinished: save_file(tensors, unfinished, metadata=said))
 
@@ -75,8 +83,8 @@ def parts(card: Card) -> tuple[nn.Module | None, DispersionD3BJ | None]:
         network = None if card.network is None else build(card.network).requires_grad_(False)
         return network, None if card.dispersion is None else DispersionD3BJ(**card.dispersion)
     except (UnknownOption, TypeError) as error:
-        raise IncompatibleFile(f"{card.path} was written by nddo_ml {card.code} with settings that version "
-                               f"{nddo_ml.__version__} does not have: {error}") from None
+        raise IncompatibleFile(f"{card.path}, written by nddo_ml {card.code}, holds what cannot be made here (nddo_ml "
+                               f"{nddo_ml.__version__}): {error}") from None
 
 
 def fill(hamiltonian: nn.Module, card: Card, given: bool = False) -> None:
@@ -105,3 +113,23 @@ def fill(hamiltonian: nn.Module, card: Card, given: bool = False) -> None:
     except (RuntimeError, KeyError, AttributeError) as error:
         raise IncompatibleFile(f"The tensors of {card.path} do not fit its own metadata ({str(error).splitlines()[0]}): the "
                                "file is damaged or was edited; train again.") from None
+
+
+def _refuse_own_form(method):
+    """UnknownOption: the parent of a method is none that `method` finds, or it has another form than that."""
+    try:
+        known = find_method(method.published.name)
+    except UnknownOption:
+        known = None
+    form = ("table", "core_core", "constants", "join", "fade", "corrected")
+    if known is None or any(getattr(known, name) != getattr(method, name) for name in form):
+        raise UnknownOption(f"{method.name} is a method of your own form, which no file could name: files hold parameters and "
+                            "networks of the published methods and their smooth parents.")
+
+
+def trained_on(card: Card) -> TrainedOn | None:
+    """Which molecules a model was trained on, and how its data were split; None: its file does not say."""
+    if card.split is None:
+        return None
+    with safe_open(card.path, "pt") as archive:
+        return TrainedOn(card.split["validation"], card.split["large"], frozenset(archive.get_tensor(TRAINED).tolist()))

@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # From the ground up; a module may import what lies below, and its own group. Siblings of one line never import each other.
 LAYERS = (
-    ("struct",), ("units",), ("errors",), ("options",), ("extras",), ("files",), ("devices",), ("elements",),
+    ("struct",), ("units",), ("errors",), ("options",), ("extras",), ("files",), ("limits",), ("devices",), ("elements",),
     ("structures",), ("molecules",), ("orbitals",),
     ("integrals", "methods"),          # a method names its core-core form; the integrals read the tables' records
     ("networks",),

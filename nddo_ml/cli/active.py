@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from nddo_ml.cli.label import Request, sources_of
-from nddo_ml.cli.train import Stop, Terminal
+from nddo_ml.cli.train import Stop, Terminal, findable
 from nddo_ml.interfaces.ase import NDDO
 from nddo_ml.training.active import Silent, active
 from nddo_ml.training.active_config import read_active
@@ -77,7 +77,9 @@ class _Named:
 
 def run(file: Path, minutes: float | None) -> None:
     """Run the loop as the file says, from where it stands."""
+    findable(file.parent)
     config, training = read_active(file)
+    findable(Path(config.train).parent)
     console = Console()
     sources, refused, notes = sources_of(Request(list(config.explore.structures), [], Path(config.output)))
     for note in notes:

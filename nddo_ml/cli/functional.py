@@ -29,7 +29,7 @@ def list_():
 @app.command()
 def train(config: Annotated[Path, typer.Argument(help="TOML file; see examples/functional.toml.")],
           restart: Annotated[bool, typer.Option("--restart", help="Forget what an earlier run has done.")] = False,
-          minutes: Annotated[float | None, typer.Option(help="Stop after so many; the same command goes on.")] = None):
+          minutes: Annotated[float | None, typer.Option(min=0.0, help="Stop after so many; the same command goes on.")] = None):
     """Train a functional through its own self-consistent densities."""
     with refusals():
         _train(config, restart, minutes)
@@ -39,9 +39,9 @@ def _train(file, restart, minutes):
     import torch
 
     from nddo_ml.cli.train import Stop
-    from nddo_ml.functional import library, plots
+    from nddo_ml.files import held
+    from nddo_ml.functional import library
     from nddo_ml.functional.config import Config
-    from nddo_ml.functional.training import Training, best_seed
     from nddo_ml.training.config import read_toml, record
 
     torch.set_num_threads(1)
@@ -51,8 +51,17 @@ def _train(file, restart, minutes):
     d, start = config.data, config.functional.start
     config = replace(config, output=str(at / config.output), data=replace(
         d, file=str(at / d.file) if d.file else "", properties=str(at / d.properties) if d.properties else ""),
-        functional=replace(config.functional, start=str(at / start) if start.endswith(library.SUFFIX) else start)).checked()
-    stop = Stop(minutes)
+        functional=replace(config.functional, start=str(at / start) if start.endswith(library.SUFFIX) else start))
+    config.checked(str(file))
+    with held(config.output):                           # the seeds share its files
+        _train_seeds(config, Stop(minutes), restart)
+
+
+def _train_seeds(config, stop, restart):
+    """Every seed, with its pictures; then the best is chosen."""
+    from nddo_ml.functional import library, plots
+    from nddo_ml.functional.training import Training, best_seed
+
     for seed in config.seeds:
         with _bars() as watch:
             training = Training(config, seed, watch, stop, restart)

@@ -195,8 +195,11 @@ def train(
 def evaluate(
     files: Annotated[list[str], typer.Argument(help="Labelled frames, extxyz.")],
     method: Annotated[str, typer.Option("--method", "-m", help="A method or a file of weights.")] = "PM6",
-    validation: Annotated[float, typer.Option(min=0.0, max=0.9, help="Fraction of molecules held out, as in training.")] = 0.1,
-    large: Annotated[int, typer.Option(min=1, help="Heavy atoms from which on a molecule is large, as in training.")] = 10,
+    validation: Annotated[float | None, typer.Option(
+        min=0.0, max=0.9, help="Fraction of molecules held out, for methods whose file does not say which molecules they were "
+        "trained on. [default: 0.1]")] = None,
+    large: Annotated[int | None, typer.Option(min=1, help="Heavy atoms from which on a molecule is large. [default: as in the "
+                                              "training, or 10]")] = None,
     labels: Annotated[str, typer.Option(help="What the labels hold of dispersion: apart, included, learned (as in "
                                         "[[stage]]).")] = "apart",
     total: Annotated[bool | None, typer.Option("--total/--bare", help="Compare with labels with or without dispersion. "
@@ -257,6 +260,8 @@ def wavefunction(
 
 def main():
     """Entry point of the command."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())           # where classes of a user's own are found that a file of weights names
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")   # a terminal without the letters of our tables still gets its numbers
     try:

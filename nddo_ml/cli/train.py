@@ -3,8 +3,9 @@
 import json
 import math
 import signal
+import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from rich import box
@@ -15,12 +16,13 @@ from rich.table import Table
 from nddo_ml.errors import UnknownOption
 from nddo_ml.model import Hamiltonian
 from nddo_ml.training import parallel
-from nddo_ml.training.config import DISPERSION, read_config
-from nddo_ml.training.dataset import load, split
+from nddo_ml.training.config import DISPERSION, Data, read_config
+from nddo_ml.training.dataset import load, split, split_by
 from nddo_ml.training.evaluate import Scores, atom_errors, predict, scores, with_offsets
 from nddo_ml.training.plots import parity
 from nddo_ml.training.stages import has_dispersion, with_dispersion, without_dispersion
 from nddo_ml.training.trainer import Silent, train
+from nddo_ml.weights import trained_on
 
 COLUMNS = (("forces", "F", 2), ("energy", "E", 2), ("energy_per_atom", "E/at.", 2), ("relative", "E rel.", 2),
            ("atomisation", "E at.", 2), ("interaction", "E int.", 2), ("dipole", "µ", 3), ("smallest_gap", "gap", 1),
@@ -81,8 +83,15 @@ class Stop:
         self.interrupted = True
 
 
+def findable(folder: Path) -> None:
+    """Let modules beside a configuration, which may define features, heads and losses, be imported."""
+    if str(folder.resolve()) not in sys.path:
+        sys.path.insert(0, str(folder.resolve()))
+
+
 def run_training(file: Path, restart: bool, minutes: float | None) -> None:
     """Train as the file says; what each printed figure is, it says at the start."""
+    findable(file.parent)
     config = read_config(file)
     world = parallel.start()
     console = Console(quiet=not world.first)
@@ -101,16 +110,18 @@ def run_training(file: Path, restart: bool, minutes: float | None) -> None:
         console.print(f"Done: {folder} (weights, metrics.jsonl, learning.png, parity-*.png, structures-*.csv)", highlight=False)
 
 
-def run_evaluation(files: list[str], method: str, validation: float, large: int, labels: str, total: bool | None,
+def run_evaluation(files: list[str], method: str, validation: float | None, large: int | None, labels: str, total: bool | None,
                    fit: str | None, output: Path | None, picture: Path | None) -> None:
-    """Score a method on labelled frames, part by part."""
+    """Score a method on labelled frames, part by part; `train` is what its file says it was trained on."""
     console = Console()
     if labels not in DISPERSION:
         raise UnknownOption(f"--labels {labels}: expected {', '.join(DISPERSION)}.")
     hamiltonian = Hamiltonian(method)
     total = has_dispersion(hamiltonian) if total is None else total
     frames = without_dispersion(load(files), labels)
-    parts = split(with_dispersion(frames) if total else frames, validation, large)
+    parts, said, note = _parts(with_dispersion(frames) if total else frames, hamiltonian, validation, large)
+    if note:
+        console.print(note, style="yellow", highlight=False)
     found, rows = {}, {}
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task(method, total=sum(map(len, parts.values())))
@@ -131,8 +142,25 @@ def run_evaluation(files: list[str], method: str, validation: float, large: int,
             parity(frames, predictions, picture.with_name(f"{picture.stem}-{name}.png"), f"{method}: {name}")
     console.print(table(rows, f"{method}, against labels {'with' if total else 'without'} dispersion"))
     if output is not None:
-        output.write_text(json.dumps({"method": method, "files": [str(f) for f in files], "total": total,
+        output.write_text(json.dumps({"method": method, "files": [str(f) for f in files], "total": total, "split": said,
                                       "sets": {name: asdict(s) for name, s in rows.items()}}, indent=1))
+
+
+def _parts(frames, hamiltonian, validation, large):
+    """(frames by part, how they were split, a note for the terminal): by the molecules the model was trained on where its file
+    says which, else by the hash of their names."""
+    card = hamiltonian.method.card
+    trained = None if card is None else trained_on(card)
+    if trained is None:
+        held, size = Data.validation if validation is None else validation, Data.large if large is None else large
+        note = "" if card is None else (
+            f"The file of {card.name} does not say which molecules it was trained on: they are taken to be those of validation "
+            f"= {held}, large = {size}. If its training held out others, parts below hold molecules it has seen.")
+        return split(frames, held, size), {"by": "name", "validation": held, "large": size, "known": card is None}, note
+    used = trained if large is None else replace(trained, large=large)
+    note = "" if validation is None else (f"--validation {validation} is not needed: the file of {card.name} says which "
+                                          f"{len(trained.molecules)} molecules it was trained on.")
+    return split_by(used, frames), {"by": "model", "large": used.large, "known": True}, note
 
 
 def table(rows: dict[str, Scores], title: str) -> Table:

@@ -1,8 +1,9 @@
 """What a training of a functional is asked to do; a TOML file of these tables (the command line reads it)."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 
 from nddo_ml.errors import UnknownOption
+from nddo_ml.limits import COUNT, FRACTION, POSITIVE, SEED, WEIGHT, check_limits, check_seeds
 
 
 @dataclass(frozen=True)
@@ -83,18 +84,13 @@ class Config:
     optimiser: Optimisation = field(default_factory=Optimisation)
     losses: Losses = field(default_factory=Losses)
 
-    def checked(self):
-        """Itself. UnknownOption: a value that cannot be."""
-        o, d, f, l = self.optimiser, self.data, self.functional, self.losses
-        for name, value, low, high in (("optimiser.rounds", o.rounds, 1, 1000), ("optimiser.steps", o.steps, 1, 100_000),
-                                       ("optimiser.prior", o.prior, 1e-12, 1e12), ("data.grid", d.grid, 0, 9),
-                                       ("data.step_grid", d.step_grid, 0, 9), ("functional.width", f.width, 1, 512),
-                                       ("functional.exact_exchange", f.exact_exchange, -1, 0.99),
-                                       ("losses.width", l.width, 1e-3, 1e6)):
-            if not low <= value <= high:
-                raise UnknownOption(f"{name} = {value}: it must lie between {low} and {high}.")
-        if not self.seeds:
-            raise UnknownOption("seeds = []: give at least one integer.")
+    def checked(self, where: str = "the configuration"):
+        """Itself. UnknownOption: a value that cannot be; where: the file it was read from."""
+        check_seeds(self.seeds, where)
+        check_limits(self, LIMITS, where)
+        f, l = self.functional, self.losses
+        if not any(getattr(l, name) for name in vars(l) if name != "width"):
+            raise UnknownOption(f"All losses are 0 in {where}: nothing would be learned.")
         if f.frozen and not (f.start and f.projected):
             raise UnknownOption("functional.frozen = true leaves nothing to learn without start = ... and projected = true.")
         return self
@@ -102,3 +98,10 @@ class Config:
     def as_dict(self) -> dict:
         """Plain values, for checkpoints and metadata."""
         return asdict(self)
+
+
+LIMITS = {
+    "seeds": SEED, "functional.width": (1, 512), "functional.exact_exchange": (-1, 0.99), "functional.alone": (0.0, 1e6),
+    "data.validation": FRACTION, "data.test": FRACTION, "data.grid": (0, 9), "data.step_grid": (0, 9),
+    "data.tolerance": (1e-14, 1e-2), "optimiser.rounds": COUNT, "optimiser.steps": COUNT, "optimiser.prior": POSITIVE,
+    **{f"losses.{f.name}": WEIGHT for f in fields(Losses)}, "losses.width": (1e-3, 1e6)}

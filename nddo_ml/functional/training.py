@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from nddo_ml.errors import IncompatibleFile, SCFNotConverged, UnknownOption
-from nddo_ml.files import read_checkpoint, write_checkpoint, write_whole
+from nddo_ml.files import held, read_checkpoint, write_checkpoint, write_whole
 from nddo_ml.functional import delocalisation, library
 from nddo_ml.functional.base import Functional
 from nddo_ml.functional.config import Config
@@ -55,7 +55,6 @@ class Training:
         config.checked()
         self.config, self.seed, self.watch, self.stop = config, seed, watch or Silent(), stop
         self.folder = Path(config.output) / f"seed-{seed}"
-        self.folder.mkdir(parents=True, exist_ok=True)
         d = config.data
         self.level = Level(d.basis, d.grid, d.fitted, d.tolerance, min(d.step_grid, d.grid))
         self.systems, self.parts, self.properties = data(config)
@@ -66,23 +65,26 @@ class Training:
                                 "projected = true, or a class of your own with parameters.")
         self.fit = Fit(learned, config.optimiser.prior)
         self.round, self.best, self.snapshots, self.variations, self.references = 0, {"score": math.inf}, {}, {}, {}
-        if restart:
-            (self.folder / "metrics.jsonl").unlink(missing_ok=True)
-        else:
-            self._resume()
+        with held(self.folder):                # nothing is taken over, or taken away, under a run that goes on
+            if restart:
+                (self.folder / "metrics.jsonl").unlink(missing_ok=True)
+            else:
+                self._resume()
 
     def run(self) -> Path:
-        """Train to the end, or until `stop` says so; the file of the best functional so far."""
+        """Train to the end, or until `stop` says so; the file of the best functional so far. IncompatibleFile: another run
+        writes into this seed's folder."""
         o = self.config.optimiser
-        while self.round <= o.rounds:
-            start = time.monotonic()
-            if not self._densities():
-                break
-            self._judge(time.monotonic() - start)
-            if self.round < o.rounds:
-                self._steps()
-            self.round += 1
-            self._checkpoint()
+        with held(self.folder):
+            while self.round <= o.rounds:
+                start = time.monotonic()
+                if not self._densities():
+                    break
+                self._judge(time.monotonic() - start)
+                if self.round < o.rounds:
+                    self._steps()
+                self.round += 1
+                self._checkpoint()
         return self.folder / FILE
 
     def best_functional(self) -> Functional:

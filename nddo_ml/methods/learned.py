@@ -22,10 +22,21 @@ REQUIRED = ("name", "parent", "network", "dispersion", "elements", "level", "dat
 
 
 @dataclass(frozen=True)
+class TrainedOn:
+    """How a training split its data: the fraction of molecules held out (validation), heavy atoms from which on a molecule is
+    `large`, and the keys of the molecules trained on (training.dataset.key)."""
+
+    validation: float
+    large: int
+    molecules: frozenset[int]
+
+
+@dataclass(frozen=True)
 class Card:
     """What a file of weights says: its path, name, parent method, settings of the network (None: without) and of the dispersion
     (None: without), elements, level of theory, hash of the training data, version of the code, notes, number of members,
-    calibration, citation (empty: that of its parent).
+    calibration, citation (empty: that of its parent), fractions of the split (None: it does not say;
+    `nddo_ml.weights.trained_on` reads the molecules too).
     """
 
     path: Path
@@ -41,6 +52,7 @@ class Card:
     members: int
     calibration: dict
     citation: str = ""
+    split: dict | None = None
 
 
 def card(path: str | Path) -> Card:
@@ -53,7 +65,7 @@ def card(path: str | Path) -> Card:
     return Card(path, said["name"], said["parent"], json.loads(said["network"]), json.loads(said["dispersion"]),
                 tuple(number(e) for e in said["elements"].split()), said["level"], said["data"], said["code"],
                 said.get("notes", ""), int(said.get("members", 1)), json.loads(said.get("calibration", "{}")),
-                said.get("citation", ""))
+                 said.get("citation", ""), json.loads(said.get("split", "null")))
 
 
 @cache

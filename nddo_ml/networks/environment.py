@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nddo_ml.elements import symbol
-from nddo_ml.errors import MissingParameter
+from nddo_ml.errors import MissingParameter, UnknownOption
 from nddo_ml.struct import record
 
 
@@ -58,6 +58,16 @@ def places(species: Sequence[int]) -> Int[Tensor, "number"]:
     table = torch.full((max(species) + 1,), -1)
     table[torch.tensor(list(species))] = torch.arange(len(species))
     return table
+
+
+def check_sizes(cutoff: float, shortest: float, **counts: int) -> None:
+    """UnknownOption names a size of features that cannot be: a cutoff (angstrom) below the shortest that makes sense or beyond
+    100, a count that is no integer from 1 to 4096."""
+    if not (isinstance(cutoff, int | float) and shortest <= cutoff <= 100):
+        raise UnknownOption(f"cutoff = {cutoff!r} of the features: expected a length from {shortest} to 100 angstrom.")
+    for name, value in counts.items():
+        if type(value) is not int or not 1 <= value <= 4096:
+            raise UnknownOption(f"{name} = {value!r} of the features: expected an integer from 1 to 4096.")
 
 
 def switch(R: Float[Tensor, "edge"], cutoff: float) -> Float[Tensor, "edge"]:

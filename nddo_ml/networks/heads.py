@@ -7,17 +7,21 @@ zero at the start, so that a new network is the parent method.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nddo_ml.errors import UnknownOption
+from nddo_ml.extras import name_of, named
 from nddo_ml.networks.environment import Environment, environment, kinds, places, radial_functions, switch
 from nddo_ml.networks.message_passing import Features
+from nddo_ml.networks.protocols import FeatureModule, lacking
 from nddo_ml.networks.shifts import (
     BLOCK_BOUND,
     BOUND,
+    CHANNELS,
     CHARGE_BOUND,
     CORE_BOUNDS,
     FACTOR_NAMES,
@@ -29,6 +33,8 @@ from nddo_ml.networks.shifts import (
 )
 
 HEADS = ("atom", "pair", "charge", "block", "local")
+OF_ATOMS = {"U": (len(U_NAMES),), "factors": (len(FACTOR_NAMES),), "block": (9,), "local": ()}      # columns of Shifts
+OF_PAIRS = {"resonance": (len(CHANNELS),), "core": (len(CORE_BOUNDS),), "charges": ()}
 GATE = 2.0               # how fast the first neighbour opens the gate of an atom
 RADIAL = 8               # radial functions of the pair head
 
@@ -38,14 +44,22 @@ class ParameterNetwork(nn.Module):
 
     features: a module from an Environment to Features. heads: any of atom (one-centre parameters), pair (resonance integrals
     and core-core terms), charge (core charge that moves within the pairs; beside pair), block (equivariant one-centre blocks;
-    needs vectors), local (an energy of each atom). Alone, `local` is a pure correction of the frozen parent.
+    needs vectors), local (an energy of each atom). Alone, `local` is a pure correction of the frozen parent. Features and heads
+    may be of one's own (protocols.py), heads as classes or "module:Class". name: of the features, where they are built in.
     """
 
-    def __init__(self, species: Sequence[int], features: nn.Module, heads: Sequence[str] = ("atom", "pair"), name: str = ""):
+    def __init__(self, species: Sequence[int], features: nn.Module, heads: Sequence[str | type] = ("atom", "pair"),
+                 name: str = ""):
         super().__init__()
-        unknown = [h for h in heads if h not in HEADS]
-        if unknown or not heads:
-            raise UnknownOption(f"heads={list(heads)}: expected one or more of {', '.join(HEADS)}.")
+        heads = [h if isinstance(h, str) else name_of(h) for h in heads]
+        unknown = [h for h in heads if h not in HEADS and ":" not in h]
+        if unknown or not heads or len(set(heads)) < len(heads):
+            raise UnknownOption(f"heads={heads}: expected one or more of {', '.join(HEADS)} and \"module:Class\" of your own, "
+                                "each once.")
+        missing = lacking(features, FeatureModule)
+        if missing:
+            raise UnknownOption(f"The features {type(features).__name__} lack {', '.join(missing)}: docs/extending.md says "
+                                "what features have.")
         if "charge" in heads and "pair" not in heads:
             raise UnknownOption("The head 'charge' goes with the head 'pair'.")
         if "block" in heads and not features.vectors:
@@ -58,11 +72,13 @@ class ParameterNetwork(nn.Module):
         self.pair = PairHead(c, features.cutoff, "charge" in heads) if "pair" in heads else None
         self.local = Head(c, 1, len(species)) if "local" in heads else None
         self.block = BlockHead(features.vectors) if "block" in heads else None
+        self.own = nn.ModuleDict({_key(h): named(h, "a head")(features, self.species) for h in heads if h not in HEADS})
 
     @property
     def config(self) -> dict:
         """The settings `networks.build` makes this network from."""
-        return {"features": self.name, "species": list(self.species), "heads": list(self.heads), **self.features.config}
+        name = self.name or name_of(type(self.features))
+        return {"features": name, "species": list(self.species), "heads": list(self.heads), **self.features.config}
 
     def forward(self, numbers: Int[Tensor, "atom"], i, j, R: Float[Tensor, "pair"], u: Float[Tensor, "pair 3"]) -> Shifts:
         """The shifts of a batch, from all pairs i, j at R (angstrom) along u. MissingParameter for an unknown element."""
@@ -79,11 +95,34 @@ class ParameterNetwork(nn.Module):
             local = self.local(found.s, env.kind)[:, 0].double() * gate
         if self.block is not None:
             block = self.block(found).double() * gate[:, None]
-        return Shifts(U, factors, env.pairs, resonance, core, block, local, charges)
+        shifts = Shifts(U, factors, env.pairs, resonance, core, block, local, charges)
+        for name, head in self.own.items():
+            fade = switch(env.R[:len(env.pairs)], self.features.cutoff)
+            shifts = _added(shifts, head(env, found), gate, fade, name)
+        return shifts
 
     def environment(self, numbers, i, j, R, u) -> Environment:
         """The environment the features see."""
         return environment(kinds(self.species, numbers, self.table), i, j, R, u, self.features.cutoff)
+
+
+def _key(name):
+    """A head's name as torch lets modules be called."""
+    return name.replace(".", "/")
+
+
+def _added(shifts, said, gate, fade, name):
+    """Shifts with what a head of one's own says, times the gates of atoms and pairs. UnknownOption: it says something else."""
+    for column, values in said.items():
+        if column not in OF_ATOMS and column not in OF_PAIRS:
+            raise UnknownOption(f"The head {name} returns {column!r}: expected any of {', '.join((*OF_ATOMS, *OF_PAIRS))}.")
+        by = gate if column in OF_ATOMS else fade
+        shape = (len(by), *(OF_ATOMS | OF_PAIRS)[column])
+        if tuple(values.shape) != shape:
+            raise UnknownOption(f"The head {name} returns {column!r} of shape {tuple(values.shape)}: expected {shape}.")
+        values, before = values.double() * by.view(-1, *[1] * (len(shape) - 1)), getattr(shifts, column)
+        shifts = replace(shifts, **{column: values if before is None else before + values})
+    return shifts
 
 
 class Head(nn.Module):

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nddo_ml.errors import UnknownOption
-from nddo_ml.networks.environment import Environment, radial_functions
+from nddo_ml.networks.environment import Environment, check_sizes, radial_functions
 from nddo_ml.struct import record
 
 
@@ -34,6 +34,7 @@ class MessagePassing(nn.Module):
     def __init__(self, species: Sequence[int], channels: int = 32, vectors: int = 16, layers: int = 2, degree: int = 1,
                  cutoff: float = 5.0, radial: int = 12):
         super().__init__()
+        check_sizes(cutoff, 0.5, channels=channels, vectors=vectors, layers=layers, radial=radial)
         if degree not in (1, 2):
             raise UnknownOption(f"degree={degree!r}: messages carry vectors (1), or vectors and matrices (2).")
         self.config = dict(channels=channels, vectors=vectors, layers=layers, degree=degree, cutoff=cutoff, radial=radial)

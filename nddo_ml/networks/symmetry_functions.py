@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nddo_ml.errors import UnknownOption
-from nddo_ml.networks.environment import Environment, switch
+from nddo_ml.networks.environment import Environment, check_sizes, switch
 from nddo_ml.networks.message_passing import Features
 
 FIRST = 0.7                 # angstrom: the innermost radial function
@@ -27,6 +27,7 @@ class SymmetryFunctions(nn.Module):
 
     def __init__(self, species: Sequence[int], channels: int = 32, cutoff: float = 5.0, radial: int = 8):
         super().__init__()
+        check_sizes(cutoff, 1.5, channels=channels, radial=radial)       # the Gaussians lie from 0.7 to cutoff - 0.5
         self.config = dict(channels=channels, cutoff=cutoff, radial=radial)
         self.channels, self.vectors, self.cutoff, self.kinds = channels, 0, cutoff, len(species)
         centres = torch.linspace(FIRST, cutoff - 0.5, radial, dtype=torch.float64)

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from nddo_ml.errors import UnknownOption
+from nddo_ml.limits import COUNT, NUMBER, POSITIVE, SEED, check_limits
 from nddo_ml.training.config import Config, read_config, read_toml, record
 
 
@@ -82,11 +83,12 @@ class Active:
         return asdict(self)
 
 
-LIMITS = (
-    ("rounds", 1, 10**6), ("explore.trajectories", 0, 10**6), ("explore.steps", 1, 10**9), ("explore.every", 1, 10**9),
-    ("explore.time_step", 1e-3, 10.0), ("explore.friction", 0.0, 10.0), ("explore.stop", 1e-9, 1e9),
-    ("explore.collision", 0.1, 1.0), ("explore.sources", 1, 10**6), ("pick.count", 1, 10**6), ("pick.threshold", 0.0, 1e9),
-    ("pick.per_trajectory", 1, 10**6), ("label.jobs", 0, 10**5), ("label.pending", 0, 10**6), ("retrain.epochs", 1, 10**6))
+LIMITS = {
+    "rounds": COUNT, "seed": SEED, "explore.temperatures": (1e-3, 1e6), "explore.trajectories": NUMBER, "explore.steps": COUNT,
+    "explore.every": COUNT, "explore.time_step": (1e-3, 10.0), "explore.friction": (0.0, 10.0), "explore.stop": (1e-9, 1e9),
+    "explore.collision": (0.1, 1.0), "explore.sources": COUNT, "pick.count": COUNT, "pick.threshold": (0.0, 1e9),
+    "pick.distance": (0.0, 1e3), "pick.per_trajectory": COUNT, "pick.largest_force": POSITIVE, "label.jobs": (0, 10**5),
+    "label.pending": NUMBER, "retrain.epochs": COUNT, "retrain.rate": (1e-12, 10.0)}
 
 
 def read_active(file: str | Path) -> tuple[Active, Config]:
@@ -98,16 +100,11 @@ def read_active(file: str | Path) -> tuple[Active, Config]:
 def from_dict(values: dict, where: str = "the configuration") -> Active:
     """An Active from plain values. UnknownOption for a key that does not exist, or a value that cannot be."""
     found = record(Active, values, where)
-    for name, low, high in LIMITS:
-        value = found
-        for part in name.split("."):
-            value = getattr(value, part)
-        if not low <= value <= high:
-            raise UnknownOption(f"{name} = {value} in {where}: it must lie between {low} and {high}.")
-    if not found.explore.structures:
-        raise UnknownOption(f"explore.structures in {where} is empty: name at least one file.")
     if not found.explore.temperatures or min(found.explore.temperatures) <= 0:
         raise UnknownOption(f"explore.temperatures = {list(found.explore.temperatures)} in {where}: give positive ones, in K.")
+    check_limits(found, LIMITS, where)
+    if not found.explore.structures:
+        raise UnknownOption(f"explore.structures in {where} is empty: name at least one file.")
     return found
 
 

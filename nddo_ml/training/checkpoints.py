@@ -11,6 +11,7 @@ from pathlib import Path
 from nddo_ml import weights
 from nddo_ml.errors import IncompatibleFile
 from nddo_ml.files import read_checkpoint, write_checkpoint
+from nddo_ml.methods.learned import TrainedOn
 
 FORMAT = "nddo_ml training 1"
 LOOSE = ("output", "log")      # settings that may change between a checkpoint and its continuation
@@ -59,9 +60,9 @@ def _by_number(value):
     return value
 
 
-def save_weights(hamiltonian, path: Path, level: str, data: str, notes: dict) -> None:
+def save_weights(hamiltonian, path: Path, level: str, data: str, notes: dict, trained: TrainedOn | None = None) -> None:
     """Write a trained Hamiltonian, with a network or without, as a file that can be named as a method."""
-    weights.save(hamiltonian, path, name=path.stem, level=level, data=data, notes=json.dumps(notes))
+    weights.save(hamiltonian, path, name=path.stem, level=level, data=data, notes=json.dumps(notes), trained=trained)
 
 
 def _plain(value):

@@ -11,6 +11,7 @@ from types import UnionType
 from typing import get_args, get_origin
 
 from nddo_ml.errors import IncompatibleFile, UnknownOption
+from nddo_ml.limits import COUNT, FRACTION, MEMORY, NUMBER, POSITIVE, SEED, WEIGHT, check_limits, check_seeds
 from nddo_ml.training.losses import Weights, Widths
 
 KINDS = ("frozen", "pretrain", "finetune")
@@ -21,7 +22,8 @@ TRAINABLE = ("network", "parameters", "all")
 
 @dataclass(frozen=True)
 class Model:
-    """[model] parent: method whose parameters are shifted. network: settings for networks.build, {} for the default one.
+    """[model] parent: method whose parameters are shifted. network: settings for networks.build, {} for the default one;
+    features, heads or the whole of it may be of one's own, "module:Class".
     trainable: network; parameters (the parent's tables themselves, one global fit, no network); all. start: weights to go on
     from, instead of parent and network; `network` may then name further heads. dispersion: whether the finished model adds
     D3(BJ) of omegaB97X-D3(BJ). device: cpu or cuda."""
@@ -91,7 +93,7 @@ class Stage:
     (the labels hold none), included (they do: D3(BJ) is subtracted), learned (labels as they are). limit: only so many training
     frames.
     interactions: files of complexes and their fragments, of any level, of which only the interaction energies are trained on.
-    [stage.losses], [stage.widths]: losses.py."""
+    [stage.losses], [stage.widths]: losses.py; losses of one's own are keys "module:Name"."""
 
     kind: str
     files: tuple[str, ...]
@@ -125,6 +127,17 @@ class Config:
         return asdict(self)
 
 
+LIMITS = {
+    "seeds": SEED, "data.validation": (0.0, 0.9), "data.large": COUNT, "data.largest_force": POSITIVE,
+    "data.contamination": WEIGHT, "optimiser.batch": (1, 100_000), "optimiser.ratio": (0.0, 1e3), "optimiser.momentum": MEMORY,
+    "optimiser.warm_up": FRACTION, "optimiser.final": FRACTION, "optimiser.clip": POSITIVE, "optimiser.average": MEMORY,
+    "scf.tolerance": (1e-12, 1.0), "scf.response_tolerance": (1e-14, 0.5), "scf.max_steps": COUNT, "scf.cold": NUMBER,
+    "log.validate": COUNT, "log.frames": COUNT, "log.plot": NUMBER, "log.checkpoint": COUNT,
+    "stage.epochs": COUNT, "stage.rate": (1e-12, 10.0), "stage.weight_decay": WEIGHT, "stage.limit": COUNT,
+    **{f"stage.losses.{f.name}": WEIGHT for f in fields(Weights) if f.type is float},
+    **{f"stage.widths.{f.name}": POSITIVE for f in fields(Widths)}}
+
+
 def read_config(file: str | Path) -> Config:
     """The training a TOML file describes; relative paths in it start at its folder. Raises IncompatibleFile, UnknownOption."""
     return anchored(from_dict(read_toml(file), str(file)), Path(file).parent)
@@ -143,22 +156,42 @@ def read_toml(file: str | Path) -> dict:
 
 def from_dict(values: dict, where: str = "the configuration") -> Config:
     """A Config from plain values. UnknownOption for a key that does not exist, or a value that cannot be."""
-    config = record(Config, values, where)
+    return checked(record(Config, _own_losses(values), where), where)
+
+
+def _own_losses(values):
+    """The values with losses of one's own, keys with a colon, where their record keeps them."""
+    def sorted_out(stage):
+        losses = stage.get("losses") if isinstance(stage, dict) else None
+        own = {key: value for key, value in losses.items() if ":" in key} if isinstance(losses, dict) else {}
+        if not own:
+            return stage
+        rest = {key: value for key, value in losses.items() if key not in own}
+        return {**stage, "losses": {**rest, "own": {**rest.get("own", {}), **own}}}
+
+    stages = values.get("stage") if isinstance(values, dict) else None
+    return {**values, "stage": [sorted_out(s) for s in stages]} if isinstance(stages, list | tuple) else values
+
+
+def checked(config: Config, where: str = "the configuration") -> Config:
+    """Itself. UnknownOption: a value that cannot be."""
     if not config.stage:
         raise UnknownOption(f"{where} has no [[stage]]: give at least one, with kind, files and epochs.")
     _one_of(config.model.trainable, TRAINABLE, "model.trainable", where)
-    for k, stage in enumerate(config.stage):
-        _one_of(stage.kind, KINDS, f"stage {k + 1}: kind", where)
-        _one_of(stage.offsets, OFFSETS, f"stage {k + 1}: offsets", where)
-        _one_of(stage.dispersion, DISPERSION, f"stage {k + 1}: dispersion", where)
-    for name, value, low, high in (
-            ("data.validation", config.data.validation, 0.0, 0.9), ("optimiser.average", config.optimiser.average, 0, 0.99999),
-            ("optimiser.batch", config.optimiser.batch, 1, 100_000), ("log.validate", config.log.validate, 1, 10**9),
-            ("log.checkpoint", config.log.checkpoint, 1, 10**9), ("optimiser.warm_up", config.optimiser.warm_up, 0.0, 1.0)):
-        if not low <= value <= high:
-            raise UnknownOption(f"{name} = {value} in {where}: it must lie between {low} and {high}.")
-    if not config.seeds:
-        raise UnknownOption(f"seeds = [] in {where}: give at least one integer.")
+    check_seeds(config.seeds, where)
+    check_limits(config, LIMITS, where)
+    for k, stage in enumerate(config.stage, 1):
+        _one_of(stage.kind, KINDS, f"stage {k}: kind", where)
+        _one_of(stage.offsets, OFFSETS, f"stage {k}: offsets", where)
+        _one_of(stage.dispersion, DISPERSION, f"stage {k}: dispersion", where)
+        for name, weight in stage.losses.own.items():
+            if type(weight) not in (int, float) or not WEIGHT[0] <= weight <= WEIGHT[1]:
+                raise UnknownOption(f"stage {k}: losses.{name} = {weight!r} in {where}: expected a weight of at least 0.")
+        if stage.rate * stage.weight_decay > 1:
+            raise UnknownOption(f"stage {k}: weight_decay = {stage.weight_decay} in {where}: times the rate, {stage.rate}, it "
+                                "must not exceed 1, the whole of the weights in each step.")
+        if stage.kind != "frozen" and not any((*vars(replace(stage.losses, own={})).values(), *stage.losses.own.values())):
+            raise UnknownOption(f"stage {k}: all losses are 0 in {where}: nothing would be learned.")
     return config
 
 

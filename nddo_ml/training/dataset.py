@@ -16,6 +16,7 @@ import torch
 
 from nddo_ml.elements import dipole_masses
 from nddo_ml.errors import IncompatibleFile, NDDOError
+from nddo_ml.methods.learned import TrainedOn
 from nddo_ml.structures.reading import atoms_of, read
 
 PARTS = ("train", "validation", "ions", "radicals", "complexes", "embedded", "large", "dissociation", "atoms")
@@ -127,9 +128,14 @@ def content_hash(frames: Sequence[Frame]) -> str:
     return hashlib.sha256("".join(sorted(f.digest for f in frames)).encode()).hexdigest()
 
 
+def key(name: str) -> int:
+    """A number of 52 bits that a name always gets: what files of weights keep of the molecules they were trained on."""
+    return int(hashlib.sha1(name.encode()).hexdigest()[:13], 16)
+
+
 def share(name: str) -> float:
     """A number in [0, 1) that a name always gets: what deterministic splits compare with their fractions."""
-    return int(hashlib.sha1(name.encode()).hexdigest()[:13], 16) / 16**13
+    return key(name) / 16**13
 
 
 def part(frame: Frame, validation: float, large: int) -> str:
@@ -158,6 +164,17 @@ def split(frames: Sequence[Frame], validation: float = 0.1, large: int = 10) -> 
     parts = {name: [] for name in PARTS}
     for frame in frames:
         parts[part(frame, validation, large)].append(frame)
+    return {name: found for name, found in parts.items() if found}
+
+
+def split_by(trained: TrainedOn, frames: Sequence[Frame]) -> dict[str, list[Frame]]:
+    """The frames by part as a model sees them: `train` are those of molecules it was trained on, all others are held out and
+    lie in the part of their kind. Dissociation curves and free atoms stay parts of their own."""
+    parts = {name: [] for name in PARTS}
+    for frame in frames:
+        kind = part(frame, 1.0, trained.large)
+        seen = kind not in ("dissociation", "atoms") and key(frame.molecule) in trained.molecules
+        parts["train" if seen else kind].append(frame)
     return {name: found for name, found in parts.items() if found}
 
 

@@ -17,12 +17,8 @@ from ase.io import read, write
 from ase.io.extxyz import key_val_str_to_dict
 
 from nddo_ml.errors import IncompatibleFile
+from nddo_ml.files import alone
 from nddo_ml.training.structures import Structure, from_atoms
-
-try:
-    import fcntl
-except ImportError:      # not on Windows: two runs at once are then not noticed
-    fcntl = None
 
 
 class Journal:
@@ -177,10 +173,7 @@ def _opened(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     except OSError as error:
         raise IncompatibleFile(f"{path} cannot be written ({error.strerror}): choose another output.") from error
-    if fcntl is not None:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(descriptor)
-            raise IncompatibleFile(f"{path} is being written by another run: wait for it, or choose another output.") from None
+    if not alone(descriptor):
+        os.close(descriptor)
+        raise IncompatibleFile(f"{path} is being written by another run: wait for it, or choose another output.")
     return descriptor

@@ -7,12 +7,17 @@ least variance.
 P. J. Huber, Ann. Math. Statist. 35, 73 (1964)
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from nddo_ml.errors import UnknownOption
+from nddo_ml.extras import named
+from nddo_ml.results import Result
+from nddo_ml.struct import cached
 from nddo_ml.training.batches import Batch
 
 
@@ -21,7 +26,8 @@ class Weights:
     """Weights of the terms: forces, energy (per square root of the number of atoms), dipole, relative (energies of frames of
     one molecule among themselves, per square root of atoms), interaction (complexes less their fragments), charges,
     point_charges (forces on them); and restraints: gap (below `Widths.gap`), drift (mean square shift of the parameters
-    relative to their bounds), local (mean square energy of the head `local`, eV per atom)."""
+    relative to their bounds), local (mean square energy of the head `local`, eV per atom). own: losses of one's own, weights by
+    "module:Name", which [stage.losses] may also hold directly (`own_loss`)."""
 
     forces: float = 1.0
     energy: float = 4.0
@@ -33,6 +39,7 @@ class Weights:
     gap: float = 0.0
     drift: float = 0.0
     local: float = 0.01
+    own: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,7 @@ class Widths:
 class Outputs:
     """What a model says about a batch, on the tape: energies with all offsets, forces, dipole, charges, gaps, forces on the
     point charges (None without), drift of the parameters and local energies of the atoms (None where there are none); `valid`
-    marks the molecules that count."""
+    marks the molecules that count. result: all of it, for losses of one's own."""
 
     energy: Float[Tensor, "molecule"]
     forces: Float[Tensor, "atom 3"]
@@ -65,6 +72,19 @@ class Outputs:
     drift: Tensor | None
     local: Float[Tensor, "atom"] | None
     valid: Bool[Tensor, "molecule"]
+    result: Result | None = None
+
+
+@cached
+def own_loss(name: str) -> Callable[[Outputs, Batch], Tensor]:
+    """The loss that "module:Name" names: a function loss(found, batch), or a class of which an object is made, that returns one
+    number, on the tape. What does not count (`found.valid`, `batch.counts`) and labels that are missing (NaN) it leaves out
+    itself. UnknownOption: there is none."""
+    found = named(name, "a loss")
+    found = found() if isinstance(found, type) else found
+    if not callable(found):
+        raise UnknownOption(f"The loss {name} is {found!r}: expected a function of (found, batch), or a class of such.")
+    return found
 
 
 def huber(x: Tensor, width: float) -> Tensor:
@@ -113,7 +133,18 @@ def terms(found: Outputs, batch: Batch, weights: Weights, widths: Widths) -> dic
         parts["drift"] = weights.drift * found.drift
     if weights.local and found.local is not None:
         parts["local"] = weights.local * found.local.square().mean()
+    for name, weight in weights.own.items():
+        if weight:
+            parts[name] = weight * _number(own_loss(name)(found, batch), name)
     return parts
+
+
+def _number(value, name):
+    """The value of a loss of one's own. UnknownOption: it is not one number."""
+    if not isinstance(value, Tensor) or value.dim():
+        shape = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise UnknownOption(f"The loss {name} returned {shape}: expected a tensor of one number.")
+    return value
 
 
 def _counts(species):

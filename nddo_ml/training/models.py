@@ -5,7 +5,7 @@ import torch
 from nddo_ml.errors import UnknownOption
 from nddo_ml.integrals.corrections.d3 import OMEGA_B97X_D3BJ
 from nddo_ml.model import Hamiltonian
-from nddo_ml.networks import build
+from nddo_ml.networks import ParameterNetwork, build
 from nddo_ml.training.config import Config
 
 
@@ -33,7 +33,7 @@ def with_heads(hamiltonian: Hamiltonian, settings: dict) -> Hamiltonian:
     """The Hamiltonian with the heads that `settings` names added to its network: they shift nothing yet. UnknownOption: the
     settings are not those of its network, but for further heads."""
     old = hamiltonian.network
-    known = {} if old is None else old.config
+    known = old.config if isinstance(old, ParameterNetwork) else {}      # a network of one's own has no heads to add to
     heads = list(settings.get("heads", known.get("heads", ())))
     other = [k for k, v in settings.items() if k != "heads" and known.get(k) != v]
     if not known or other or not set(known["heads"]) <= set(heads):

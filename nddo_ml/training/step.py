@@ -126,10 +126,10 @@ class Step:
     def _outputs(self, result, batch) -> Outputs:
         """What counts and what it is."""
         same = ~((result.s2.detach() - batch.s2).abs() > self.contamination)       # NaN, not checked, counts as the same
-        with torch.set_grad_enabled(bool(self.weights.gap) and self.order > 1):
+        with torch.set_grad_enabled(bool(self.weights.gap or self.weights.own) and self.order > 1):
             gap = gaps(result)
         return Outputs(energies(self.hamiltonian, result, batch.frames), result.forces, result.dipole, result.charges, gap,
-                       result.point_charge_forces, drift(result), local_energies(result), result.converged & same)
+                       result.point_charge_forces, drift(result), local_energies(result), result.converged & same, result)
 
 
 def _records(result, found, batch) -> list[Record]:

@@ -14,12 +14,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from nddo_ml.files import held
+from nddo_ml.methods.learned import TrainedOn
 from nddo_ml.training import checkpoints, plots
 from nddo_ml.training.batches import collate, draw, orbitals
-from nddo_ml.training.config import Config, Stage
-from nddo_ml.training.dataset import SAME_KIND, Frame
+from nddo_ml.training.config import Config, Stage, checked
+from nddo_ml.training.dataset import SAME_KIND, Frame, key
 from nddo_ml.training.evaluate import Scores, predict, scores
-from nddo_ml.training.losses import Weights
+from nddo_ml.training.losses import Weights, own_loss
 from nddo_ml.training.metrics import Journal, Sums, write_structures
 from nddo_ml.training.models import finished, hamiltonian_of
 from nddo_ml.training.optimiser import Average, Optimiser, clipped, schedule, trainable
@@ -27,6 +29,7 @@ from nddo_ml.training.parallel import World
 from nddo_ml.training.stages import StageData, solve_offsets, stage_data
 from nddo_ml.training.starts import Densities
 from nddo_ml.training.step import Step, energies
+from nddo_ml.weights import trained_on
 
 VALIDATION_TOLERANCE = 1e-5     # eV
 HYSTERESIS = 1e-3               # eV by which a cold start must be lower to count
@@ -59,7 +62,10 @@ class Training:
     def __init__(self, config: Config, seed: int, folder: Path, world: World | None = None, report: Silent | None = None):
         self.config, self.seed, self.folder = config, seed, Path(folder)
         self.world, self.report = world or World(), report or Silent()
+        for name in {name for stage in config.stage for name in stage.losses.own}:
+            own_loss(name)                     # refuses one that does not exist before any work
         self.model = hamiltonian_of(config, seed)
+        self.trained = _trained_before(self.model)
         self.world.same([p.data for p in self.model.parameters()])
         self.densities = Densities()
         self.journal = Journal(self.folder / "metrics.jsonl", silent=not self.world.first)
@@ -97,6 +103,7 @@ class Training:
         self.optimiser.restore(state["optimiser"])
         self.average.restore(state["average"])
         self.sums, self.charges = Sums(state["sums"]), state["charges"]
+        self.trained = None if state.get("trained") is None else set(state["trained"])
         self.best, self.best_values = state["best"], state["best_values"]
         torch.set_rng_state(state["random"])
         if self._density_file().exists():
@@ -113,7 +120,8 @@ class Training:
         if self.world.first:
             state = {"config": self.config.as_dict(), "seed": self.seed, "stage": self.stage, "epoch": self.epoch,
                      "batch": self.batch, "steps": self.steps, "model": dict(self.model.state_dict()),
-                     "charges": self.charges, "optimiser": self.optimiser.state(), "average": self.average.state(),
+                     "charges": self.charges, "trained": None if self.trained is None else sorted(self.trained),
+                     "optimiser": self.optimiser.state(), "average": self.average.state(),
                      "sums": self.sums.values,
                      "best": self.best, "best_values": self.best_values, "random": torch.get_rng_state()}
             checkpoints.write(self.checkpoint, state)
@@ -142,6 +150,7 @@ class Training:
         """Read the data of the stage, solve its offsets unless it was resumed, share out the frames."""
         stage, config = self.config.stage[self.stage], self.config
         self._take(stage_data(stage, config.data))
+        self._remember()
         self.sizes = orbitals(self.model.method, self.frames)
         self.channels = [2 if f.multiplicity > 1 else 1 for f in self.frames]
         self.batches = max(self.world.gathered(len(self._batches((0,)))))
@@ -158,6 +167,19 @@ class Training:
             self._validate()
         else:
             self._take(self.data.without(self.charges))
+
+    def _remember(self):
+        """Keep which molecules the stage trains on. Held-out ones that the weights this began with were trained on are said:
+        their errors are none of unseen molecules."""
+        if self.trained is None:
+            return
+        before = _trained_before(self.model)
+        seen = {f.molecule for name, frames in self.data.held_out().items() if name != "dissociation" for f in frames
+                if key(f.molecule) in before}
+        if seen:
+            self.report.message(f"{self.config.model.start} was trained on {len(seen)} of the held-out molecules, whose errors "
+                                "will look too small: hold out those that it did (data.validation, data.large).")
+        self.trained |= {key(f.molecule) for f in self.data.train}
 
     def _take(self, data):
         """Work with these data; frames whose energies are compared belong to one process and one batch."""
@@ -293,7 +315,7 @@ class Training:
         with self.average.applied():
             sets = self._score(self.config.log.frames, "validation")
             score = overall(sets)
-            best = score < self.best or self.best_values is None
+            best = score < self.best or self.best_values is None or score == float("inf")    # nothing held out: the latest
             if best:
                 self.best, self.best_values = score, [v.clone() for v in self.average.values]
                 if self.world.first and self.epoch:
@@ -319,8 +341,19 @@ class Training:
                  "training_frames": len(self.data.train), "dispersion_of_labels": stage.dispersion,
                  "offsets": stage.offsets, "data": self.data.hash}
         level = self.config.data.level
+        d, trained = self.config.data, self.trained
         checkpoints.save_weights(finished(self.model, self.config.model.dispersion), self.folder / f"{name}.safetensors", level,
-                                 self.data.hash, notes)
+                                 self.data.hash, notes,
+                                 None if trained is None else TrainedOn(d.validation, d.large, frozenset(trained)))
+
+
+def _trained_before(model) -> set[int] | None:
+    """Keys of the molecules that the weights a training begins with were trained on; None: their file does not say."""
+    card = model.method.card
+    if card is None:
+        return set()
+    found = trained_on(card)
+    return None if found is None else set(found.molecules)
 
 
 def groups(frames: Sequence[Frame], losses: Weights) -> list:
@@ -349,17 +382,20 @@ def overall(sets: dict[str, Scores]) -> float:
 def train(config: Config, world: World | None = None, report: Silent | None = None, stop: Callable[[], bool] = lambda: False,
           restart: bool = False) -> list[Path]:
     """Train all members of an ensemble, one folder each (`seed-N`), going on from their checkpoints unless `restart`; the
-    folders of those that are done. Raises UnknownOption, IncompatibleFile."""
+    folders of those that are done. Raises UnknownOption; IncompatibleFile, also where another run holds one of the folders."""
+    checked(config)
+    folders = [Path(config.output) / f"seed-{seed}" for seed in config.seeds]
     done = []
-    for seed in config.seeds:
-        folder = Path(config.output) / f"seed-{seed}"
-        training = Training(config, seed, folder, world, report)
-        if restart:
-            for name in ("checkpoint.pt", "metrics.jsonl"):
-                (folder / name).unlink(missing_ok=True)
-        elif training.resume():
-            training.report.message(f"Going on from {training.checkpoint}: stage {training.stage + 1}, epoch {training.epoch}.")
-        if not training.run(stop):
-            break
-        done.append(folder)
+    with held(*folders, world=world):
+        for seed, folder in zip(config.seeds, folders, strict=True):
+            training = Training(config, seed, folder, world, report)
+            if restart:
+                for name in ("checkpoint.pt", "metrics.jsonl"):
+                    (folder / name).unlink(missing_ok=True)
+            elif training.resume():
+                training.report.message(f"Going on from {training.checkpoint}: stage {training.stage + 1}, epoch "
+                                        f"{training.epoch}.")
+            if not training.run(stop):
+                break
+            done.append(folder)
     return done

@@ -8,12 +8,14 @@ import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from math import inf
 from pathlib import Path
 
 import torch
 
 from nddo_ml.errors import IncompatibleFile, MissingParameter, SCFNotConverged, UnknownOption
-from nddo_ml.files import read_checkpoint, write_checkpoint, write_whole
+from nddo_ml.files import held, read_checkpoint, write_checkpoint, write_whole
+from nddo_ml.limits import COUNT, MEMORY, NUMBER, POSITIVE, SEED, check_limits
 from nddo_ml.wavefunction.ansatz import Wavefunction, wavefunction
 from nddo_ml.wavefunction.forces import Forces, forces
 from nddo_ml.wavefunction.mean_field_start import MeanField, fitted, mean_field
@@ -130,21 +132,21 @@ class Run:
     field: MeanField | None = None
 
 
-def prepared(config: Config) -> Run:
-    """The wavefunction and settings of a configuration. InvalidMolecule, UnknownOption: before any sampling."""
+LIMITS = {
+    "charge": (-1000, 1000), "multiplicity": COUNT, "iterations": NUMBER, "seed": SEED, "exact": (-1e9, 1e9),
+    "ansatz.determinants": COUNT, "ansatz.width": COUNT, "ansatz.layers": COUNT, "ansatz.pair_width": COUNT,
+    "ansatz.heads": COUNT, "sampling.walkers": (4, 10**9), "sampling.steps": COUNT, "sampling.burn_in": NUMBER,
+    "optimiser.rate": (1e-12, 1e3), "optimiser.decay": (1e-12, inf), "optimiser.momentum": MEMORY,
+    "optimiser.damping": POSITIVE, "optimiser.norm": POSITIVE, "optimiser.growth": (1e-12, inf), "optimiser.clip": POSITIVE,
+    "evaluation.blocks": COUNT, "evaluation.steps": COUNT, "evaluation.forces": NUMBER, "log.checkpoint": COUNT}
+
+
+def prepared(config: Config, where: str = "the configuration") -> Run:
+    """The wavefunction and settings of a configuration, read from `where`. InvalidMolecule, UnknownOption: before any
+    sampling."""
     a, o, s = config.ansatz, config.optimiser, config.sampling
     molecule = from_text(config.molecule, config.charge, config.multiplicity, config.unit)
-    for name, value in (("iterations", config.iterations + 1), ("ansatz.determinants", a.determinants),
-                        ("ansatz.width", a.width),
-                        ("ansatz.layers", a.layers), ("ansatz.pair_width", a.pair_width), ("ansatz.heads", a.heads),
-                        ("sampling.walkers", s.walkers - 3), ("sampling.steps", s.steps), ("evaluation.blocks",
-                        config.evaluation.blocks), ("evaluation.steps", config.evaluation.steps),
-                        ("evaluation.forces", config.evaluation.forces + 1),
-                        ("log.checkpoint", config.log.checkpoint), ("optimiser.rate", 1.0 if o.rate is None else o.rate),
-                        ("optimiser.decay", o.decay), ("optimiser.growth", o.growth),
-                        ("optimiser.damping", o.damping), ("optimiser.norm", o.norm), ("optimiser.clip", o.clip)):
-        if value <= 0:
-            raise UnknownOption(f"{name} is too small: it must be positive (walkers: at least 4).")
+    check_limits(config, LIMITS, where)
     if a.kind == "psiformer" and a.width % a.heads:
         raise UnknownOption(f"ansatz.width = {a.width} is no multiple of ansatz.heads = {a.heads}.")
     if o.kind not in ("spring", "adam"):
@@ -182,10 +184,17 @@ def calculate(run: Run, report: Callable[[Progress], None] = lambda progress: No
     """Train to the iterations asked for and evaluate; from the checkpoint in the output folder if there is one.
 
     None: stop() said so before the end; the next call goes on as if it had not. Several processes share the walkers, the first
-    writes. IncompatibleFile: the checkpoint is of another molecule, of other settings or of another number of processes.
+    writes. IncompatibleFile: the checkpoint is of another molecule, of other settings or of another number of processes, or
+    another run writes into the folder.
     """
     if run.settings.walkers % world.size:
         raise UnknownOption(f"sampling.walkers = {run.settings.walkers} is no multiple of the {world.size} processes.")
+    with held(run.config.output, world=world):
+        return _calculated(run, report, measured, stop, restart, world)
+
+
+def _calculated(run, report, measured, stop, restart, world):
+    """The calculation in a folder that is ours."""
     folder = Path(run.config.output)
     checkpoint, metrics = folder / "checkpoint.pt", folder / "metrics.jsonl"
     state = None if restart or not checkpoint.exists() else read(checkpoint, run, world)
