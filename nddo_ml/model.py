@@ -27,6 +27,7 @@ from nddo_ml.methods import method as find_method
 from nddo_ml.methods.parameters import PARAMETER_NAMES, AtomParameters, PairParameters, gather
 from nddo_ml.molecules import Molecules, PointCharges, check, check_charges
 from nddo_ml.parametrization import parent, shifted
+from nddo_ml.plausibility import implausible
 from nddo_ml.results import PER_ATOM, PER_SITE, Result, State, merged, refuse_unconverged
 from nddo_ml.scf import half_electron, response
 from nddo_ml.scf.density import aufbau
@@ -121,7 +122,8 @@ class Hamiltonian(nn.Module):
         raise_unconverged: None: a single molecule raises SCFNotConverged, a member of a batch is flagged and its energy NaN.
         response_tolerance: relative residual of the response equations behind orders 2 and 3.
 
-        Raises InvalidMolecule, MissingParameter, SCFNotConverged.
+        Raises InvalidMolecule, MissingParameter, SCFNotConverged; of a learned method ImplausibleState (plausibility.py), as
+        SCFNotConverged.
         """
         check(molecules)
         molecules = molecules.to(self.U_ss.device)
@@ -219,6 +221,9 @@ class Hamiltonian(nn.Module):
             parts = {"electronic": electronic, "core_core": integrals.core,
                      **corrections(self.terms, top.composition, positions, R, constants),
                      **self._atomic(top, molecules, shifts)}
+            with torch.set_grad_enabled(taped and options.order > 1):  # at fixed density their derivatives would be wrong
+                found = populations(top, D, molecules.with_positions(positions), p.A, constants.bohr)
+            state = self._judged(state, top, molecules, R, p.A.core, found["charges"], index if several else None)
             converged = state.solution.converged
             energy = sum(parts.values())
             forces = on_charges = None
@@ -227,8 +232,6 @@ class Hamiltonian(nn.Module):
                 forces, *rest = _forces(torch.where(converged, energy, 0.0), moved, taped and options.order > 1, taped)
                 on_charges = rest[0] if rest else None
         energy = torch.where(converged, energy, torch.nan)
-        with torch.set_grad_enabled(taped and options.order > 1):      # at fixed density their derivatives would be wrong
-            found = populations(top, D, molecules.with_positions(positions), p.A, constants.bohr)
         found = {"forces": forces, "point_charge_forces": on_charges,
                  "heat_of_formation": self._heat(top, molecules, p, energy),
                  "atomization_energy": self._atomization(top, molecules, energy), **found}
@@ -240,6 +243,16 @@ class Hamiltonian(nn.Module):
         found |= {"energy": energy, "energies": parts}
         return state, found if taped else tensor_map(torch.Tensor.detach, found)
 
+    def _judged(self, state, top, molecules, R, core, charges, names):
+        """The state; of a learned Hamiltonian with what is implausible about it, its members then not converged."""
+        if self.network is None and self.method.card is None:
+            return state
+        found = implausible(top, molecules, R.detach(), core.detach(), charges.detach(), names)
+        if not any(found):
+            return state
+        good = torch.tensor([not reason for reason in found], device=R.device)
+        return replace(state, implausible=found,
+                       solution=replace(state.solution, converged=state.solution.converged & good))
 
     def _atomic(self, top, molecules, shifts):
         """Energies that are sums over atoms, of a Hamiltonian with a network: the offsets and what the network adds, eV."""

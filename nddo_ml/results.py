@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nddo_ml.errors import SCFNotConverged
+from nddo_ml.errors import ImplausibleState, SCFNotConverged
 from nddo_ml.molecules import Molecules, PointCharges
+from nddo_ml.plausibility import advice
 from nddo_ml.scf.density import Orbitals
 from nddo_ml.scf.fock import fock, kernel, one_electron
 from nddo_ml.scf.solve import RUNGS, Problem, Solution, canonical
@@ -23,7 +24,8 @@ from nddo_ml.units import Constants
 class State:
     """The self-consistent states of some molecules of a batch that were solved together; `index` says which, `lowered` by how
     much (eV) leaving an instability lowered the energy of each; `tape`: integrals and density that carry derivatives; `shifts`:
-    what a network said (networks.shifts), while it is on the tape.
+    what a network said (networks.shifts), while it is on the tape; `implausible`: what is wrong with each ("" nothing; empty:
+    not judged, or all well).
     """
 
     index: list
@@ -32,6 +34,7 @@ class State:
     lowered: Float[Tensor, "molecule"]
     tape: tuple | None = None
     shifts: object = None
+    implausible: list = field(default_factory=list)
 
     @cached_property
     def orbitals(self) -> Orbitals:
@@ -59,7 +62,8 @@ class Result:
     atomization_energy: of a trained network, electronic, from the free atoms of its reference; NaN for published methods.
     dipole `molecule 3`: e angstrom, of an ion about its centre of mass. charges, spin_populations `atom`. s2: <S^2>.
     converged, residual (largest commutator element), iterations `molecule`; the energy of a member that did not converge is
-    NaN.
+    NaN. implausible: for each molecule what a learned method found that no molecule is like (plausibility.py), "" for nothing;
+    such members count as not converged.
     """
 
     molecules: Molecules
@@ -80,6 +84,7 @@ class Result:
     iterations: Int[Tensor, "molecule"]
     route: list
     states: list = field(repr=False)
+    implausible: list = field(default_factory=list, repr=False)
 
     @property
     def dipole_debye(self) -> Float[Tensor, "molecule 3"]:
@@ -186,8 +191,10 @@ def merged(method: str, constants: Constants, molecules: Molecules, parts: list[
     scf = {name: join([getattr(state.solution, name) for _, state, _ in parts], order)
            for name in ("converged", "residual", "iterations")}
     route = [r for _, state, _ in parts for r in routes(state)]
+    faults = [fault for _, state, _ in parts for fault in state.implausible or [""] * len(state.index)]
     return Result(molecules=molecules, method=method, constants=constants, energies=energies, **found, **scf,
-                  route=[route[k] for k in order.tolist()], states=[state for _, state, _ in parts])
+                  route=[route[k] for k in order.tolist()], states=[state for _, state, _ in parts],
+                  implausible=[faults[k] for k in order.tolist()])
 
 
 def _places(sizes, indices):
@@ -197,7 +204,10 @@ def _places(sizes, indices):
 
 
 def refuse_unconverged(result: Result, tolerance: float, max_steps: int) -> None:
-    """Raise SCFNotConverged if any molecule did not converge."""
+    """Raise ImplausibleState if any molecule is in no molecule's state, SCFNotConverged if any did not converge."""
+    for k, fault in enumerate(result.implausible):
+        if fault:
+            raise implausible_state(result, k)
     bad = (~result.converged).nonzero()[:, 0].tolist()
     if bad:
         k, count = bad[0], len(result.molecules)
@@ -206,3 +216,8 @@ def refuse_unconverged(result: Result, tolerance: float, max_steps: int) -> None
                               f"{int(result.iterations[k])} iterations (limit {max_steps}) at a commutator of "
                               f"{float(result.residual[k]):.1e} eV (tolerance {tolerance:.0e}). Check geometry, charge and "
                               "multiplicity, raise max_steps, or try unrestricted=True.")
+
+
+def implausible_state(result: Result, k: int) -> ImplausibleState:
+    """The error for molecule k, whose state is none of a molecule."""
+    return ImplausibleState(f"The state found is none of a molecule: {result.implausible[k]}. {advice(result.method)}")

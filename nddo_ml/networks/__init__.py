@@ -2,7 +2,7 @@
 
 A network sees elements, distances and directions, nothing else. `build` makes one from plain settings, `network.config` gives
 them back: {"features": "message passing" or "symmetry functions", "species": atomic numbers, "heads": any of atom, pair,
-charge, block, local} and the arguments of the features.
+charge, block, local}, "closing" and "moved" (heads.ParameterNetwork) and the arguments of the features.
 """
 
 from nddo_ml.errors import UnknownOption
@@ -18,13 +18,14 @@ def build(config: dict) -> ParameterNetwork:
     """A new network (zero shifts, random features) from its settings; UnknownOption for one that does not exist."""
     settings = {"features": "message passing", "species": ORGANIC, "heads": ("atom", "pair"), **config}
     name, species, heads = (settings.pop(key) for key in ("features", "species", "heads"))
+    limits = {key: settings.pop(key) for key in ("closing", "moved") if key in settings}
     if name not in FEATURES:
         raise UnknownOption(f"features={name!r}: expected {' or '.join(FEATURES)}.")
     try:
         features = FEATURES[name](species, **settings)
     except TypeError as error:
         raise UnknownOption(f"Settings of {name} that do not exist: {error}.") from None
-    return ParameterNetwork(species, features, heads, name).double()
+    return ParameterNetwork(species, features, heads, name, **limits).double()
 
 
 __all__ = ["FEATURES", "MessagePassing", "ParameterNetwork", "SymmetryFunctions", "build"]
