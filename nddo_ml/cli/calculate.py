@@ -11,6 +11,7 @@ import torch
 from ase import Atoms
 from ase.outputs import all_outputs
 
+from nddo_ml.dynamics.flat import lifted
 from nddo_ml.dynamics.optimise import Optimised, optimise
 from nddo_ml.elements import masses
 from nddo_ml.errors import UnknownOption
@@ -112,6 +113,7 @@ def calculate(atoms: Atoms, model: Hamiltonian, wanted: Wanted, progress: Callab
     start = time.perf_counter()
     molecules, optimised, trajectory, last = molecule(atoms, model.method, wanted.charge, wanted.multiplicity), None, [], None
     if wanted.optimisation:
+        molecules = molecules if atoms.constraints else lifted(molecules)
         # the first geometry on its own, so that a molecule that cannot be calculated is refused with its reason
         last = model(molecules, forces=True, raise_unconverged=True, **wanted.scf)
         optimised, trajectory = _relax(atoms, model, molecules, wanted, last, progress)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import torch
 
+from nddo_ml.dynamics.flat import lifted
 from nddo_ml.dynamics.optimise import Optimised, Step, optimise
 from nddo_ml.molecules import Molecules
 from nddo_ml.results import Result
@@ -16,9 +17,10 @@ def relax(model, molecules: Molecules, fmax: float = 0.01, steps: int = 500, cal
 
     model: a Hamiltonian. fmax: largest force on an atom at the end, eV/angstrom. steps: evaluations of one molecule at most.
     callback: sees every round (progress bars, trajectories). options: as for the model's call (unrestricted, max_steps, ...).
-    A molecule whose SCF fails at its first geometry is returned as given and flagged; it never stops the others.
+    A molecule whose SCF fails at its first geometry is returned as given and flagged; it never stops the others. Flat drawings
+    of molecules that are not flat leave their plane (dynamics/flat.py).
     """
-    return optimise(energy_forces(model, **options), molecules, fmax, steps, callback)
+    return optimise(energy_forces(model, **options), lifted(molecules), fmax, steps, callback)
 
 
 def energy_forces(model, **options) -> Callable[[Molecules], tuple[torch.Tensor, torch.Tensor]]:
