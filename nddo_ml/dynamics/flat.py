@@ -20,7 +20,7 @@ def lifted(molecules: Molecules) -> Molecules:
     """The molecules; where one is flat although an atom of it has four neighbours, at random heights above and below its
     plane, the same in every run."""
     x = molecules.positions.clone()
-    for k, place in enumerate(torch.arange(len(x), device=x.device).split(molecules.sizes)):
+    for place in torch.arange(len(x), device=x.device).split(molecules.sizes):
         normal = _normal(molecules.numbers[place], x[place].detach())
         if normal is not None:
             heights = LIFT * torch.randn(len(place), generator=torch.Generator().manual_seed(0), dtype=x.dtype)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from nddo_ml.elements import covalent_radii
 from nddo_ml.errors import UnknownOption
-from nddo_ml.integrals.switch import step
+from nddo_ml.integrals.switch import END
 from nddo_ml.networks.environment import CLOSING, Environment, environment, kinds, places, radial_functions, switch
 from nddo_ml.networks.message_passing import Features
 from nddo_ml.networks.shifts import (
@@ -35,8 +35,8 @@ from nddo_ml.networks.shifts import (
 HEADS = ("atom", "pair", "charge", "block", "local")
 GATE = 2.0               # how fast the first neighbour opens the gate of an atom
 RADIAL = 8               # radial functions of the pair head
-MOVED = 0.4              # e, that all pairs of an atom together move to or from its core; 0.22 is the largest in the labels
-BENT = 0.625             # of MOVED: what moves up to here is left as it is
+MOVED = 0.3              # e, that all pairs of an atom together move to or from its core; 0.22 is the largest in the labels
+BENT = 2 / 3             # of MOVED: what moves up to here is left as it is
 TINY = 1e-3              # e, that rounds the corner of |q|
 SMALLEST_RADIUS = 0.3    # angstrom, of species without extension
 
@@ -181,10 +181,14 @@ class BlockHead(nn.Module):
 
 
 def saturation(total: Float[Tensor, "atom"], bound: float) -> Float[Tensor, "atom"]:
-    """Factors that keep totals below the bound: 1 up to BENT times the bound, bound/total from the bound on, with every
-    derivative in between."""
-    bend = step((total / bound - BENT) / (1.0 - BENT))
-    return 1.0 + bend * (bound / total.clamp(min=BENT * bound) - 1.0)
+    """Factors, 1 at most, that keep totals below the bound, with every derivative.
+
+    1 up to b, BENT times the bound; beyond, y = (total - b)/(bound - b) becomes y/[1 + y exp(-1/y)], which tends to 1.
+    """
+    b = BENT * bound
+    y = ((total - b) / (bound - b)).clamp(min=END)
+    flat = y * torch.exp(-1.0 / y)
+    return 1.0 - (bound - b) * y * flat / (1.0 + flat) / total.clamp(min=b)
 
 
 def bounded(x: Float[Tensor, "atom n"]) -> Float[Tensor, "atom n"]:
