@@ -247,12 +247,11 @@ class Hamiltonian(nn.Module):
         """The state; of a learned Hamiltonian with what is implausible about it, its members then not converged."""
         if self.network is None and self.method.card is None:
             return state
+        converged = state.solution.converged
         found = implausible(top, molecules, R.detach(), core.detach(), charges.detach(), names)
-        if not any(found):
-            return state
-        good = torch.tensor([not reason for reason in found], device=R.device)
-        return replace(state, implausible=found,
-                       solution=replace(state.solution, converged=state.solution.converged & good))
+        found = [fault if done else "" for fault, done in zip(found, converged.tolist(), strict=True)]
+        good = converged & torch.tensor([not fault for fault in found], device=R.device)
+        return replace(state, implausible=found, solution=replace(state.solution, converged=good)) if any(found) else state
 
     def _atomic(self, top, molecules, shifts):
         """Energies that are sums over atoms, of a Hamiltonian with a network: the offsets and what the network adds, eV."""

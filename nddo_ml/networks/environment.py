@@ -17,7 +17,7 @@ from nddo_ml.errors import MissingParameter
 from nddo_ml.integrals.switch import step
 from nddo_ml.struct import record
 
-# of the sum of covalent radii: where edges are shut and open; the labels begin at 0.7, parents repel everywhere below 0.55
+# of the sum of covalent radii: where edges are shut and open; the labels begin at 0.7, RM1 repels everywhere below 0.6
 CLOSING = (0.45, 0.70)
 
 
