@@ -16,7 +16,7 @@ from nddo_ml.networks.shifts import LARGEST_MOVED
 
 # of the sum of covalent radii; 0.16 angstrom for H-H, 0.38 for C-C. A parent still repels there, a bond is never below 0.7
 WALL = 0.25
-# electrons beyond its own that an atom may hold beside the excess of its molecule: no free atom binds two, and in 2,567
+# electrons beyond its own that an atom may hold beside the excess of its molecule: no free atom binds two, and in 2,545
 # states of the published methods the lowest charge is -1.4
 EXTRA = 2.0
 SLACK = 0.1      # e: core charges that moved towards an atom without electrons, and rounding
