@@ -18,6 +18,7 @@ _PUBLIC = {
     "InvalidParameter": "nddo_ml.errors",
     "MissingParameter": "nddo_ml.errors",
     "SCFNotConverged": "nddo_ml.errors",
+    "ImplausibleState": "nddo_ml.errors",
     "UnknownOption": "nddo_ml.errors",
 }
 __all__ = ["__version__", *sorted(_PUBLIC)]

@@ -21,6 +21,10 @@ class SCFNotConverged(NDDOError, RuntimeError):
     """The self-consistent field did not reach its tolerance."""
 
 
+class ImplausibleState(NDDOError, RuntimeError):
+    """A learned Hamiltonian found a state that no molecule is in."""
+
+
 class UnknownOption(NDDOError, ValueError):
     """A method, property or option of that name does not exist."""
 

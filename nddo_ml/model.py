@@ -28,6 +28,7 @@ from nddo_ml.methods.parameters import PARAMETER_NAMES, AtomParameters, PairPara
 from nddo_ml.molecules import Molecules, PointCharges, check, check_charges
 from nddo_ml.options import SCF
 from nddo_ml.parametrization import parent, shifted
+from nddo_ml.plausibility import implausible
 from nddo_ml.results import PER_ATOM, PER_SITE, Result, State, merged, refuse_faulty, refuse_unconverged
 from nddo_ml.scf import half_electron, response
 from nddo_ml.scf.density import aufbau
@@ -147,7 +148,8 @@ class Hamiltonian(nn.Module):
         `route` names it, and so does a warning; where unconverged ones raise, InvalidParameter is raised. The others of a batch
         stay as they are. Inside torch.inference_mode all works as under torch.no_grad, forces included.
 
-        Raises InvalidMolecule, InvalidParameter, MissingParameter, SCFNotConverged, UnknownOption.
+        Raises InvalidMolecule, InvalidParameter, MissingParameter, SCFNotConverged, UnknownOption; of a learned method
+        ImplausibleState (plausibility.py), as SCFNotConverged.
         """
         check_plain((molecules, field, point_charges), self.parameters())
         check(molecules)
@@ -274,6 +276,10 @@ class Hamiltonian(nn.Module):
             parts = {"electronic": electronic, "core_core": integrals.core,
                      **corrections(self.terms, top.composition, positions, R, constants),
                      **self._atomic(top, molecules, shifts)}
+            with torch.set_grad_enabled(taped and options.order > 1):  # at fixed density their derivatives would be wrong
+                found = populations(top, D, molecules.with_positions(positions), p.A, constants.bohr)
+                found = tensor_map(lambda t: advanced(t, counted), found)
+            state = self._judged(state, top, molecules, R, p.A.core, found["charges"], index if several else None)
             energy = sum(parts.values())
             state = state.without(_not_finite(parts, state.solution.converged))
             converged = state.solution.converged
@@ -282,9 +288,6 @@ class Hamiltonian(nn.Module):
                 forces, *rest = _forces(torch.where(converged, energy, 0.0), moved, taped and options.order > 1, taped)
                 on_charges = rest[0] if rest else None
         energy = torch.where(converged, energy, torch.nan)
-        with torch.set_grad_enabled(taped and options.order > 1):      # at fixed density their derivatives would be wrong
-            found = populations(top, D, molecules.with_positions(positions), p.A, constants.bohr)
-            found = tensor_map(lambda t: advanced(t, counted), found)
         found = {"forces": forces, "point_charge_forces": on_charges,
                  "heat_of_formation": self._heat(top, molecules, p, energy),
                  "atomization_energy": self._atomization(top, molecules, energy), **found}
@@ -309,6 +312,16 @@ class Hamiltonian(nn.Module):
             shifts = self.network(molecules.numbers, top.i, top.j, torch.where(bad[top.molecule], faults.FAR, R), u)
             shifts = faults.without(shifts, top, bad)
         return shifts, refused
+
+    def _judged(self, state, top, molecules, R, core, charges, names):
+        """The state; of a learned Hamiltonian with what is implausible about it, its members then not converged."""
+        if self.network is None and self.method.card is None:
+            return state
+        converged = state.solution.converged
+        found = implausible(top, molecules, R.detach(), core.detach(), charges.detach(), names)
+        found = [fault if done else "" for fault, done in zip(found, converged.tolist(), strict=True)]
+        good = converged & torch.tensor([not fault for fault in found], device=R.device)
+        return replace(state, implausible=found, solution=replace(state.solution, converged=good)) if any(found) else state
 
     def _atomic(self, top, molecules, shifts):
         """Energies that are sums over atoms: of a Hamiltonian with offsets or a network the offsets, and what the network adds,

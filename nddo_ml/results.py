@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nddo_ml.errors import InvalidParameter, SCFNotConverged
+from nddo_ml.errors import ImplausibleState, InvalidParameter, SCFNotConverged
 from nddo_ml.molecules import Molecules, PointCharges
+from nddo_ml.plausibility import advice
 from nddo_ml.scf.density import Orbitals
 from nddo_ml.scf.fock import fock, kernel, one_electron
 from nddo_ml.scf.orders import advanced
@@ -30,7 +31,8 @@ class State:
     much (eV) leaving an instability lowered the energy of each, `trapped` the negative eigenvalue (eV) of the orbital Hessian
     where one could not be left, 0 elsewhere; `tape`: integrals and density that carry derivatives, and their order; `shifts`:
     what a network said (networks.shifts), while it is on the tape; `refused`: why a molecule has no result although it was
-    solved (with published parameters in place of bad ones), by its place.
+    solved (with published parameters in place of bad ones), by its place; `implausible`: what is wrong with each ("" nothing;
+    empty: not judged, or all well).
     """
 
     index: list
@@ -41,6 +43,7 @@ class State:
     tape: tuple | None = None
     shifts: object = None
     refused: Mapping[int, str] = field(default_factory=dict)
+    implausible: list = field(default_factory=list)
 
     def without(self, refused: Mapping[int, str]) -> "State":
         """The state with these molecules refused too: they count as not converged."""
@@ -91,7 +94,8 @@ class Result:
     atomization_energy: of a trained network, electronic, from the free atoms of its reference; NaN for published methods.
     dipole `molecule 3`: e angstrom, of an ion about its centre of mass. charges, spin_populations `atom`. s2: <S^2>.
     converged, residual (largest commutator element), iterations `molecule`; the energy of a member that did not converge is
-    NaN.
+    NaN. implausible: for each molecule what a learned method found that no molecule is like (plausibility.py), "" for nothing;
+    such members count as not converged.
     """
 
     molecules: Molecules
@@ -112,6 +116,7 @@ class Result:
     iterations: Int[Tensor, "molecule"]
     route: list
     states: list = field(repr=False)
+    implausible: list = field(default_factory=list, repr=False)
 
     @property
     def dipole_debye(self) -> Float[Tensor, "molecule 3"]:
@@ -220,8 +225,10 @@ def merged(method: str, constants: Constants, molecules: Molecules, parts: list[
     scf = {name: join([getattr(state.solution, name) for _, state, _ in parts], order)
            for name in ("converged", "residual", "iterations")}
     route = [r for _, state, _ in parts for r in routes(state)]
+    faults = [fault for _, state, _ in parts for fault in state.implausible or [""] * len(state.index)]
     return Result(molecules=molecules, method=method, constants=constants, energies=energies, **found, **scf,
-                  route=[route[k] for k in order.tolist()], states=[state for _, state, _ in parts])
+                  route=[route[k] for k in order.tolist()], states=[state for _, state, _ in parts],
+                  implausible=[faults[k] for k in order.tolist()])
 
 
 def _places(sizes, indices):
@@ -246,7 +253,10 @@ def refuse_faulty(result: Result, raising: bool) -> None:
 
 
 def refuse_unconverged(result: Result, tolerance: float, max_steps: int) -> None:
-    """Raise SCFNotConverged if any molecule did not converge."""
+    """Raise ImplausibleState if any molecule is in no molecule's state, SCFNotConverged if any did not converge."""
+    for k, fault in enumerate(result.implausible):
+        if fault:
+            raise implausible_state(result, k)
     bad = (~result.converged).nonzero()[:, 0].tolist()
     if bad:
         k, count = bad[0], len(result.molecules)
@@ -267,3 +277,8 @@ def _where_it_stopped(result, k, tolerance, max_steps):
              f"an empty level lies {-gap:.2g} eV below an occupied one")
     return (f"found only a saddle point in {steps} iterations: {found}, so a lower state exists that could not be reached. "
             "Check geometry, charge and multiplicity, or try unrestricted=True")
+
+
+def implausible_state(result: Result, k: int) -> ImplausibleState:
+    """The error for molecule k, whose state is none of a molecule."""
+    return ImplausibleState(f"The state found is none of a molecule: {result.implausible[k]}. {advice(result.method)}")

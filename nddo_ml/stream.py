@@ -17,7 +17,7 @@ from nddo_ml.interfaces.ase import molecule
 from nddo_ml.model import Hamiltonian
 from nddo_ml.molecules import Molecules
 from nddo_ml.orbitals import DISTRIBUTIONS
-from nddo_ml.results import Result
+from nddo_ml.results import Result, implausible_state
 
 WINDOW = 4              # batches read ahead and sorted together
 PAIR_COPIES, MATRIX_COPIES = 12, 40     # arrays as large as the two-centre integrals, and as a Fock matrix, alive at once
@@ -180,7 +180,7 @@ def records(result: Result) -> list[Record]:
     for k, route in enumerate(result.route):
         scf = {"residual": residual[k], "iterations": iterations[k], "route": route}
         if not converged[k]:
-            found.append(Record(error=_unconverged(**scf), **scf))
+            found.append(Record(error=implausible_state(result, k) if result.implausible[k] else _unconverged(**scf), **scf))
             continue
         found.append(Record(float(energy[k]), {name: float(v[k]) for name, v in parts.items()}, float(heat[k]), forces[k],
                             charges[k], dipole[k].copy(), spins[k], float(s2[k]), **scf))

@@ -23,6 +23,7 @@ LAYERS = (
     ("networks",),
     ("weights", "parametrization", "faults"),
     ("scf",),
+    ("plausibility",),
     ("results",), ("states",), ("model", "properties"),       # the model makes the populations, other properties need the model
     ("calibration",), ("ensemble",),
     ("functional",),                   # a level of theory of the labels

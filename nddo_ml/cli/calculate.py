@@ -12,6 +12,7 @@ from ase import Atoms
 from ase.outputs import all_outputs
 
 from nddo_ml.dynamics import constraints
+from nddo_ml.dynamics.flat import lifted
 from nddo_ml.dynamics.optimise import Optimised, optimise_members
 from nddo_ml.dynamics.relax import Evaluation
 from nddo_ml.elements import masses
@@ -156,6 +157,7 @@ def calculate(atoms: Atoms, model: Hamiltonian, wanted: Wanted, progress: Callab
                             "Fix atoms or cartesian components instead, or remove the constraint.")
     molecules, optimised, trajectory, last = molecule(atoms, model.method, wanted.charge, wanted.multiplicity), None, [], None
     if wanted.optimisation:
+        molecules = molecules if atoms.constraints else lifted(molecules)
         # the first geometry on its own, so that a molecule that cannot be calculated is refused with its reason
         last = model(molecules, forces=True, raise_unconverged=True, **wanted.scf)
         relax = _relax if constraints.is_linear(atoms) else _follow

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from nddo_ml.dynamics.flat import lifted
 from nddo_ml.dynamics.optimise import Optimised, Step, optimise_members
 from nddo_ml.errors import NDDOError
 from nddo_ml.molecules import Molecules
@@ -20,9 +21,11 @@ def relax(model, molecules: Molecules, fmax: float = 0.01, steps: int = 500, cal
     callback: sees every round (progress bars, trajectories). fixed: directions along which the molecules may not move, as for
     `optimise` (dynamics.constraints makes them of ASE's constraints). options: as for the model's call (unrestricted,
     max_steps, ...). A molecule whose SCF fails at its first geometry is returned as given and flagged; later a geometry that
-    cannot be calculated only shortens the step of its molecule.
+    cannot be calculated only shortens the step of its molecule. Flat drawings of molecules that are not flat leave their plane
+    (dynamics/flat.py), unless something is fixed.
     """
-    return optimise_members(Evaluation(model, options), molecules, fmax, steps, callback, fixed)
+    start = lifted(molecules) if fixed is None else molecules
+    return optimise_members(Evaluation(model, options), start, fmax, steps, callback, fixed)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,8 +2,8 @@
 
 A network sees elements, distances and directions, nothing else. `build` makes one from plain settings, `settings` gives them
 back: {"features": "message passing", "symmetry functions" or a class of one's own, "species": atomic numbers, "heads": any of
-atom, pair, charge, block, local and classes of one's own} and the arguments of the features; or {"network": a class of one's
-own} and its arguments. Own classes are named "module:Class" (docs/extending.md).
+atom, pair, charge, block, local and classes of one's own}, "closing" and "moved" (heads.ParameterNetwork) and the arguments of
+the features; or {"network": a class of one's own} and its arguments. Own classes are named "module:Class" (docs/extending.md).
 """
 
 import json
@@ -32,10 +32,11 @@ def build(config: dict) -> nn.Module:
         return _made(named(name, "network"), name, **own).double()
     settings = {"features": "message passing", "species": ORGANIC, "heads": ("atom", "pair"), **config}
     name, species, heads = (settings.pop(key) for key in ("features", "species", "heads"))
+    limits = {key: settings.pop(key) for key in ("closing", "moved") if key in settings}
     if name not in FEATURES and ":" not in str(name):
         raise UnknownOption(f'features={name!r}: expected {" or ".join(FEATURES)}, or "module:Class" of your own.')
     features = _made(FEATURES[name] if name in FEATURES else named(name, "features"), name, _species(species), **settings)
-    return ParameterNetwork(species, features, heads, name).double()
+    return ParameterNetwork(species, features, heads, name, **limits).double()
 
 
 def settings(network: nn.Module) -> dict:

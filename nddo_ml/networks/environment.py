@@ -1,7 +1,8 @@
 """What a network sees of a batch of molecules: elements, and the pairs of atoms within a cutoff.
 
 Everything is a function of distances and directions, so features made from it do not know where a molecule lies. Neighbours
-enter and leave through `switch`, which is smooth to any order: so is everything built on it.
+enter and leave through `switch`, which is smooth to any order: so is everything built on it. Atoms nearer than any bond close
+through `open`: no network has seen them, and the parent has a wall there.
 """
 
 from collections.abc import Sequence
@@ -13,14 +14,19 @@ from torch import Tensor
 
 from nddo_ml.elements import symbol
 from nddo_ml.errors import MissingParameter, UnknownOption
+from nddo_ml.integrals.switch import step
 from nddo_ml.struct import record
+
+# of the sum of covalent radii: where edges are shut and open; the labels begin at 0.7, RM1 repels everywhere below 0.6
+CLOSING = (0.45, 0.70)
 
 
 @record
 class Environment:
     """Atoms and their neighbours: `kind` (atom), the place of each element in the network's list; directed edges from `centre`
     to `neighbour`, first all pairs i -> j, then the same j -> i: length R (angstrom) and direction u; `pairs`, the place of
-    each undirected pair among all pairs of the batch.
+    each undirected pair among all pairs of the batch; `open` (edge): 1, but falling to 0 where two atoms are nearer than any
+    bond, so that neither is to be seen by the other.
     """
 
     kind: Int[Tensor, "atom"]
@@ -29,18 +35,30 @@ class Environment:
     R: Float[Tensor, "edge"]
     u: Float[Tensor, "edge 3"]
     pairs: Int[Tensor, "near"]
+    open: Float[Tensor, "edge"]
 
     def summed(self, values: Float[Tensor, "edge ..."]) -> Float[Tensor, "atom ..."]:
         """The sum over the neighbours of each atom."""
         return values.new_zeros(len(self.kind), *values.shape[1:]).index_add(0, self.centre, values)
 
+    def free(self) -> Float[Tensor, "atom"]:
+        """1 for atoms that no other comes too near, 0 for those that one has; with every derivative."""
+        return step(1.0 - self.summed(1.0 - self.open))
+
 
 def environment(kind: Int[Tensor, "atom"], i: Int[Tensor, "pair"], j: Int[Tensor, "pair"], R: Float[Tensor, "pair"],
-                u: Float[Tensor, "pair 3"], cutoff: float) -> Environment:
-    """The environment of atoms from all pairs of a batch (R in angstrom, u from i to j)."""
+                u: Float[Tensor, "pair 3"], cutoff: float, radii: Float[Tensor, "atom"] | None = None,
+                closing: tuple[float, float] = CLOSING) -> Environment:
+    """The environment of atoms from all pairs of a batch (R in angstrom, u from i to j). Edges close between the fractions
+    `closing` of the sum of the covalent radii (angstrom; None: never)."""
     near = (R.detach() < cutoff).nonzero()[:, 0]     # which pairs are neighbours is not differentiated: the switch is
     i, j, R, u = (t.index_select(0, near) for t in (i, j, R, u))
-    return Environment(kind, torch.cat((i, j)), torch.cat((j, i)), torch.cat((R, R)), torch.cat((u, -u)), near)
+    open = torch.ones_like(R)
+    if radii is not None:
+        closed, opened = closing
+        open = step((R / (radii.index_select(0, i) + radii.index_select(0, j)) - closed) / (opened - closed))
+    return Environment(kind, torch.cat((i, j)), torch.cat((j, i)), torch.cat((R, R)), torch.cat((u, -u)), near,
+                       torch.cat((open, open)))
 
 
 def kinds(species: Sequence[int], numbers: Int[Tensor, "atom"], table: Int[Tensor, "number"]) -> Int[Tensor, "atom"]:

@@ -1,7 +1,8 @@
 """From features of atoms to shifts of parameters: the network a Hamiltonian takes.
 
-Three gates make the limits hold whatever the weights are: shifts of an atom vanish with the density of its neighbours, shifts
-of a pair with its distance, and tanh bounds both. Resonance integrals and core-core terms of a pair come from one function of
+Four gates make the limits hold whatever the weights are: shifts of an atom vanish with the density of its neighbours, shifts
+of a pair with its distance, both where an atom comes nearer than any bond, and tanh bounds them; the core charge that may move
+to or from an atom is bounded in all. Resonance integrals and core-core terms of a pair come from one function of
 the ordered pair, evaluated both ways: symmetric channels take the mean, s-p of (i, j) is p-s of (j, i). The last layers are
 zero at the start, so that a new network is the parent method.
 """
@@ -13,9 +14,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from nddo_ml.elements import covalent_radii
 from nddo_ml.errors import UnknownOption
 from nddo_ml.extras import name_of, named
-from nddo_ml.networks.environment import Environment, environment, kinds, places, radial_functions, switch
+from nddo_ml.integrals.switch import END
+from nddo_ml.networks.environment import CLOSING, Environment, environment, kinds, places, radial_functions, switch
 from nddo_ml.networks.message_passing import Features
 from nddo_ml.networks.protocols import FeatureModule, lacking
 from nddo_ml.networks.shifts import (
@@ -25,6 +28,7 @@ from nddo_ml.networks.shifts import (
     CHARGE_BOUND,
     CORE_BOUNDS,
     FACTOR_NAMES,
+    LARGEST_MOVED,
     ORDERED,
     SYMMETRIC,
     U_BOUND,
@@ -37,6 +41,10 @@ OF_ATOMS = {"U": (len(U_NAMES),), "factors": (len(FACTOR_NAMES),), "block": (9,)
 OF_PAIRS = {"resonance": (len(CHANNELS),), "core": (len(CORE_BOUNDS),), "charges": ()}
 GATE = 2.0               # how fast the first neighbour opens the gate of an atom
 RADIAL = 8               # radial functions of the pair head
+MOVED = 0.3              # e, that all pairs of an atom together move to or from its core; 0.22 is the largest in the labels
+BENT = 2 / 3             # of MOVED: what moves up to here is left as it is
+TINY = 1e-3              # e, that rounds the corner of |q|
+SMALLEST_RADIUS = 0.3    # angstrom, of species without extension
 
 
 class ParameterNetwork(nn.Module):
@@ -46,10 +54,12 @@ class ParameterNetwork(nn.Module):
     and core-core terms), charge (core charge that moves within the pairs; beside pair), block (equivariant one-centre blocks;
     needs vectors), local (an energy of each atom). Alone, `local` is a pure correction of the frozen parent. Features and heads
     may be of one's own (protocols.py), heads as classes or "module:Class". name: of the features, where they are built in.
+    closing: fractions of the sum of two covalent radii between which all that is said of two atoms goes to zero. moved: core
+    charge (e) that may move to or from one atom.
     """
 
     def __init__(self, species: Sequence[int], features: nn.Module, heads: Sequence[str | type] = ("atom", "pair"),
-                 name: str = ""):
+                 name: str = "", closing: tuple[float, float] = CLOSING, moved: float = MOVED):
         super().__init__()
         heads = [h if isinstance(h, str) else name_of(h) for h in heads]
         unknown = [h for h in heads if h not in HEADS and ":" not in h]
@@ -64,12 +74,18 @@ class ParameterNetwork(nn.Module):
             raise UnknownOption("The head 'charge' goes with the head 'pair'.")
         if "block" in heads and not features.vectors:
             raise UnknownOption("The head 'block' needs features with vectors: use message passing.")
+        if len(closing) != 2 or not 0 < closing[0] < closing[1]:
+            raise UnknownOption(f"closing={closing!r}: expected two growing fractions of the sum of covalent radii.")
+        if not 0 < moved <= LARGEST_MOVED:
+            raise UnknownOption(f"moved={moved!r}: expected a core charge of at most {LARGEST_MOVED} e.")
         self.species, self.heads, self.name = tuple(species), tuple(heads), name
+        self.closing, self.moved = tuple(closing), moved
         self.register_buffer("table", places(species), persistent=False)
+        self.register_buffer("radii", covalent_radii(torch.tensor(self.species)).clamp(min=SMALLEST_RADIUS), persistent=False)
         self.features = features
         c = features.channels
         self.atom = Head(c, len(U_NAMES) + len(FACTOR_NAMES), len(species)) if "atom" in heads else None
-        self.pair = PairHead(c, features.cutoff, "charge" in heads) if "pair" in heads else None
+        self.pair = PairHead(c, features.cutoff, "charge" in heads, moved) if "pair" in heads else None
         self.local = Head(c, 1, len(species)) if "local" in heads else None
         self.block = BlockHead(features.vectors) if "block" in heads else None
         self.own = nn.ModuleDict({_key(h): named(h, "a head")(features, self.species) for h in heads if h not in HEADS})
@@ -78,32 +94,42 @@ class ParameterNetwork(nn.Module):
     def config(self) -> dict:
         """The settings `networks.build` makes this network from."""
         name = self.name or name_of(type(self.features))
-        return {"features": name, "species": list(self.species), "heads": list(self.heads), **self.features.config}
+        return {"features": name, "species": list(self.species), "heads": list(self.heads), "closing": list(self.closing),
+                "moved": self.moved, **self.features.config}
 
     def forward(self, numbers: Int[Tensor, "atom"], i, j, R: Float[Tensor, "pair"], u: Float[Tensor, "pair 3"]) -> Shifts:
         """The shifts of a batch, from all pairs i, j at R (angstrom) along u. MissingParameter for an unknown element."""
         env = self.environment(numbers, i, j, R, u)
         found = self.features(env)
-        gate = -torch.expm1(-GATE * env.summed(switch(env.R, self.features.cutoff)))
+        free = env.free()
+        gate = -torch.expm1(-GATE * env.summed(switch(env.R, self.features.cutoff))) * free
         U = factors = resonance = core = charges = block = local = None
         if self.atom is not None:
             raw = torch.tanh(self.atom(found.s, env.kind)).double() * gate[:, None]
             U, factors = U_BOUND * raw[:, :len(U_NAMES)], BOUND * raw[:, len(U_NAMES):]
         if self.pair is not None:
-            resonance, core, charges = self.pair(env, found.s)
+            resonance, core, charges = self.pair(env, found.s, free)
         if self.local is not None:
             local = self.local(found.s, env.kind)[:, 0].double() * gate
         if self.block is not None:
             block = self.block(found).double() * gate[:, None]
         shifts = Shifts(U, factors, env.pairs, resonance, core, block, local, charges)
+        fade = _pair_fade(env, self.features.cutoff, free)
         for name, head in self.own.items():
-            fade = switch(env.R[:len(env.pairs)], self.features.cutoff)
             shifts = _added(shifts, head(env, found), gate, fade, name)
         return shifts
 
     def environment(self, numbers, i, j, R, u) -> Environment:
         """The environment the features see."""
-        return environment(kinds(self.species, numbers, self.table), i, j, R, u, self.features.cutoff)
+        kind = kinds(self.species, numbers, self.table)
+        return environment(kind, i, j, R, u, self.features.cutoff, self.radii.index_select(0, kind), self.closing)
+
+
+def _pair_fade(env, cutoff, free):
+    """What is said of each pair fades by this at the cutoff, and where the pair or one of its atoms is too near to another."""
+    near = slice(len(env.pairs))
+    both = free.index_select(0, env.centre[near]) * free.index_select(0, env.neighbour[near])
+    return switch(env.R[near], cutoff) * env.open[near] * both
 
 
 def _key(name):
@@ -141,11 +167,11 @@ class Head(nn.Module):
 
 class PairHead(nn.Module):
     """Shifts of the resonance integrals (near, CHANNELS) and of the core-core terms (near, 2) of pairs and, if asked for, the
-    core charge that moves between them (near; else None); zero at the start."""
+    core charge that moves between them (near; else None), at most `moved` of an atom; zero at the start."""
 
-    def __init__(self, channels: int, cutoff: float, charge: bool = False):
+    def __init__(self, channels: int, cutoff: float, charge: bool = False, moved: float = MOVED):
         super().__init__()
-        self.cutoff = cutoff
+        self.cutoff, self.moved = cutoff, moved
         self.first = nn.Linear(channels, channels)
         self.second = nn.Linear(channels, channels, bias=False)
         self.distance = nn.Linear(RADIAL, channels, bias=False)
@@ -157,20 +183,25 @@ class PairHead(nn.Module):
         if charge:
             nn.init.zeros_(self.charge.weight)
 
-    def forward(self, env: Environment, s: Float[Tensor, "atom channel"]):
+    def forward(self, env: Environment, s: Float[Tensor, "atom channel"], free: Float[Tensor, "atom"]):
         f = radial_functions(env.R, self.cutoff, RADIAL).to(s.dtype)
         hidden = self.layers[:-1](self.first(s).index_select(0, env.centre) + self.second(s).index_select(0, env.neighbour)
                                   + self.distance(f))
         forward, backward = self.layers[-1](hidden).double().unflatten(0, (2, len(env.pairs)))
         n = len(SYMMETRIC) + len(CORE_BOUNDS)
         raw = torch.cat(((forward + backward)[:, :n] / 2, forward[:, n:], backward[:, n:]), 1)
-        fade = switch(env.R[:len(env.pairs)], self.cutoff)
+        near = slice(len(env.pairs))
+        i, j = env.centre[near], env.neighbour[near]
+        fade = _pair_fade(env, self.cutoff, free)
         raw = torch.tanh(raw) * fade[:, None]
         same, core, other = raw.split((len(SYMMETRIC), len(CORE_BOUNDS), 2 * len(ORDERED)), 1)
         charges = None
         if self.charge is not None:
             there, back = self.charge(hidden)[:, 0].double().unflatten(0, (2, len(env.pairs)))
-            charges = CHARGE_BOUND * torch.tanh(there - back) * fade
+            moving = CHARGE_BOUND * torch.tanh(there - back)
+            size = torch.sqrt(moving.square() + TINY**2) * fade           # |charge| without its corner
+            share = saturation(env.summed(torch.cat((size, size))), self.moved)
+            charges = moving * fade * share.index_select(0, i) * share.index_select(0, j)
         return BOUND * torch.cat((same, other), 1), core * core.new_tensor(CORE_BOUNDS), charges
 
 
@@ -192,6 +223,17 @@ class BlockHead(nn.Module):
         pp = products - trace[:, None, None] * torch.eye(3, dtype=sp.dtype, device=sp.device)
         x, y = (0, 1, 1, 2, 2, 2), (0, 0, 1, 0, 1, 2)
         return BLOCK_BOUND * torch.cat((bounded(sp), bounded(pp.flatten(1)).unflatten(1, (3, 3))[:, x, y]), 1)
+
+
+def saturation(total: Float[Tensor, "atom"], bound: float) -> Float[Tensor, "atom"]:
+    """Factors, 1 at most, that keep totals below the bound, with every derivative.
+
+    1 up to b, BENT times the bound; beyond, y = (total - b)/(bound - b) becomes y/[1 + y exp(-1/y)], which tends to 1.
+    """
+    b = BENT * bound
+    y = ((total - b) / (bound - b)).clamp(min=END)
+    flat = y * torch.exp(-1.0 / y)
+    return 1.0 - (bound - b) * y * flat / (1.0 + flat) / total.clamp(min=b)
 
 
 def bounded(x: Float[Tensor, "atom n"]) -> Float[Tensor, "atom n"]:

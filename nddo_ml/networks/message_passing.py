@@ -44,7 +44,7 @@ class MessagePassing(nn.Module):
 
     def forward(self, env: Environment) -> Features:
         s = self.element(env.kind)
-        f = radial_functions(env.R, self.cutoff, self.radial).to(s.dtype)
+        f = (radial_functions(env.R, self.cutoff, self.radial) * env.open[:, None]).to(s.dtype)
         v = s.new_zeros(len(s), 3, self.vectors)
         t = s.new_zeros(len(s), 9, self.vectors)
         for layer in self.layers:

@@ -14,6 +14,7 @@ U_BOUND = 4.0           # eV
 BOUND = 0.24            # of the logarithm of one-centre parameters and resonance integrals: within 30 %, g_sp and g_p2 too
 CORE_BOUNDS = (0.5, 0.2)          # of the logarithms of the size (x, K) and the exponents (alpha) of core-core terms
 CHARGE_BOUND = 0.2      # e, that a pair moves from one core to the other
+LARGEST_MOVED = 0.5     # e, that all pairs of an atom may move together; more is no correction of a charge any more
 BLOCK_BOUND = 1.0       # eV, of the elements of an equivariant one-centre block
 U_NAMES = ("U_ss", "U_pp", "U_dd")
 FACTOR_NAMES = ("zeta_s", "zeta_p", "zeta_d", "g_ss", "g_pp", "h_pp", "h_sp", "beta_s", "beta_p", "beta_d", "rho2")

@@ -51,7 +51,7 @@ class SymmetryFunctions(nn.Module):
 
     def descriptors(self, env: Environment) -> Tensor:
         """The symmetry functions themselves (atom, function): radial by element, then angular by pair of elements."""
-        atoms, f = len(env.kind), switch(env.R, self.cutoff)
+        atoms, f = len(env.kind), switch(env.R, self.cutoff) * env.open
         here = env.centre * self.kinds + env.kind.index_select(0, env.neighbour)
 
         def moments(values):
