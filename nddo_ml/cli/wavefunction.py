@@ -48,10 +48,8 @@ def _run(config, restart, minutes, world):
     run = prepared(config)
     console, stop = Console(quiet=not world.first), Stop(minutes)
     system, reset, recent = run.system, [0], []
-    method = "PM6" if config.ansatz.start == "auto" else config.ansatz.start
-    begin = "Slater's exponents" if run.field is None else f"the determinants of {method}"
     console.print(f"{system.formula} (bohr), {system.up} up and {system.down} down; {config.ansatz.kind}, "
-                  f"{sum(p.numel() for p in run.psi.parameters())} parameters, {config.sampling.walkers} walkers; from {begin}",
+                  f"{sum(p.numel() for p in run.psi.parameters())} parameters, {config.sampling.walkers} walkers; from {run.began}",
                   highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
                TextColumn("{task.fields[live]}"))
