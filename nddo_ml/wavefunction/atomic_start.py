@@ -1,12 +1,13 @@
 """A start for one atom from Slater functions of its own, and the term of a start: orbital momentum and parity.
 
-Integrals over functions on one centre are sums of factorials, so the configuration interaction of a minimal set of shells is exact
-and quick; its shells go as far as the electrons of one spin need, 2s for triplet helium among them. What it finds is the term
-that any other start for the state must have.
+Integrals over functions on one centre are sums of factorials, so the configuration interaction of a minimal set of shells is
+exact and quick; its shells go as far as the electrons of one spin need, 2s for triplet helium among them. What it finds is the
+term that any other start for the state must have.
 """
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise, product
 
 import numpy as np
 import torch
@@ -55,8 +56,8 @@ def atomic_field(system: System, determinants: int = 1) -> MeanField:
 def slater_shells(Z: int, up: int, down: int) -> tuple[Shell, ...]:
     """s and p shells of the lowest quantum numbers that hold the electrons, with the exponents of Slater's rules for them.
 
-    zeta = (Z - s)/n*; s = 0.35 (0.30 for 1s) for each other electron of the shell, 0.85 for each of the shell below and 1 for each
-    deeper one.                                                                  J. C. Slater, Phys. Rev. 36, 57 (1930)
+    zeta = (Z - s)/n*; s = 0.35 (0.30 for 1s) for each other electron of the shell, 0.85 for each of the shell below and 1 for
+    each deeper one.                                                             J. C. Slater, Phys. Rev. 36, 57 (1930)
     """
     if up > sum(ROOM):
         raise InvalidMolecule(f"{up} electrons of one spin: the shells from 1s to 4p hold {sum(ROOM)}.")
@@ -112,22 +113,22 @@ def slater_integral(k: int, a: Shell, b: Shell, c: Shell, d: Shell) -> float:
 
 def _repulsion(shells):
     """(ab|cd) = sum_k R^k(ab, cd) 4 pi/(2k+1) sum_m <a|Y_km|b> <c|Y_km|d>."""
-    u, w = _directions()
-    Y = {l: angular(u, l) for l in range(3)}
     places = np.cumsum([0] + [2 * s.l + 1 for s in shells])
-    parts = [slice(i, j) for i, j in zip(places, places[1:], strict=False)]
+    parts = [slice(i, j) for i, j in pairwise(places)]
+    momenta = sorted({s.l for s in shells})
+    gaunt = {(l, j, k): _gaunt(l, j, k) for l, j in product(momenta, repeat=2) for k in range(l + j + 1)}
     g = np.zeros((places[-1],) * 4)
-    for i, a in enumerate(shells):
-        for j, b in enumerate(shells):
-            for p, c in enumerate(shells):
-                for q, d in enumerate(shells):
-                    for k in range(min(a.l + b.l, c.l + d.l) + 1):
-                        left, right = (torch.einsum("u,ua,ub,um->abm", w, Y[x.l], Y[y.l], Y[k]).numpy()
-                                       for x, y in ((a, b), (c, d)))
-                        g[parts[i], parts[j], parts[p], parts[q]] += (
-                            4 * math.pi / (2 * k + 1) * slater_integral(k, a, b, c, d)
-                            * np.einsum("abm,cdm->abcd", left, right))
+    for (i, a), (j, b), (p, c), (q, d) in product(enumerate(shells), repeat=4):
+        for k in range(min(a.l + b.l, c.l + d.l) + 1):
+            angles = np.einsum("abm,cdm->abcd", gaunt[a.l, b.l, k], gaunt[c.l, d.l, k])
+            g[parts[i], parts[j], parts[p], parts[q]] += 4 * math.pi / (2 * k + 1) * slater_integral(k, a, b, c, d) * angles
     return g
+
+
+def _gaunt(l, j, k):
+    """<Y_l|Y_k|Y_j> of real harmonics."""
+    u, w = _directions()
+    return torch.einsum("u,ua,ub,um->abm", w, angular(u, l), angular(u, j), angular(u, k)).numpy()
 
 
 def _directions():
@@ -142,8 +143,8 @@ def _directions():
 def term(field: MeanField) -> Term:
     """<L^2> and parity of determinants over functions on one centre.
 
-    Turning psi by the angle w about an axis, <psi|R(w) psi> = sum_m p_m cos(m w): its Fourier coefficients are the weights of the
-    projections m, and <L^2> = sum of m^2 over the three axes.
+    Turning psi by the angle w about an axis, <psi|R(w) psi> = sum_m p_m cos(m w): its Fourier coefficients are the weights of
+    the projections m, and <L^2> is the sum of m^2 over the three axes.
     """
     S, momenta = _overlaps(field.shells), [s.l for s in field.shells]
     highest = 1 + sum(max(momenta) for C in field.C for _ in range(C.shape[2]))

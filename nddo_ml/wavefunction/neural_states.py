@@ -175,7 +175,7 @@ def derivatives_fit(state: nn.Module, count: int) -> None:
     if count * weights > DERIVATIVES:
         raise InvalidMolecule(f"{count} determinants and {weights} weights of the network: {8e-9 * count * weights:.1f} GB of "
                               f"derivatives, and the limit is {8e-9 * DERIVATIVES:.1f} GB: at most {DERIVATIVES // weights} "
-                              "determinants (selected), or a smaller network (hidden, width; kind \"rbm\" has the fewest weights).")
+                              "determinants (selected), or a smaller network (hidden, width; kind \"rbm\" has few weights).")
 
 
 def selected(H: Hamiltonian, size: int, kind: str = "backflow", rounds: int = 6, steps: int = 40, unit: float = 1.0,
@@ -183,7 +183,7 @@ def selected(H: Hamiltonian, size: int, kind: str = "backflow", rounds: int = 6,
     """A neural state on the `size` determinants that matter most, chosen while it is trained; fewer if H couples fewer.
 
     Each round keeps the determinants with the largest amplitude, in first order |<D|H|psi> / (E - <D|H|D>)| for those outside
-    the space so far, and trains. The energy is a Rayleigh quotient: an upper bound in the whole space, which may be of any size.
+    the space so far, and trains. The energy is a Rayleigh quotient: an upper bound in the whole space, of any size.
     UnknownOption: no size. InvalidMolecule: more determinants than can be trained on.
     """
     if size < 1:

@@ -45,8 +45,8 @@ def active_space(numbers, positions, basis: str = "sto-3g", frozen: int = 0, orb
 
 
 def exact_energy(H: Hamiltonian) -> float:
-    """The lowest energy in the whole space, in the Hamiltonian's unit, by pyscf.fci. MissingExtra. InvalidMolecule: the space is
-    too large."""
+    """The lowest energy in the whole space, in the Hamiltonian's unit, by pyscf.fci. MissingExtra. InvalidMolecule: the space
+    is too large."""
     if size(H) > LARGEST:
         raise InvalidMolecule(f"{float(size(H)):.3g} determinants of {H.up} + {H.down} electrons in {H.orbitals} orbitals: the "
                               f"limit of full configuration interaction is {float(LARGEST):.0e}; take a smaller active space.")

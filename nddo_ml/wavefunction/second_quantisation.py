@@ -88,8 +88,8 @@ def size(H: Hamiltonian) -> int:
 def limited(count: int, H: Hamiltonian) -> None:
     """InvalidMolecule: more determinants than a space may hold."""
     if count > LARGEST:
-        raise InvalidMolecule(f"{float(count):.3g} determinants of {H.up} + {H.down} electrons in {H.orbitals} orbitals: the limit "
-                              f"is {LARGEST}; take those that matter (neural_states.selected), or a smaller active space.")
+        raise InvalidMolecule(f"{float(count):.3g} determinants of {H.up} + {H.down} electrons in {H.orbitals} orbitals: the "
+                              f"limit is {LARGEST}; take those that matter (neural_states.selected) or a smaller active space.")
 
 
 def strings(orbitals: int, electrons: int) -> Bool[Tensor, "string orbital"]:
@@ -176,8 +176,8 @@ def sparse_matrix(H: Hamiltonian, space: Bool[Tensor, "determinant spin_orbital"
     for i, j in _pairs_of(occupation, 2 * (H.up + H.down)):
         coupled += 2 * len(i)
         if coupled > COUPLINGS:
-            raise InvalidMolecule(f"More than {COUPLINGS} pairs of {count} determinants couple: {24e-9 * COUPLINGS:.1f} GB is the "
-                                  "limit; select fewer.")
+            raise InvalidMolecule(f"{count} determinants with more than {COUPLINGS} couplings between them: "
+                                  f"{24e-9 * COUPLINGS:.1f} GB is the limit; select fewer.")
         found = [_couplings(H, occupation[i[k:k + PART]], occupation[j[k:k + PART]]) for k in range(0, len(i), PART)]
         rows, columns, values = [*rows, i, j], [*columns, j, i], [*values, *found, *found]
     places = torch.from_numpy(np.stack([np.concatenate(rows), np.concatenate(columns)]))

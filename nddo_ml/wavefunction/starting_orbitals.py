@@ -52,8 +52,8 @@ def _symmetric(system, method, determinants):
     if len(system.numbers) == 1:
         found, right = term(field), term(atomic_field(system, determinants))
         if not found.same(right):
-            raise MissingParameter(f"The orbitals of {method} start {symbol(system.numbers[0])} in a state {found} instead of the "
-                                   f"lowest one of its spin, {right}: leave `start` out.")
+            raise MissingParameter(f"The orbitals of {method} start {symbol(system.numbers[0])} in a state {found} instead of "
+                                   f"the lowest one of its spin, {right}: leave `start` out.")
     elif lacking:
         raise MissingParameter(f"{method} would put an electron into p orbitals of {', '.join(lacking)}, of which it has no s "
                                "orbital of the same shell: start without its orbitals (start = \"\").")
