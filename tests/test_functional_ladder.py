@@ -14,7 +14,7 @@ from nddo_ml.functional.semilocal import LDA, PBE0
 from nddo_ml.functional.thermochemistry import Reaction, System
 
 pytest.importorskip("pyscf")
-from test_functional_pyscf import mean_field, solved  # noqa: E402
+from test_functional_pyscf import mean_field, solved
 
 # where neural-xc went round in circles and r2SCAN did not; geometry of W4-11 (GMTKN55)
 CLOO = System("cloo", ("Cl", "O", "O"), ((-1.11512624, -0.06975113, 0.0), (0.82859632, 0.52371847, 0.0),
