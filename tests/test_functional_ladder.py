@@ -39,7 +39,7 @@ def test_every_rung_finds_the_same_state(name, functional, monkeypatch):
 
 def test_an_unconverged_state_is_no_number(monkeypatch):
     """Neither as the energy of the mean field nor in an evaluation, which names the system."""
-    monkeypatch.setattr(pyscf_ladder, "LATER", 1)
+    monkeypatch.setattr(pyscf_ladder, "RUNGS", {name: (rung, 1) for name, (rung, _) in pyscf_ladder.RUNGS.items()})
     mf = LDA().attach(mean_field("NH2"))
     mf.max_cycle = 1
     with pytest.raises(SCFNotConverged, match=r"NHH \(charge 0, 1 unpaired\).*Newton"):
@@ -65,7 +65,9 @@ def test_a_ladder_starts_where_it_is_told():
 
 @pytest.mark.slow
 def test_cloo_of_neural_xc():
-    mf = of_system(load("neural-xc"), CLOO, Level("def2-tzvp", 1))
+    """At the level of the shipped functional; DIIS goes round above -610.947 hartree however long."""
+    mf = of_system(load("neural-xc"), CLOO, Level())
+    mf.max_cycle = 20
     energy = mf.ladder()
     assert mf.converged and np.abs(mf.get_grad(mf.mo_coeff, mf.mo_occ)).max() < 1e-3
-    assert energy < -610.9
+    assert energy < -610.948124 + 1e-4
