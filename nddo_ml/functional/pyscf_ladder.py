@@ -1,6 +1,8 @@
-"""How an SCF that oscillates is brought to an end, rung by rung: DIIS; DIIS from the density of r2SCAN; DIIS with level shift and
-damping; second-order steps; or an error. Iterations that begin with superposed atoms may come near a state that is not the lowest
-and go round it; another functional's density lies on the right side.
+"""How an SCF that oscillates is brought to an end, rung by rung: DIIS; DIIS from the density of r2SCAN; DIIS with level shift
+and damping; second-order steps; or an error.
+
+Iterations that begin with superposed atoms may come near a state that is not the lowest and go round it; another functional's
+density lies on the right side.
 """
 
 import numpy as np
