@@ -65,7 +65,7 @@ def test_a_ladder_starts_where_it_is_told():
 
 @pytest.mark.slow
 def test_cloo_of_neural_xc():
-    """At the level of the shipped functional; DIIS goes round above -610.947 hartree however long."""
+    """At the level of the shipped functional; DIIS alone goes round above -610.947 hartree."""
     mf = of_system(load("neural-xc"), CLOO, Level())
     mf.max_cycle = 20
     energy = mf.ladder()
