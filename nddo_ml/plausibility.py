@@ -51,8 +51,8 @@ def implausible(top: Topology, molecules: Molecules, R: Float[Tensor, "pair"], c
 
 def advice(method: str) -> str:
     """What to do about such a state."""
-    return (f"{method} was not trained on anything like it, and its energy means nothing: start from a better geometry, or "
-            "relax this one first with a published method (RM1, PM6).")
+    return (f"This Hamiltonian ({method}) was not trained on anything like it, and its energy means nothing: start from a "
+            "better geometry, or relax this one first with a published method (RM1, PM6).")
 
 
 def _note(found, bad, owner, text):

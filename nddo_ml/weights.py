@@ -47,7 +47,7 @@ def save(hamiltonian: nn.Module, path, name: str | None = None, level: str = "un
         value = hamiltonian.get_parameter(key)
         if not torch.equal(value.detach().cpu(), published):
             tensors[TABLE + key] = value
-    if not tensors and dispersion is None and not hamiltonian.has_offsets:
+    if network is None and not tensors and dispersion is None and not hamiltonian.has_offsets:
         raise UnknownOption(f"This Hamiltonian has no network and the parameters of {method.published.name}: there is nothing "
                             "learned to save.")
     tensors |= {key: hamiltonian.get_buffer(key) for key in ATOMS}

@@ -101,7 +101,7 @@ class Everything(nn.Module):
         v = self.scale * found.v[:, :, 0] / (1 + found.v[:, :, 0].norm(dim=1, keepdim=True))
         return {"U": a[:, None].expand(n, 3), "factors": a[:, None].expand(n, 11), "local": a,
                 "block": torch.cat((v, v.new_zeros(n, 6)), 1), "resonance": both[:, None].expand(near, len(CHANNELS)),
-                "core": both[:, None].expand(near, 2), "charges": a[env.centre[:near]] - a[env.neighbour[:near]]}
+                "core": both[:, None].expand(near, 2), "charges": 0.1 * (a[env.centre[:near]] - a[env.neighbour[:near]])}
 
 
 class Constant(nn.Module):

@@ -1,5 +1,6 @@
 """Second quantisation, neural quantum states, selected determinants and the autoencoder, against full CI."""
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -9,7 +10,7 @@ from nddo_ml import Hamiltonian as NDDO
 from nddo_ml import Molecules
 from nddo_ml.errors import InvalidMolecule, UnknownOption
 from nddo_ml.wavefunction.energy_functionals import nddo_functional
-from nddo_ml.wavefunction.neural_states import amplitudes, fit, neural_state, rayleigh, selected
+from nddo_ml.wavefunction.neural_states import amplitudes, fit, in_order, neural_state, rayleigh, selected
 from nddo_ml.wavefunction.second_quantisation import (
     Hamiltonian,
     determinants,
@@ -21,7 +22,10 @@ from nddo_ml.wavefunction.second_quantisation import (
     pairs,
     reference,
     singles_and_doubles,
+    size,
+    sparse_matrix,
 )
+from nddo_ml.wavefunction.selected_space import first_order, occupations, words
 from nddo_ml.wavefunction.vector_autoencoder import VectorAutoencoder, continuous, heaviest, overlaps
 from nddo_ml.wavefunction.vector_autoencoder import fit as fit_autoencoder
 
@@ -79,6 +83,84 @@ def test_smaller_spaces_lie_above_larger_ones():
     weights, rows = leading(H, 5)
     assert torch.equal(rows[0], reference(H)) and (weights.abs().diff() <= 0).all() and weights.abs()[0] > 0.9
     assert (rows.sum(1) == 8).all() and len(rows.unique(dim=0)) == 5
+
+
+def random_hamiltonian(orbitals, up, down):
+    """Integrals with the symmetries of real ones."""
+    g = torch.Generator().manual_seed(orbitals)
+    h, e = (torch.randn((orbitals,) * k, generator=g, dtype=torch.float64) for k in (2, 4))
+    e = e + e.transpose(0, 1)
+    e = e + e.transpose(2, 3)
+    return Hamiltonian(h + h.T, e + e.permute(2, 3, 0, 1), 0.3, up, down)
+
+
+@pytest.mark.parametrize(("orbitals", "up", "down"), [(6, 3, 2), (6, 4, 0), (5, 1, 4), (4, 4, 3), (36, 3, 2)])
+def test_first_order_amplitudes_are_those_of_the_matrix(orbitals, up, down):
+    """Of all determinants that couple to a state, and of no others; beyond 64 spin orbitals, of those found."""
+    H = random_hamiltonian(orbitals, up, down)
+    g = torch.Generator().manual_seed(1)
+    if orbitals > 8:
+        near = singles_and_doubles(H)
+        state = near[torch.randperm(len(near), generator=g)[:3]]
+        psi = torch.randn(3, generator=g, dtype=torch.float64)
+        others, weights = first_order(H, state, psi, -50.0, 400)
+        space = torch.cat([state, others])
+    else:
+        space = determinants(H)
+        inside = torch.randperm(len(space), generator=g)[:max(1, len(space) // 5)]
+        state, psi = space[inside], torch.randn(len(inside), generator=g, dtype=torch.float64)
+        others, weights = first_order(H, state, psi, -50.0, 10**6)
+        found = {tuple(row) for row in others.tolist()}
+        assert not found & {tuple(row) for row in state.tolist()}
+        couples = (matrix(H, space)[:, inside] != 0).any(1)
+        couples[inside] = False
+        assert found == {tuple(row) for row in space[couples].tolist()}
+        space = torch.cat([state, others])
+    M = sparse_matrix(H, space).to_dense()
+    exact = ((M[len(state):, :len(state)] @ psi) / (-50.0 - M.diagonal()[len(state):])).abs()
+    torch.testing.assert_close(weights, exact, rtol=1e-7, atol=1e-12)
+    assert torch.equal(torch.from_numpy(occupations(words(space.numpy()), 2 * orbitals)), space)
+    assert (others.reshape(-1, 2, orbitals).sum(2) == torch.tensor([up, down])).all()
+
+
+def test_determinants_have_one_order():
+    space = determinants(random_hamiltonian(5, 2, 3))
+    assert torch.equal(in_order(space[torch.randperm(len(space), generator=torch.Generator().manual_seed(0))]), space)
+
+
+RING = [(math.cos(a), math.sin(a)) for a in (math.pi / 3 * k for k in range(6))]
+LARGE = {"benzene": ([6] * 6 + [1] * 6, [[r * x, r * y, 0] for r in (1.395, 2.48) for x, y in RING]),
+         "ethanol": ([6, 6, 8, 1, 1, 1, 1, 1, 1], [
+             [-0.89, -0.19, 0.01], [0.45, 0.36, -0.09], [1.43, -0.63, 0.14], [-1.03, -1.00, -0.73], [-1.63, 0.59, -0.14],
+             [-1.06, -0.64, 1.0], [0.58, 1.18, 0.64], [0.6, 0.82, -1.08], [1.3, -1.36, -0.49]])}
+
+
+@pytest.mark.parametrize("molecule", LARGE)
+def test_large_spaces_are_counted_before_anything_is_built(molecule):
+    """2.4e16 determinants of benzene: named, with the limit and what to do; what is selected lies below the SCF."""
+    H = valence(*LARGE[molecule])
+    n = 30 if molecule == "benzene" else 18
+    assert H.orbitals == n and size(H) == math.comb(n, H.up) ** 2
+    for refused in (lambda: determinants(H), lambda: fit(neural_state(H, "rbm"), H), lambda: selected(H, 30_000)):
+        with pytest.raises(InvalidMolecule, match=r"limit is 20000; take those that matter \(neural_states.selected\) or"):
+            refused()
+    if molecule == "benzene":
+        with pytest.raises(InvalidMolecule, match=r"48264 weights of the network: 1\.9 GB of derivatives.*at most 2780"):
+            selected(H, 5000)
+        with pytest.raises(InvalidMolecule, match=r"7\.31e"):
+            singles_and_doubles(H)
+    found = selected(H, 12, rounds=2, steps=4, unit=EV)
+    lowest, _ = ground_state(matrix(H, found.space))
+    scf = float(diagonal(H, reference(H)[None]))
+    assert len(found.space) == 12 and lowest - 1e-8 < found.energy < scf - 0.1
+
+
+def test_the_exact_energy_is_counted_first():
+    pytest.importorskip("pyscf")
+    from nddo_ml.wavefunction.pyscf_active_space import exact_energy
+
+    with pytest.raises(InvalidMolecule, match=r"2\.41e\+16 determinants .* smaller active space"):
+        exact_energy(Hamiltonian(torch.zeros(30, 30), torch.zeros(1, 1, 1, 1), 0.0, 15, 15))
 
 
 @pytest.mark.parametrize("kind", ["backflow", "rbm"])
@@ -153,6 +235,8 @@ def test_autoencoder_along_a_dissociation():
 def test_refusals():
     with pytest.raises(UnknownOption, match="rbm, backflow"):
         neural_state(valence(), "boltzmann")
+    with pytest.raises(UnknownOption, match="size = 0"):
+        selected(valence(), 0)
     molecules = Molecules.batch([[1, 1]] * 2, [[[0, 0, 0], [0, 0, 0.8]], [[0, 0, 0], [0, 0, 0.9]]])
     with pytest.raises(InvalidMolecule, match="is of one"):
         nddo_hamiltonian(nddo_functional(NDDO("PM6"), molecules))

@@ -187,10 +187,10 @@ def test_the_damping_grows_to_its_limit():
 
 
 def test_a_start_where_pm6_has_no_orbitals():
-    """Its neon has other electrons than the atom: exponents by default, an error where PM6 is asked for."""
+    """Its neon has other electrons than the atom: exponents by default in a molecule, an error where PM6 is asked for."""
     assert prepared(Config("Be 0 0 0")).field.C[0].shape == (4, 5, 2)
     assert prepared(Config("Be 0 0 0", ansatz=Ansatz(start=""))).field is None
-    assert prepared(Config("Ne 0 0 0")).field is None
+    assert prepared(Config("Ne 0 0 0; H 0 0 2", charge=1)).field is None
     with pytest.raises(MissingParameter, match="start without its orbitals"):
         prepared(Config("Ne 0 0 0", ansatz=Ansatz(start="PM6")))
 

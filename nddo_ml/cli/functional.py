@@ -16,6 +16,16 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions
                   help="Exchange-correlation functionals in torch: train, evaluate, check.")
 
 
+OURS = "Ours by name, file, or \"module:Class\" of your own"
+
+
+def _importable(names):
+    """Let classes of the user's own be found in this folder and beside the files that are named."""
+    for folder in (Path(), *(Path(name).parent for name in names if name.endswith(".safetensors"))):
+        if str(folder.resolve()) not in sys.path:
+            sys.path.insert(0, str(folder.resolve()))
+
+
 @app.command("list")
 def list_():
     """List functionals that are known by name, and what they are."""
@@ -119,7 +129,7 @@ def _bars():
 
 
 @app.command()
-def evaluate(names: Annotated[list[str], typer.Argument(help="Ours by name or file, PySCF's by their names in libxc.")],
+def evaluate(names: Annotated[list[str], typer.Argument(help=f"{OURS}; PySCF's by their names in libxc.")],
              file: Annotated[Path | None, typer.Option(help="Thermochemistry file. [default: the bundled one]")] = None,
              only: Annotated[str, typer.Option(help="all; or train, validation, test of a training's default split.")] = "all",
              delocalisation: Annotated[bool, typer.Option("--delocalisation", help="H2+ and half electrons too.")] = False,
@@ -145,6 +155,7 @@ def _evaluate(names, file, only, delocalisation, basis, grid, fitted, json_file,
     from nddo_ml.functional.thermochemistry import KINDS, PARTS, read_thermochemistry, split
 
     torch.set_num_threads(1)
+    _importable(names)
     systems, reactions = read_thermochemistry(file)
     if only not in ("all", *PARTS):
         raise UnknownOption(f"--only {only}: expected all, {', '.join(PARTS)}.")
@@ -183,11 +194,12 @@ def _evaluate(names, file, only, delocalisation, basis, grid, fitted, json_file,
 
 
 @app.command()
-def constraints(name: Annotated[str, typer.Argument(help="A functional by name or file.")]):
+def constraints(name: Annotated[str, typer.Argument(help=f"{OURS}.")]):
     """Check the exact conditions a functional obeys."""
     with refusals():
         from nddo_ml.functional import constraints as check
         from nddo_ml.functional import load
 
+        _importable([name])
         for row in check(load(name)):
             typer.echo(f"{'yes' if row.holds else 'no ':<4}{row.name}: {row.worst:.1e} (allowed {row.tolerance:.0e})")

@@ -48,11 +48,9 @@ def _run(config, restart, minutes, world):
     run = prepared(config)
     console, stop = Console(quiet=not world.first), Stop(minutes)
     system, reset, recent = run.system, [0], []
-    method = "PM6" if config.ansatz.start == "auto" else config.ansatz.start
-    begin = "Slater's exponents" if run.field is None else f"the determinants of {method}"
     console.print(f"{system.formula} (bohr), {system.up} up and {system.down} down; {config.ansatz.kind}, "
-                  f"{sum(p.numel() for p in run.psi.parameters())} parameters, {config.sampling.walkers} walkers; from {begin}",
-                  highlight=False)
+                  f"{sum(p.numel() for p in run.psi.parameters())} parameters, {config.sampling.walkers} walkers; from "
+                  f"{run.began}", highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
                TextColumn("{task.fields[live]}"))
     with Progress(*columns, console=console, refresh_per_second=2) as bar:

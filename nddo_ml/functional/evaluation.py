@@ -28,14 +28,14 @@ class Result:
 
 
 def method(name: str | Functional) -> Functional | str:
-    """A functional of ours, itself or by name or file, or the name of one of libxc. UnknownOption: neither."""
+    """A functional of ours, itself or by name, file or "module:Class", or the name of one of libxc. UnknownOption: neither."""
     if isinstance(name, Functional):
         return name
-    if name in library.names() or name.endswith(library.SUFFIX):
+    if name in library.names() or name.endswith(library.SUFFIX) or library.is_class(name):
         return library.load(name)
     if not in_libxc(name):
         raise UnknownOption(f"There is no functional {name!r}; ours: {', '.join(library.names())}, or a file "
-                            f"({library.SUFFIX}); PySCF's by their names in libxc (pbe, r2scan, b3lyp, ...).")
+                            f"({library.SUFFIX}), or \"module:Class\"; PySCF's by their names in libxc (pbe, r2scan, ...).")
     return name
 
 

@@ -1,6 +1,7 @@
 """Functionals by name, and functionals in files: safetensors whose metadata say what they are and what they learned from."""
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -50,8 +51,11 @@ def parent_of(functional: Functional) -> str:
 
 def build(kind: str, parent: str | None = None, width: int = 16, correlation: bool = True, exact_exchange: float | None = None,
           learned_fraction: bool = False, nonlocal_part: dict | None = None, seed: int = 0) -> Functional:
-    """A functional of PUBLISHED or NETWORKS, untrained; nonlocal_part: settings of projection.Projected. UnknownOption."""
-    if kind in PUBLISHED:
+    """A functional of PUBLISHED or NETWORKS, or of the class that "module:Class" names, untrained; nonlocal_part: settings of
+    projection.Projected. UnknownOption."""
+    if ":" in kind:
+        made = own(kind)
+    elif kind in PUBLISHED:
         if exact_exchange is not None or learned_fraction:
             raise UnknownOption(f"{kind} has its own fraction of exact exchange: take NeuralMetaGGA or NeuralGGA for another.")
         made = PUBLISHED[kind]()
@@ -72,9 +76,34 @@ def build(kind: str, parent: str | None = None, width: int = 16, correlation: bo
     return made
 
 
+def own(kind: str) -> Functional:
+    """An object of the class that "module:Class" names, made without arguments. UnknownOption: there is none, or it is no
+    functional."""
+    module, _, name = kind.partition(":")
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UnknownOption(f"{kind!r}: {error}; expected \"module:Class\", the module beside the configuration, in this "
+                            "folder or installed.") from None
+    if not (isinstance(found, type) and issubclass(found, Functional)):
+        raise UnknownOption(f"{kind!r} is no class made from nddo_ml.functional.Functional.")
+    try:
+        return found()
+    except TypeError as error:
+        raise UnknownOption(f"{kind!r} is not made without arguments ({error}): give them defaults.") from None
+
+
+def _class_name(functional):
+    """What `build` finds the class by: its name if it is one of ours, else "module:Class"; a class inside a function has no
+    such name."""
+    found = type(functional)
+    ours = found in (*PUBLISHED.values(), *NETWORKS.values()) or "." in found.__qualname__
+    return found.__name__ if ours else f"{found.__module__}:{found.__name__}"
+
+
 def settings(functional: Functional) -> dict:
     """The arguments of `build` that make it again, but for the seed."""
-    plain = getattr(functional, "config", {"kind": type(functional).__name__})
+    plain = getattr(functional, "config", {"kind": _class_name(functional)})
     part = functional.nonlocal_part
     return {**plain, "nonlocal_part": None if part is None else part.config}
 
@@ -98,12 +127,15 @@ def metadata(path) -> dict:
 
 
 def load(name, device: str = "cpu", into: Functional | None = None) -> Functional:
-    """A functional by name or from a file, float64, without gradients. into: an object of your own class to fill.
+    """A functional by name, from a file, or untrained of the class that "module:Class" names; float64, without gradients. A
+    file of a class of your own imports it by the name it was saved under; into: an object of the class to fill instead.
 
     UnknownOption: no such name; IncompatibleFile: a file of another kind or version, or damaged.
     """
     if str(name) in PUBLISHED:
         return PUBLISHED[str(name)]().to(device)
+    if is_class(name):
+        return own(str(name)).double().requires_grad_(False).to(device)
     path = _path(name)
     said = metadata(path)
     try:
@@ -112,10 +144,15 @@ def load(name, device: str = "cpu", into: Functional | None = None) -> Functiona
         made.load_state_dict(state)
     except (UnknownOption, TypeError, KeyError, ValueError, RuntimeError) as error:
         raise IncompatibleFile(f"{path} was written by nddo_ml {said.get('code')} as {said.get('settings')}, which cannot be "
-                               f"made here ({str(error).splitlines()[0]}); for a class of your own give load(..., "
-                               "into=YourFunctional()).") from None
+                               f"made here ({str(error).splitlines()[0]}); a class of your own must be importable by that "
+                               "name, or give load(..., into=YourFunctional()).") from None
     made.name = said["name"]
     return made.double().requires_grad_(False).to(device)
+
+
+def is_class(name) -> bool:
+    """Whether a name is a "module:Class"."""
+    return ":" in str(name) and not str(name).endswith(SUFFIX)
 
 
 def _path(name) -> Path:

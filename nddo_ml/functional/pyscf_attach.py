@@ -12,6 +12,7 @@ import torch
 from nddo_ml.errors import UnknownOption
 from nddo_ml.extras import needed
 from nddo_ml.functional.base import Functional
+from nddo_ml.functional.pyscf_ladder import ladder
 from nddo_ml.functional.pyscf_numint import XC, numint_class
 
 FITTED_FOR = {True: "PBE0", False: "PBE"}       # hybrid or not: whose auxiliary basis PySCF is asked for
@@ -104,6 +105,12 @@ def learned_class():
         def functional(self):
             """The functional at work."""
             return self._numint.functional
+
+        def ladder(self, start=None):
+            """The energy, hartree, of an SCF that may need more than DIIS: level shift and damping, then second-order steps.
+            SCFNotConverged: none of them did it. start: density matrices to begin with."""
+            ladder(self, start)
+            return self.e_tot
 
         def undo_torch(self):
             """Refused: what functional would be left is not known."""

@@ -10,16 +10,18 @@ import numpy as np
 import torch
 
 from nddo_ml.elements import number
-from nddo_ml.errors import SCFNotConverged, UnknownOption
+from nddo_ml.errors import UnknownOption
 from nddo_ml.extras import needed
 from nddo_ml.functional.base import Functional
 from nddo_ml.functional.derivatives import density_of
 from nddo_ml.functional.projection import Projected, projected
 from nddo_ml.functional.pyscf_attach import attach
+from nddo_ml.functional.pyscf_ladder import ladder
 from nddo_ml.functional.pyscf_nonlocal import elements, overlaps, spin_densities
 from nddo_ml.functional.thermochemistry import System
 
 PAIRS = ((0, 0), (0, 1), (1, 1))      # of spins, in sigma
+CYCLES = 60              # of DIIS alone
 NEGLIGIBLE = 1e-10      # electrons at a point: below it the point does not matter
 
 
@@ -136,24 +138,9 @@ def _one_electron(system: System) -> bool:
 
 
 def solve(mf, start: np.ndarray | None = None):
-    """(mean field, rung) at self-consistency: DIIS; DIIS with level shift and damping; Newton steps. SCFNotConverged."""
-    mf.max_cycle = 60
-    mf.kernel(dm0=start)
-    if mf.converged:
-        return mf, "diis"
-    mf.level_shift, mf.damp, mf.max_cycle = 0.3, 0.4, 150
-    mf.kernel(dm0=mf.make_rdm1())
-    mf.level_shift, mf.damp = 0.0, 0.0
-    if mf.converged:
-        mf.kernel(dm0=mf.make_rdm1())
-        if mf.converged:
-            return mf, "level shift"
-    second = mf.newton()
-    second.kernel(mf.mo_coeff, mf.mo_occ)
-    if not second.converged:
-        raise SCFNotConverged(f"The SCF of {mf.mol.elements} (charge {mf.mol.charge}, {mf.mol.spin} unpaired) did not converge "
-                              "by DIIS, level shift or Newton steps.")
-    return second, "newton"
+    """(mean field, rung) at self-consistency. SCFNotConverged."""
+    rung = ladder(mf, start, CYCLES)
+    return mf, rung
 
 
 def snapshot(functional: Functional, system: System, level: Level, projector: Projected | None = None,

@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -252,7 +251,7 @@ def untrained(config: Config, seed: int) -> Functional:
     """The functional a seed begins with; what is to be learned requires gradients. UnknownOption: there is none such."""
     f = config.functional
     if ":" in f.kind:
-        return _own(f.kind)
+        return library.own(f.kind)
     part = {"width": f.width, "alone": f.alone} if f.projected else None
     if f.start:
         made = library.load(f.start).requires_grad_(not f.frozen)
@@ -265,19 +264,6 @@ def untrained(config: Config, seed: int) -> Functional:
         return library.build(f.kind, nonlocal_part=part, seed=seed)
     return library.build(f.kind, f.parent or None, f.width, f.correlation, f.exact_exchange if f.exact_exchange >= 0 else None,
                          f.learned_fraction, part, seed)
-
-
-def _own(kind) -> Functional:
-    """An object of the class that "module:Class" names."""
-    module, _, name = kind.partition(":")
-    try:
-        found = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UnknownOption(f"functional.kind = {kind!r}: {error}; expected \"module:Class\", the module beside the "
-                            "configuration or installed.") from None
-    if not (isinstance(found, type) and issubclass(found, Functional)):
-        raise UnknownOption(f"functional.kind = {kind!r} is no class made from nddo_ml.functional.Functional.")
-    return found()
 
 
 def best_seed(config: Config) -> Path:

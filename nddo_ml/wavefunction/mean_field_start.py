@@ -96,27 +96,33 @@ def valence_shells(hamiltonian: Hamiltonian, molecule: Molecules) -> list[Shell]
 
 def mean_field(system: System, method: str = "PM6", determinants: int = 1) -> MeanField:
     """The heaviest determinants of an NDDO method, or of a trained Hamiltonian, for the electrons of a System; where fewer
-    have weight, the first is divided into equal parts. MissingParameter: an element it lacks; SCFNotConverged.
+    have weight, the first is divided into equal parts. MissingParameter: an element it lacks, or a state that its core and
+    valence orbitals do not hold; SCFNotConverged.
     """
     hamiltonian = Hamiltonian(method)
     molecule = Molecules.single(list(system.numbers), system.nuclei * CODATA_2018.bohr, sum(system.numbers) - system.electrons,
                                 system.up - system.down + 1)
+    shells = valence_shells(hamiltonian, molecule)
+    core = [s for a, z in enumerate(system.numbers) for s in core_shells(a, z)]
+    inner, room = (sum(2 * s.l + 1 for s in x) for x in (core, shells))
+    if system.down < inner or system.up > inner + room:
+        raise MissingParameter(f"{method} fills {inner} core orbitals twice and has {room} above them, which do not hold "
+                               f"{system.up} electrons up and {system.down} down: start without its orbitals.")
     with torch.no_grad():
         D = hamiltonian(molecule).states[0].solution.D
     functional = nddo_functional(hamiltonian, molecule)
     C = natural_orbitals(functional, D)
     valence = nddo_hamiltonian(functional, canonical=False).rotated(C)
-    core = [s for a, z in enumerate(system.numbers) for s in core_shells(a, z)]
-    inner = sum(2 * s.l + 1 for s in core)
     if (valence.up + inner, valence.down + inner) != (system.up, system.down):
         raise MissingParameter(f"{method} treats other electrons of {', '.join(map(symbol, system.numbers))} than those "
                                "outside the core: start without its orbitals.")
-    orbitals = _determinants(C, *leading(valence, determinants), determinants, inner)
-    return MeanField(system.nuclei, (*core, *valence_shells(hamiltonian, molecule)), orbitals)
+    orbitals = chosen(C, *leading(valence, determinants), determinants, inner)
+    return MeanField(system.nuclei, (*core, *shells), orbitals)
 
 
-def _determinants(C, weights, occupations, count, inner):
-    """Orbitals of each spin, `inner` core orbitals before those of C; the weight of a determinant is shared by its orbitals."""
+def chosen(C, weights, occupations, count, inner):
+    """Orbitals of each spin of chosen determinants, `inner` core orbitals before those of C; the weight of a determinant is
+    shared by its orbitals."""
     copies = 1 + count - len(weights)
     weights = torch.cat([weights[:1].expand(copies) / copies, weights[1:]])
     occupations = torch.cat([occupations[:1].expand(copies, -1), occupations[1:]])

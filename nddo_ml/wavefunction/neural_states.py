@@ -1,7 +1,8 @@
 """Neural quantum states: a network gives the amplitude of every determinant, and the Rayleigh quotient trains it.
 
-In small spaces all determinants are summed; in larger ones those that matter are selected: the space grows by the determinants
-whose first-order amplitude is largest and is cut back to its size, the network being trained in between.
+In small spaces all determinants are summed; in larger ones, of any size, those that matter are selected: the space grows by the
+determinants whose first-order amplitude is largest and is cut back to its size, the network being trained in between. The space
+itself is never built.
 G. Carleo, M. Troyer, Science 355, 602 (2017); D. Luo, B. Clark, Phys. Rev. Lett. 122, 226401 (2019).
 """
 
@@ -9,17 +10,21 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from nddo_ml.errors import UnknownOption
+from nddo_ml.errors import InvalidMolecule, UnknownOption
 from nddo_ml.wavefunction.natural_gradient import Spring
-from nddo_ml.wavefunction.second_quantisation import Hamiltonian, determinants, diagonal, matrix, reference
+from nddo_ml.wavefunction.second_quantisation import Hamiltonian, determinants, diagonal, limited, reference, sparse_matrix
+from nddo_ml.wavefunction.selected_space import first_order
 
 HALVINGS = 12       # of a step that raises the energy
+DERIVATIVES = 2**27     # of the amplitudes by the weights, kept in each step: 1.1 GB
+TOGETHER = 256      # determinants differentiated at a time
 
 
 class RestrictedBoltzmann(nn.Module):
@@ -109,10 +114,12 @@ def fit(state: nn.Module, H: Hamiltonian, steps: int = 200, space: Bool[Tensor, 
         report: Callable[[int, float], None] = lambda done, energy: None) -> Fit:
     """Minimise the Rayleigh quotient over all determinants of a space (the whole one if None) by natural-gradient steps.
 
-    unit: energies are divided by it for the optimiser (27.2 for eV). Ends when ten steps gain less than `tolerance` units.
+    unit: energies are divided by it for the optimiser (27.2 for eV). Ends when ten steps gain less than `tolerance` units. M:
+    the matrix of the space, if it is at hand. InvalidMolecule: the space is too large.
     """
     space = determinants(H) if space is None else space
-    M = (matrix(H, space) if M is None else M) / unit
+    derivatives_fit(state, len(space))
+    M = (sparse_matrix(H, space) if M is None else M) / unit
     optimiser = optimiser or Spring(rate=1.0, decay=1e9, momentum=0.5, damping=1e-4, norm=1.0, growth=math.inf)
     n = space.to(torch.float64)
     fresh = optimiser.start(sum(p.numel() for p in state.parameters()), n)
@@ -158,29 +165,49 @@ def _with_jacobian(state, n):
         psi = functional_call(state, theta, (x,))
         return psi, psi
 
-    J, psi = vmap(jacrev(one, has_aux=True), (None, 0))(parameters, n)
+    J, psi = vmap(jacrev(one, has_aux=True), (None, 0), chunk_size=TOGETHER)(parameters, n)
     return psi, torch.cat([j.flatten(1) for j in J.values()], 1)
+
+
+def derivatives_fit(state: nn.Module, count: int) -> None:
+    """InvalidMolecule: more derivatives of `count` amplitudes than a step may keep."""
+    weights = sum(p.numel() for p in state.parameters())
+    if count * weights > DERIVATIVES:
+        raise InvalidMolecule(f"{count} determinants and {weights} weights of the network: {8e-9 * count * weights:.1f} GB of "
+                              f"derivatives, and the limit is {8e-9 * DERIVATIVES:.1f} GB: at most {DERIVATIVES // weights} "
+                              "determinants (selected), or a smaller network (hidden, width; kind \"rbm\" has few weights).")
 
 
 def selected(H: Hamiltonian, size: int, kind: str = "backflow", rounds: int = 6, steps: int = 40, unit: float = 1.0,
              seed: int = 0, report: Callable[[int, float], None] = lambda done, energy: None) -> Fit:
-    """A neural state on the `size` determinants that matter most, chosen while it is trained.
+    """A neural state on the `size` determinants that matter most, chosen while it is trained; fewer if H couples fewer.
 
     Each round keeps the determinants with the largest amplitude, in first order |<D|H|psi> / (E - <D|H|D>)| for those outside
-    the space so far, and trains. The energy is a Rayleigh quotient: an upper bound in the whole space.
+    the space so far, and trains. The energy is a Rayleigh quotient: an upper bound in the whole space, of any size.
+    UnknownOption: no size. InvalidMolecule: more determinants than can be trained on.
     """
-    everything = determinants(H)
-    M, levels = matrix(H, everything), diagonal(H, everything)
+    if size < 1:
+        raise UnknownOption(f"size = {size}: at least one determinant.")
+    limited(size, H)
     state = neural_state(H, kind, seed)
-    inside = (everything == reference(H)).all(1).nonzero()[:, 0]
+    derivatives_fit(state, size)
+    space = reference(H)[None]
+    energy = float(diagonal(H, space))
     for k in range(rounds):
-        target = max(8, round(size * (k + 1) / rounds)) if k + 1 < rounds else size
+        target = min(size, max(8, round(size * (k + 1) / rounds))) if k + 1 < rounds else size
         with torch.no_grad():
-            psi = amplitudes(state, everything[inside])
-            energy = float(rayleigh(M[inside][:, inside], psi))
-            first_order = ((M[:, inside] @ (psi / psi.norm())) / (energy - levels - 1e-9)).abs()
-        first_order[inside] = psi.abs() / psi.norm()
-        inside = first_order.topk(min(target, len(everything))).indices.sort().values
-        found = fit(state, H, steps if k + 1 < rounds else 4 * steps, everything[inside], unit, M=M[inside][:, inside])
-        report(k + 1, found.energy)
+            psi = amplitudes(state, space)
+        psi = psi / psi.norm()
+        others, weights = first_order(H, space, psi, energy, target)
+        weights = torch.cat([psi.abs(), weights])
+        space = in_order(torch.cat([space, others])[weights.topk(min(target, len(weights))).indices])
+        found = fit(state, H, steps if k + 1 < rounds else 4 * steps, space, unit)
+        energy = found.energy
+        report(k + 1, energy)
     return found
+
+
+def in_order(space: Bool[Tensor, "determinant spin_orbital"]) -> Bool[Tensor, "determinant spin_orbital"]:
+    """The determinants in the order of `determinants`."""
+    rows = np.packbits(space.numpy(), axis=1)
+    return space[torch.from_numpy(np.lexsort(rows.T[::-1])[::-1].copy())]

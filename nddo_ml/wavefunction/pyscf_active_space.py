@@ -6,7 +6,9 @@ import torch
 from nddo_ml.elements import symbol
 from nddo_ml.errors import InvalidMolecule
 from nddo_ml.extras import needed
-from nddo_ml.wavefunction.second_quantisation import Hamiltonian
+from nddo_ml.wavefunction.second_quantisation import Hamiltonian, size
+
+LARGEST = 20_000_000        # determinants of a full configuration interaction: 0.16 GB a vector, and some twenty of them
 
 
 def active_space(numbers, positions, basis: str = "sto-3g", frozen: int = 0, orbitals: int | None = None, charge: int = 0,
@@ -43,7 +45,11 @@ def active_space(numbers, positions, basis: str = "sto-3g", frozen: int = 0, orb
 
 
 def exact_energy(H: Hamiltonian) -> float:
-    """The lowest energy in the whole space, in the Hamiltonian's unit, by pyscf.fci. MissingExtra."""
+    """The lowest energy in the whole space, in the Hamiltonian's unit, by pyscf.fci. MissingExtra. InvalidMolecule: the space
+    is too large."""
+    if size(H) > LARGEST:
+        raise InvalidMolecule(f"{float(size(H)):.3g} determinants of {H.up} + {H.down} electrons in {H.orbitals} orbitals: the "
+                              f"limit of full configuration interaction is {float(LARGEST):.0e}; take a smaller active space.")
     fci = needed("pyscf.fci", "train", "The exact energy")
     solver = fci.direct_spin1.FCI()
     solver.conv_tol, solver.max_cycle, solver.verbose = 1e-12, 300, 0

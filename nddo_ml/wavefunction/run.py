@@ -13,14 +13,15 @@ from pathlib import Path
 
 import torch
 
-from nddo_ml.errors import IncompatibleFile, MissingParameter, SCFNotConverged, UnknownOption
+from nddo_ml.errors import IncompatibleFile, UnknownOption
 from nddo_ml.files import held, read_checkpoint, write_checkpoint, write_whole
 from nddo_ml.limits import COUNT, MEMORY, NUMBER, POSITIVE, SEED, check_limits
 from nddo_ml.wavefunction.ansatz import Wavefunction, wavefunction
 from nddo_ml.wavefunction.forces import Forces, forces
-from nddo_ml.wavefunction.mean_field_start import MeanField, fitted, mean_field
+from nddo_ml.wavefunction.mean_field_start import MeanField, fitted
 from nddo_ml.wavefunction.natural_gradient import Adam, Spring, stable_rate
 from nddo_ml.wavefunction.sampling import Walkers
+from nddo_ml.wavefunction.starting_orbitals import beginning
 from nddo_ml.wavefunction.systems import System, from_text
 from nddo_ml.wavefunction.variational import (
     ALONE,
@@ -45,7 +46,7 @@ SIZES = {"ferminet": ("width", "pair_width", "layers"), "psiformer": ("width", "
 class Ansatz:
     """[ansatz] kind: ferminet or psiformer. width, layers: of the network; pair_width: FermiNet's; heads: Psiformer's.
     start: the NDDO method, or file of a trained Hamiltonian, from whose determinants it starts; "": from Slater's exponents;
-    "auto": from those of PM6, and from exponents where it has none (neon, argon) or does not converge.
+    "auto": an atom from Slater functions of its own, a molecule from PM6, and from exponents where PM6 does not hold the state.
     singlet: of as many electrons up as down, no triplet may mix in; twice the time."""
 
     kind: str = "ferminet"
@@ -123,13 +124,14 @@ class Config:
 
 @dataclass(frozen=True)
 class Run:
-    """Everything of a calculation before it starts."""
+    """Everything of a calculation before it starts. field: determinants the ansatz is fitted to first; began: what they are."""
 
     config: Config
     system: System
     psi: Wavefunction
     settings: Settings
     field: MeanField | None = None
+    began: str = ""
 
 
 LIMITS = {
@@ -165,17 +167,8 @@ def prepared(config: Config, where: str = "the configuration") -> Run:
                            o.norm, o.growth)
     else:
         optimiser = Adam(Adam.rate if o.rate is None else o.rate, o.decay)
-    return Run(config, molecule, psi, Settings(s.walkers, s.steps, s.burn_in, o.clip, optimiser), _field(molecule, a))
-
-
-def _field(molecule, ansatz):
-    """The determinants an ansatz starts from; None: exponents."""
-    if ansatz.start != "auto":
-        return mean_field(molecule, ansatz.start, ansatz.determinants) if ansatz.start else None
-    try:
-        return mean_field(molecule, "PM6", ansatz.determinants)
-    except (MissingParameter, SCFNotConverged):
-        return None
+    first = beginning(molecule, a.start, a.determinants)
+    return Run(config, molecule, psi, Settings(s.walkers, s.steps, s.burn_in, o.clip, optimiser), first.field, first.said)
 
 
 def calculate(run: Run, report: Callable[[Progress], None] = lambda progress: None,
@@ -241,7 +234,7 @@ def result(run: Run, state: State, found: Evaluation, felt: Forces | None = None
     of_nuclei = {} if felt is None else {"forces": felt.force.tolist(), "forces_error": felt.error.tolist()}
     return {"format": RESULT, "molecule": run.system.formula, "unit": "bohr", **_plain(run.system), "energy": e.mean,
             "error": e.error, **of_nuclei, "spin_square": found.spin.mean, "spin_square_error": found.spin.error,
-            "variance": e.variance, "correlation": e.correlation, "acceptance": found.acceptance,
+            "variance": e.variance, "correlation": e.correlation, "start": run.began, "acceptance": found.acceptance,
             "reset": state.reset + found.reset, "iterations": state.iteration, "exact": exact,
             "difference": None if exact is None else e.mean - exact, "config": asdict(run.config)}
 

@@ -4,6 +4,8 @@ H = core + sum h_pq a+_p a_q + 1/2 sum (pq|rs) a+_p a+_r a_s a_q. The valence sp
 orbitals being orthonormal; active spaces of PySCF are another (pyscf_active_space.py).
 """
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -16,7 +18,10 @@ from nddo_ml.errors import InvalidMolecule
 from nddo_ml.scf.fock import two_electron
 from nddo_ml.wavefunction.energy_functionals import NDDOFunctional
 
-LARGEST = 20_000            # determinants whose matrix is built whole
+LARGEST = 20_000            # determinants of a space
+ORBITALS = 100              # whose n^4 integrals are kept: 0.8 GB
+COUPLINGS = 50_000_000      # of a sparse matrix: 1.2 GB
+PART = 50_000               # rows that are worked on at a time
 
 
 @dataclass(frozen=True)
@@ -45,11 +50,14 @@ def nddo_hamiltonian(functional: NDDOFunctional, canonical: bool = True) -> Hami
     """The valence Hamiltonian of one NDDO molecule, eV, in its SCF orbitals (or its atomic ones).
 
     The integrals are read off the engine's own J and K: two-electron Fock matrices of unit densities.
-    InvalidMolecule: several molecules.
+    InvalidMolecule: several molecules, or too large a one.
     """
     if functional.molecules != 1:
         raise InvalidMolecule(f"{functional.molecules} molecules: a Hamiltonian in second quantisation is of one.")
     p, n = functional.state.problem, functional.size
+    if n > ORBITALS:
+        raise InvalidMolecule(f"{n} orbitals have {8e-9 * n**4:.1f} GB of integrals; the limit is {ORBITALS} orbitals: take a "
+                              "smaller molecule, or an active space (pyscf_active_space).")
     r, s = torch.triu_indices(n, n)
     unit = torch.zeros(len(r), n, n, dtype=p.h.dtype)
     unit[torch.arange(len(r)), r, s] += 0.5
@@ -72,6 +80,18 @@ def natural_orbitals(functional: NDDOFunctional,
     return torch.linalg.eigh(F - 1e3 * D.mean((0, 1)))[1]
 
 
+def size(H: Hamiltonian) -> int:
+    """How many determinants there are in all."""
+    return math.comb(H.orbitals, H.up) * math.comb(H.orbitals, H.down)
+
+
+def limited(count: int, H: Hamiltonian) -> None:
+    """InvalidMolecule: more determinants than a space may hold."""
+    if count > LARGEST:
+        raise InvalidMolecule(f"{float(count):.3g} determinants of {H.up} + {H.down} electrons in {H.orbitals} orbitals: the "
+                              f"limit is {LARGEST}; take those that matter (neural_states.selected) or a smaller active space.")
+
+
 def strings(orbitals: int, electrons: int) -> Bool[Tensor, "string orbital"]:
     """All ways to put electrons of one spin into orbitals, in lexical order."""
     chosen = list(combinations(range(orbitals), electrons))
@@ -88,13 +108,16 @@ def reference(H: Hamiltonian) -> Bool[Tensor, "spin_orbital"]:
 
 
 def determinants(H: Hamiltonian) -> Bool[Tensor, "determinant orbital_of_both_spins"]:
-    """All determinants of the Hamiltonian, occupations of spin up, then of spin down."""
+    """All determinants of the Hamiltonian, occupations of spin up, then of spin down. InvalidMolecule: too many."""
+    limited(size(H), H)
     up, down = strings(H.orbitals, H.up), strings(H.orbitals, H.down)
     return torch.cat([up.repeat_interleave(len(down), 0), down.repeat(len(up), 1)], 1)
 
 
 def singles_and_doubles(H: Hamiltonian) -> Bool[Tensor, "determinant spin_orbital"]:
-    """The reference and all determinants with one or two of its electrons elsewhere."""
+    """The reference and all determinants with one or two of its electrons elsewhere. InvalidMolecule: too many."""
+    ways = [[math.comb(n, k) * math.comb(H.orbitals - n, k) for k in range(3)] for n in (H.up, H.down)]
+    limited(sum(ways[0][a] * ways[1][b] for a in range(3) for b in range(3 - a)), H)
     up, down = reference(H).split(H.orbitals)
     parts = [(_excited(up, a), _excited(down, b)) for a in range(3) for b in range(3 - a)]
     return torch.cat([torch.cat([x.repeat_interleave(len(y), 0), y.repeat(len(x), 1)], 1) for x, y in parts])
@@ -134,62 +157,79 @@ def leading(H: Hamiltonian, count: int) -> tuple[Float[Tensor, "determinant"], B
 
 
 def matrix(H: Hamiltonian, space: Bool[Tensor, "determinant spin_orbital"]) -> Float[Tensor, "determinant determinant"]:
-    """<D|H|D'> among the determinants of a space, by the Slater-Condon rules; sparse.
+    """<D|H|D'> among the determinants of a space, by the Slater-Condon rules. InvalidMolecule: too many.
 
     Spin orbitals are in the order of the columns; core energy on the diagonal.
     """
-    occupation = space.numpy()
-    h, g = spin_integrals(H)
-    count = len(occupation)
-    if count > LARGEST:
-        raise InvalidMolecule(f"{count} determinants: matrices are built up to {LARGEST}; select determinants, or take a "
-                              "smaller active space.")
-    differing = 2 * H.up + 2 * H.down - 2 * (occupation.astype(np.float32) @ occupation.T.astype(np.float32))
-    rows, columns = np.nonzero(np.triu(differing <= 4.5, 1))
-    values = np.empty(len(rows))
-    for start in range(0, len(rows), 200_000):
-        part = slice(start, start + 200_000)
-        values[part] = _couplings(h, g, occupation[rows[part]], occupation[columns[part]])
-    dense = torch.zeros(count, count, dtype=torch.float64)
-    dense[rows, columns] = dense[columns, rows] = torch.from_numpy(values)
-    dense.diagonal().copy_(diagonal(H, space))
-    return dense
+    return sparse_matrix(H, space).to_dense()
+
+
+def sparse_matrix(H: Hamiltonian, space: Bool[Tensor, "determinant spin_orbital"]) -> Tensor:
+    """The same as a sparse tensor: memory for the determinants that differ by two spin orbitals at most, and no more.
+
+    InvalidMolecule: too many determinants, or too many of them couple.
+    """
+    count, occupation = len(space), space.numpy()
+    limited(count, H)
+    rows, columns, values = [np.arange(count)], [np.arange(count)], [diagonal(H, space).numpy()]
+    coupled = 0
+    for i, j in _pairs_of(occupation, 2 * (H.up + H.down)):
+        coupled += 2 * len(i)
+        if coupled > COUPLINGS:
+            raise InvalidMolecule(f"{count} determinants with more than {COUPLINGS} couplings between them: "
+                                  f"{24e-9 * COUPLINGS:.1f} GB is the limit; select fewer.")
+        found = [_couplings(H, occupation[i[k:k + PART]], occupation[j[k:k + PART]]) for k in range(0, len(i), PART)]
+        rows, columns, values = [*rows, i, j], [*columns, j, i], [*values, *found, *found]
+    places = torch.from_numpy(np.stack([np.concatenate(rows), np.concatenate(columns)]))
+    return torch.sparse_coo_tensor(places, torch.from_numpy(np.concatenate(values)), (count, count),
+                                   check_invariants=False).coalesce()
+
+
+def _pairs_of(occupation, electrons) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs i < j of determinants that differ by one or two spin orbitals, some rows at a time."""
+    n = occupation.astype(np.float32)
+    step = max(1, 20_000_000 // len(n))
+    for start in range(0, len(n), step):
+        differing = electrons - 2 * (n[start:start + step] @ n[start:].T)
+        i, j = np.nonzero(np.triu(differing <= 4.5, 1))
+        yield i + start, j + start
 
 
 def diagonal(H: Hamiltonian, space: Bool[Tensor, "determinant spin_orbital"]) -> Float[Tensor, "determinant"]:
     """<D|H|D> = core + sum h_pp + 1/2 sum (J - K)."""
-    h, g = spin_integrals(H)
-    n = space.to(torch.float64)
-    pair = np.einsum("ppqq->pq", g) - np.einsum("pqqp->pq", g)
-    return H.core + n @ torch.from_numpy(np.diagonal(h).copy()) + 0.5 * ((n @ torch.from_numpy(pair)) * n).sum(-1)
+    J, K = torch.einsum("ppqq->pq", H.eri), torch.einsum("pqqp->pq", H.eri)
+    up, down = space.to(H.h).split(H.orbitals, 1)
+    both = up + down
+    exchange = ((up @ K) * up + (down @ K) * down).sum(-1)
+    return H.core + both @ H.h.diagonal() + 0.5 * (((both @ J) * both).sum(-1) - exchange)
 
 
-def spin_integrals(H: Hamiltonian) -> tuple[np.ndarray, np.ndarray]:
-    """(h, (pq|rs)) over spin orbitals, spin up first."""
-    n = H.orbitals
-    h, g = np.zeros((2 * n, 2 * n)), np.zeros((2 * n,) * 4)
-    spins = (slice(0, n), slice(n, 2 * n))
-    for a in spins:
-        h[a, a] = H.h.numpy()
-        for b in spins:
-            g[a, a, b, b] = H.eri.numpy()
-    return h, g
-
-
-def _couplings(h, g, bra, ket):
+def _couplings(H, bra, ket):
     """<bra|H|ket> of pairs of determinants that differ by one or two spin orbitals."""
+    n, h, eri = H.orbitals, H.h.numpy(), H.eri.numpy()
+
+    def g(p, q, r, s):
+        """(pq|rs) over spin orbitals."""
+        return eri[p % n, q % n, r % n, s % n] * ((p < n) == (q < n)) * ((r < n) == (s < n))
+
     empty, filled = ket & ~bra, bra & ~ket                   # orbitals of the ket that are left, orbitals that are entered
     values = np.empty(len(bra))
     single = filled.sum(1) == 1
     k = np.flatnonzero(single)
     i, a = empty[k].argmax(1), filled[k].argmax(1)
-    exchange = np.einsum("aiqq->aiq", g) - np.einsum("aqqi->aiq", g)
-    mean_field = np.einsum("kq,kq->k", exchange[a, i], (bra[k] & ket[k]).astype(float))
-    values[k] = _sign(ket[k], (i,), (a,)) * (h[a, i] + mean_field)
+    same = (bra[k] & ket[k]).reshape(-1, 2, n)
+    mean_field = _mean_field(eri, i % n, a % n, same.sum(1), same[np.arange(len(k)), (i >= n).astype(int)])
+    values[k] = _sign(ket[k], (i,), (a,)) * ((i < n) == (a < n)) * (h[a % n, i % n] + mean_field)
     k = np.flatnonzero(~single)
     (i, j), (a, b) = _two(empty[k]), _two(filled[k])
-    values[k] = _sign(ket[k], (i, j), (b, a)) * (g[a, i, b, j] - g[a, j, b, i])
+    values[k] = _sign(ket[k], (i, j), (b, a)) * (g(a, i, b, j) - g(a, j, b, i))
     return values
+
+
+def _mean_field(eri, i, a, both, own):
+    """sum_q n_q (ai|qq) - n_q' (aq|qi) of pairs of orbitals, n' the electrons of their own spin."""
+    J, K = np.einsum("aiqq->aiq", eri), np.einsum("aqqi->aiq", eri)
+    return np.einsum("kq,kq->k", J[a, i], both.astype(float)) - np.einsum("kq,kq->k", K[a, i], own.astype(float))
 
 
 def _sign(ket, annihilated, created):
