@@ -14,7 +14,7 @@ from ase.build import molecule
 from ase.io import write
 from typer.testing import CliRunner
 
-from nddo_ml import NDDO, Hamiltonian, Molecules, SCFNotConverged
+from nddo_ml import NDDO, Hamiltonian, Molecules, SCFNotConverged, relax
 from nddo_ml.cli.main import app
 from nddo_ml.interfaces.qcschema import BOHR, HARTREE, compute
 from nddo_ml.options import SCF
@@ -163,3 +163,22 @@ def test_batches_look_where_single_molecules_do():
     batch = MODELS["PM6"](Molecules.batch(*zip(*structures, strict=True), [0] * 4, spins))
     alone = torch.cat([calculate("PM6", *s, 0, m).energy for s, m in zip(structures, spins, strict=True)])
     assert (batch.energy - alone).abs().max() < AGREE
+
+
+@pytest.mark.parametrize("method, numbers, multiplicity", [("PM6", (23, 6), 2), ("PM6", (27, 6), 2)])
+def test_an_optimisation_ends_in_a_state_that_is_looked_at(method, numbers, multiplicity, tmp_path, monkeypatch):
+    """VC and CoC from far away follow a state that ends 0.4 and 0.9 eV above another: they go on in the lower one, in a batch
+    too, and the energy is what a new calculation of the final geometry gives.
+    """
+    monkeypatch.chdir(tmp_path)
+    start = [[0, 0, 0], [0, 0, 2.6]]
+    water = molecule("H2O")
+    batch = Molecules.batch([water.numbers, numbers], [water.positions, start], [0, 0], [1, multiplicity])
+    found = relax(MODELS[method], batch)
+    assert found.converged.tolist() == [True, True]
+    alone = relax(MODELS[method], Molecules.single(numbers, start, 0, multiplicity))
+    anew = MODELS[method](found.molecules).energy
+    assert bool((found.energy < anew + 1e-4).all()) and float(alone.energy) == pytest.approx(float(found.energy[1]), abs=1e-3)
+    atoms = Atoms(numbers, start)
+    energy = command(atoms, tmp_path, "-m", method, "--multiplicity", str(multiplicity), "--opt")
+    assert energy == pytest.approx(float(found.energy[1]), abs=1e-3)

@@ -13,8 +13,8 @@ from ase.outputs import all_outputs
 
 from nddo_ml.dynamics import constraints
 from nddo_ml.dynamics.flat import lifted
-from nddo_ml.dynamics.optimise import Optimised, optimise_members
-from nddo_ml.dynamics.relax import Evaluation
+from nddo_ml.dynamics.optimise import Optimised
+from nddo_ml.dynamics.relax import Evaluation, to_minima
 from nddo_ml.elements import masses
 from nddo_ml.errors import UnknownOption
 from nddo_ml.files import finite
@@ -181,7 +181,7 @@ def _relax(atoms, model, molecules, wanted, last, progress):
         if bool(step.accepted[0]) or not trajectory:
             _record_step(trajectory, atoms, step.molecules.positions, float(step.energy[0]), step.forces, wanted, progress)
 
-    found = optimise_members(evaluation, molecules, wanted.fmax, wanted.steps, seen, [constraints.fixed_directions(atoms)])
+    found = to_minima(evaluation, molecules, wanted.fmax, wanted.steps, seen, [constraints.fixed_directions(atoms)])
     return found, trajectory, evaluation.last[0][0]
 
 

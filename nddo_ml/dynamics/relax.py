@@ -2,7 +2,7 @@
 last."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -11,6 +11,9 @@ from nddo_ml.dynamics.optimise import Optimised, Step, optimise_members
 from nddo_ml.errors import NDDOError
 from nddo_ml.molecules import Molecules
 from nddo_ml.results import Result
+
+CHECKS = 3       # how often a relaxed molecule may go on in a lower state
+LOWER = 1e-4     # eV: states that differ by less are one
 
 
 def relax(model, molecules: Molecules, fmax: float = 0.01, steps: int = 500, callback: Callable[[Step], None] | None = None,
@@ -25,7 +28,43 @@ def relax(model, molecules: Molecules, fmax: float = 0.01, steps: int = 500, cal
     (dynamics/flat.py), unless something is fixed.
     """
     start = lifted(molecules) if fixed is None else molecules
-    return optimise_members(Evaluation(model, options), start, fmax, steps, callback, fixed)
+    return to_minima(Evaluation(model, options), start, fmax, steps, callback, fixed)
+
+
+def to_minima(evaluation: "Evaluation", molecules: Molecules, fmax: float, steps: int,
+              callback: Callable[[Step], None] | None = None, fixed: Sequence[torch.Tensor | None] | None = None) -> Optimised:
+    """`optimise` in the lowest states that can be told: steps follow the densities of the last ones, so a state may be left
+    behind on the way. At the end every molecule is calculated anew, and where that finds a lower state it goes on from there.
+    """
+    found = optimise_members(evaluation, molecules, fmax, steps, callback, fixed)
+    for _ in range(CHECKS):
+        lower, again = evaluation.lower_states(found)
+        if not lower:
+            break
+        index = torch.tensor(lower, device=found.energy.device)
+
+        def named(step, index=index):
+            callback(replace(step, indices=index[step.indices]))
+
+        part = optimise_members(again, found.molecules.select(lower), fmax, steps, None if callback is None else named,
+                                None if fixed is None else [fixed[k] for k in lower])
+        evaluation.last |= {k: again.last[n] for n, k in enumerate(lower) if n in again.last}
+        found = _replaced(found, part, index)
+    return found
+
+
+def _replaced(found, part, index):
+    """`found` with the molecules `index` as in `part`; evaluations add up."""
+    atoms = torch.isin(found.molecules.molecule, index)
+    values = {name: getattr(found, name).index_copy(0, index, getattr(part, name))
+              for name in ("energy", "converged", "stuck", "lost", "step")}
+    positions = _put(found.molecules.positions, atoms, part.molecules.positions)
+    return replace(found, molecules=found.molecules.with_positions(positions), forces=_put(found.forces, atoms, part.forces),
+                   evaluations=found.evaluations.index_add(0, index, part.evaluations), **values)
+
+
+def _put(values, mask, new):
+    return values.masked_scatter(mask[:, None], new)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +102,17 @@ class Evaluation:
         self.begun = True
         self.last = {index: self.last[index] for index in indices}       # the others are done
         return torch.cat([energy for energy, _ in found]), torch.cat([forces for _, forces in found])
+
+    def lower_states(self, found: Optimised) -> "tuple[list[int], Evaluation]":
+        """The molecules of a finished optimisation that a calculation of their own finds in a lower state, and their evaluation
+        from there."""
+        anew = self.model(found.molecules, forces=True, raise_unconverged=False, **self.options)
+        lower = (anew.energy < found.energy - LOWER).nonzero()[:, 0].tolist()
+        charges = self.options.get("point_charges")
+        options = self.options if charges is None else self.options | {"point_charges": charges.select(lower)}
+        again = Evaluation(self.model, options, anew)
+        again.last = {n: (anew, k) for n, k in enumerate(lower)}
+        return lower, again
 
     def _calculated(self, molecules, indices):
         known = all(index in self.last for index in indices)
