@@ -40,6 +40,8 @@ ITERATIONS = 200
 SMALLEST_GAP = 1e-6     # eV
 DENSE_ELEMENTS = 4e7    # largest dense response matrix, for states where conjugate gradients cannot work
 SINGULAR = 1e-7         # eV: a solution longer than |b| divided by this comes from a singular matrix
+NOISE = 1e-9            # of what the SCF leaves of a perturbation that has no component
+COUPLED = 1e-4          # part of a perturbation along rotations that cost nothing, above which it cannot be left out
 
 
 @record
@@ -162,9 +164,19 @@ def _dense(operator, b, allowed, costless):
         matrix = matrix + costless.flatten(2).mT @ costless.flatten(2)
     x, info = torch.linalg.solve_ex(matrix, b.flatten(2).mT)
     if bool((info > 0).any()) or bool((x.norm(dim=1) * SINGULAR > b.flatten(2).norm(dim=-1)).any()):
-        raise SCFNotConverged("The state can turn at no cost (a degenerate state of a fragment that is far from the rest): its "
-                              "response to a perturbation is not defined. Calculate the fragments on their own.")
+        x = _without_null_space(matrix, b.flatten(2).mT)
     return x.mT.reshape(b.shape)
+
+
+def _without_null_space(matrix, b):
+    """The solution without rotations that cost nothing, of degenerate fragments far from the rest for one; SCFNotConverged where
+    the perturbation asks for them."""
+    values, vectors = torch.linalg.eigh(matrix)
+    c, null = vectors.mT @ b, (values.abs() < SINGULAR)[..., None]
+    if bool((torch.where(null, c, 0.0).norm(dim=1) > (COUPLED * b.norm(dim=1)).clamp(min=NOISE)).any()):
+        raise SCFNotConverged("The state can turn at no cost (a degenerate state of a fragment that is far from the rest), and "
+                              "the perturbation turns it: its response is not defined. Calculate the fragments on their own.")
+    return vectors @ torch.where(null, 0.0, c / torch.where(null, 1.0, values[..., None]))
 
 
 class _Inverse(torch.autograd.Function):

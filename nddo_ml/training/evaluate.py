@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from nddo_ml.errors import SCFNotConverged
+from nddo_ml.options import SCF
 from nddo_ml.training import offsets
 from nddo_ml.training.batches import charges_of, draw, interactions, molecules_of, orbitals
 from nddo_ml.training.dataset import Frame
@@ -61,7 +62,7 @@ class Scores:
     failed: int
 
 
-def predict(hamiltonian, frames: Sequence[Frame], tolerance: float = 1e-6, batch: int = BATCH, max_steps: int = 300,
+def predict(hamiltonian, frames: Sequence[Frame], tolerance: float = 1e-6, batch: int = BATCH, max_steps: int = SCF.max_steps,
             progress: Callable[[int], None] | None = None) -> list[Prediction]:
     """Predictions of a Hamiltonian, atom offsets included. progress: called with the number of frames just done."""
     found = [FAILED] * len(frames)
