@@ -173,7 +173,8 @@ def _without_null_space(matrix, b):
     the perturbation asks for them."""
     values, vectors = torch.linalg.eigh(matrix)
     c, null = vectors.mT @ b, (values.abs() < SINGULAR)[..., None]
-    if bool((torch.where(null, c, 0.0).norm(dim=1) > (COUPLED * b.norm(dim=1)).clamp(min=NOISE)).any()):
+    along = torch.where(null, c, 0.0).norm(dim=1)
+    if bool((along > (COUPLED * b.norm(dim=1)).clamp(min=NOISE)).any()):
         raise SCFNotConverged("The state can turn at no cost (a degenerate state of a fragment that is far from the rest), and "
                               "the perturbation turns it: its response is not defined. Calculate the fragments on their own.")
     return vectors @ torch.where(null, 0.0, c / torch.where(null, 1.0, values[..., None]))
