@@ -338,7 +338,7 @@ class Overflowing(torch.nn.Module):
     def forward(self, numbers, i, j, R, u):
         found = self.inner(numbers, i, j, R, u)
         near = R.index_select(0, found.pairs)
-        growth = (self.strength * torch.exp(400 * (1.05 - near))).clamp_min(1.0)[:, None]
+        growth = (self.strength * torch.exp(8000 * (1.05 - near))).clamp_min(1.0)[:, None]
         return type(found)(**{**vars(found), "resonance": found.resonance * growth})
 
 
@@ -346,7 +346,7 @@ def test_an_overflow_leaves_the_gradients_of_the_weights():
     """The member that overflows (its distances are short) is masked; the gradient by the weights stays finite, and right."""
     model = Hamiltonian("AM1-smooth", network=Overflowing().requires_grad_(True))
     good = Molecules.single([8, 1, 1], [[0, 0, 0], [1.1, 0, 0], [-.3, 1.06, 0]])
-    here = Molecules.batch([[8, 1, 1]] * 2, [good.positions, 0.2 * good.positions])
+    here = Molecules.batch([[8, 1, 1]] * 2, [good.positions, 0.85 * good.positions])
     with pytest.warns(RuntimeWarning, match="resonance"):
         found = model(here, forces=True, order=2, tolerance=1e-9)
     assert found.converged.tolist() == [True, False]

@@ -143,8 +143,9 @@ def thermodynamics(found: Calculation) -> Table:
     table.add_row("Cp", "", f"{t.heat_capacity_pressure_cal_mol_K:.3f} cal/mol/K")
     alpha = found.spectroscopy.polarizability
     table.add_row("polarizability", "", f"{float(alpha.diagonal().mean()):.3f} Å³")
-    table.caption = ("The heat of formation above is at 298 K already: do not add zero-point or thermal energy to it.\n"
-                     "H and G above rest on the total energy.")
+    heat = "The heat of formation above is at 298 K already: do not add zero-point or thermal energy to it.\n"
+    table.caption = ((heat if bool(torch.isfinite(found.result.heat_of_formation[0])) else "")
+                     + "H and G above rest on the total energy.")
     return table
 
 

@@ -192,8 +192,9 @@ def method(name: "str | Method") -> Method:
     try:
         return _METHODS[_ALIASES.get(key, key)]
     except KeyError:
-        close = difflib.get_close_matches(key, _METHODS, n=1, cutoff=0.4)
-        hint = f" Did you mean {_METHODS[close[0]].name}?" if close else ""
+        known = {**{k: m.name for k, m in _METHODS.items()}, **{k: k for k in learned.shipped()}}
+        close = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+        hint = f" Did you mean {known[close[0]]}?" if close else ""
         names = ", ".join((*methods(), *learned.shipped()))
         raise UnknownOption(f"There is no method {name!r}; available: {names}, or a file of weights (.safetensors).{hint}"
                             ) from None

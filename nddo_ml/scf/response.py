@@ -169,8 +169,8 @@ def _dense(operator, b, allowed, costless):
 
 
 def _without_null_space(matrix, b):
-    """The solution without rotations that cost nothing, of degenerate fragments far from the rest for one; SCFNotConverged where
-    the perturbation asks for them."""
+    """The solution without rotations that cost nothing, of degenerate fragments far from the rest for one; SCFNotConverged
+    where the perturbation asks for them."""
     values, vectors = torch.linalg.eigh(matrix)
     c, null = vectors.mT @ b, (values.abs() < SINGULAR)[..., None]
     along = torch.where(null, c, 0.0).norm(dim=1)

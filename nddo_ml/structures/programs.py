@@ -30,6 +30,7 @@ STATEMENTS = {
     "espresso-in": (rf"\btot_charge\s*=\s*{NUMBER}", None, rf"\btot_magnetization\s*=\s*{NUMBER}"),
     "dftb": (rf"^\s*Charge\s*=\s*{NUMBER}", None, rf"^\s*UnpairedElectrons\s*=\s*{NUMBER}"),
 }
+INPUTS = {"turbomole", "nwchem-in", "espresso-in", "dftb"}      # where a word in place of a number is a mistake
 # formats with no place for a charge, or with charges of atoms that ASE reads
 WITHOUT = {"aims", "bundletrajectory", "cfg", "cube", "db", "dlp-history", "dlp4", "dmol-arc", "dmol-car", "dmol-incoor",
            "eon", "gen", "gpumd", "gromacs", "gromos", "json", "jsv", "lammps-data", "lammps-dump-binary", "lammps-dump-text",
@@ -63,13 +64,18 @@ def _by_ase(text, path, form):
 
 
 def _stated(text, form):
-    """What a text says, by the patterns of its format; several values as a list, which is refused later."""
+    """What a text says, by the patterns of its format; several values, or in an input a word that is no number, as a list,
+    which is refused later."""
     found = {}
     for name, pattern in zip(("charge", "multiplicity", "unpaired"), STATEMENTS[form], strict=True):
         given = {float(next(filter(None, m.groups()))) for m in re.finditer(pattern, text, re.IGNORECASE | re.MULTILINE)} \
             if pattern else ()
         if given:
             found[name] = given.pop() if len(given) == 1 else sorted(given)
+        elif pattern and form in INPUTS:
+            words = re.finditer(pattern.replace(NUMBER, r"(\S+)"), text, re.IGNORECASE | re.MULTILINE)
+            bad = [next(filter(None, m.groups())) for m in words]
+            found |= {name: bad} if bad else {}
     return found
 
 
