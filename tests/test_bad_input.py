@@ -128,6 +128,8 @@ def test_unknown_method(name):
 
 def test_close_names_are_suggested():
     refused(UnknownOption, ["Did you mean PM6-D3H4?"], lambda: Hamiltonian("PM6-D3H"))
+    refused(UnknownOption, ["Did you mean neural?"], lambda: Hamiltonian("neurol"))
+    refused(UnknownOption, ["network='x'", "no torch module"], lambda: Hamiltonian("AM1", network="x"))
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "cpux", "cuda:x"])

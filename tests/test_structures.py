@@ -11,7 +11,7 @@ import pytest
 from ase.constraints import FixAtoms, FixCartesian
 from ase.io import write as ase_write
 
-from nddo_ml.errors import IncompatibleFile
+from nddo_ml.errors import IncompatibleFile, InvalidMolecule
 from nddo_ml.structures.reading import atoms_of, read
 
 DATA = Path(__file__).parent / "data" / "structures"
@@ -348,6 +348,12 @@ def test_charges_of_other_programs(given, name):
     file, text, charge, multiplicity = PROGRAMS[name]
     for packed, contents in ((file, text), (file + ".gz", gzip.compress(text.encode()))):
         assert said(given(packed, contents))[0][1:] == (charge, multiplicity)
+
+
+@pytest.mark.parametrize("more, word", [("$eht charge=x unpaired=0\n", "x"), ("$chrg one\n$uhf 2\n", "one")])
+def test_a_charge_that_is_no_number_is_refused(given, more, word):
+    with pytest.raises(InvalidMolecule, match=rf"charge .*'{word}'.*expected a whole number"):
+        atoms_of(given("coord", COORD.format(fixed="", more=more)))
 
 
 def test_the_cases_of_other_programs():

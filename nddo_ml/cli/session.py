@@ -101,6 +101,8 @@ def show(console: Console, entries: list[tuple[str, Calculation | NDDOError]], v
     many = len(entries) > 1
     if many:
         console.print(tables.frames(entries))
+        if not verbose:
+            console.print("one line a frame: --verbose shows all tables of each, --json writes everything", style="dim")
     for k, (label, found) in enumerate(entries, 1):
         if isinstance(found, NDDOError):
             refuse(found, f" in frame {k}" if many else "")

@@ -144,7 +144,7 @@ def thermodynamics(found: Calculation) -> Table:
     alpha = found.spectroscopy.polarizability
     table.add_row("polarizability", "", f"{float(alpha.diagonal().mean()):.3f} Å³")
     heat = "The heat of formation above is at 298 K already: do not add zero-point or thermal energy to it.\n"
-    table.caption = ((heat if bool(torch.isfinite(found.result.heat_of_formation[0])) else "")
+    table.caption = ((heat if np.isfinite(float(found.result.heat_of_formation[0])) else "")
                      + "H and G above rest on the total energy.")
     return table
 
