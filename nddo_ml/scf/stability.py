@@ -50,15 +50,17 @@ def stability(problem: Problem, solution: Solution) -> Stability:
         allowed = s.weight > 0
         if not bool(allowed.any()):
             return Stability(gap.new_full((len(gap),), torch.inf), torch.zeros_like(gap), s)
-        count = gap[0].numel()
+        exact, count = response(problem.layout, kernel(problem.layout, problem.integrals), s, within), gap[0].numel()
         if count <= DENSE and len(gap) * count <= DENSE_VECTORS:
-            operator = response(problem.layout, kernel(problem.layout, problem.integrals), s, within)
-            return Stability(*_dense(operator, allowed), s)
-        dtype = torch.float32 if problem.layout.size >= FLOAT32_FROM else gap.dtype
-        small, within = (tensor_map(lambda t: t.to(dtype), x) for x in (s, within))
-        operator = response(problem.layout, kernel(problem.layout, problem.integrals, dtype), small, within)
-        value, vector = _davidson(operator, torch.where(allowed, within.gap, torch.inf), allowed)
-        return Stability(value.to(gap.dtype), vector.to(gap.dtype), s)
+            return Stability(*_dense(exact, allowed), s)
+        if problem.layout.size < FLOAT32_FROM:
+            return Stability(*_davidson(exact, torch.where(allowed, gap, torch.inf), allowed), s)
+        small, within = (tensor_map(torch.Tensor.float, x) for x in (s, within))
+        rough = response(problem.layout, kernel(problem.layout, problem.integrals, torch.float32), small, within)
+        _, vector = _davidson(rough, torch.where(allowed, within.gap, torch.inf), allowed)
+        vector = vector.double()
+        vector = vector / vector.flatten(1).norm(dim=1)[:, None, None, None].clamp(min=1e-14)
+        return Stability((vector * exact(vector[:, None])[:, 0]).sum((1, 2, 3)), vector, s)     # the verdict in float64
 
 
 def lower(problem: Problem, solution: Solution, tolerance: float, max_steps: int, doubted: Bool[Tensor, "molecule"]
@@ -70,13 +72,10 @@ def lower(problem: Problem, solution: Solution, tolerance: float, max_steps: int
     with torch.no_grad():
         if bool(doubted.all()):
             return _lower(problem, solution, tolerance, max_steps)
-        some = doubted.nonzero()[:, 0].tolist()
-        fall = torch.zeros_like(solution.energy)
-        if not some:
-            return solution, fall, fall
+        some, none = doubted.nonzero()[:, 0].tolist(), torch.zeros_like(solution.energy)
         part = subset(problem, some)
         found, *values = _lower(part, selected(solution, some, part.layout.size), tolerance, max_steps)
-        return replaced(solution, found, some), *(fall.index_put((doubted,), v) for v in values)
+        return replaced(solution, found, some), *(none.index_put((doubted,), v) for v in values)
 
 
 def _lower(problem, solution, tolerance, max_steps):
