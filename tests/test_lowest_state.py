@@ -155,6 +155,18 @@ def test_iterations_are_counted_as_they_are_limited(limit):
             calculate("PM6", [24, 24], [[0, 0, 0], [0, 0, 1.7]], max_steps=limit, stability=False)
 
 
+def test_the_hessian_of_a_calculator_is_that_of_its_state():
+    """Stretched F2 asked for stability: the broken-symmetry state's curvature, by differences of the calculator's forces."""
+    f2 = Atoms("F2", [[0, 0, 0], [0, 0, 1.9]], calculator=NDDO("AM1", stability=True))
+    h, forces = 1e-3, []
+    for s in (h, -h):
+        moved = f2.copy()
+        moved.calc = NDDO("AM1", stability=True)
+        moved.positions[1, 2] += s
+        forces.append(moved.get_forces()[1, 2])
+    assert f2.calc.get_hessian(f2)[5, 5] == pytest.approx((forces[1] - forces[0]) / (2 * h), rel=1e-4)
+
+
 def test_batches_look_where_single_molecules_do():
     """A molecule beside a suspicious one is treated as it is alone."""
     structures = [([24, 6], [[0, 0, 0], [1.8, 0, 0]]), ([14, 14], [[0, 0, 0], [0, 0, 2.3]]), ([8, 8], [[0, 0, 0], [0, 0, 1.2]]),

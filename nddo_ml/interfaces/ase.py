@@ -157,7 +157,7 @@ class NDDO(Calculator):
         with threads(p.threads):
             molecules = self._molecule(self.atoms if atoms is None else atoms)
             found = hessian(self._hamiltonian(), molecules, unrestricted=p.unrestricted, max_steps=p.max_steps,
-                            point_charges=self._charges())
+                            stability=p.stability, point_charges=self._charges())
         return found[0].cpu().numpy()
 
     def _charges(self):
