@@ -316,3 +316,16 @@ def test_no_tensors_pile_up(water):
         if k in (5, 49):
             counts.append(tensors())
     assert counts[1] <= counts[0]
+
+
+def test_an_edit_of_data_stays_with_its_calculator():
+    """A Hamiltonian that calculators share is not handed on once its `.data` was edited through one of them."""
+    water = molecule("H2O")
+    water.calc = NDDO("AM1")
+    published = water.get_potential_energy()
+    row = int(water.calc.model.method.rows(torch.tensor([8])))
+    water.calc.model.U_pp.data[row] += 0.5
+    other = molecule("H2O")
+    other.calc = NDDO("AM1")
+    assert other.get_potential_energy() == pytest.approx(published, abs=1e-9)
+    assert abs(float(water.calc.model(other.calc.result.molecules).energy) - published) > 0.1

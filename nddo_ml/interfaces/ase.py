@@ -23,7 +23,7 @@ from nddo_ml.methods import Method
 from nddo_ml.methods import method as find_method
 from nddo_ml.molecules import Molecules, PointCharges
 from nddo_ml.options import SCF
-from nddo_ml.struct import Lock, in_turn
+from nddo_ml.struct import Lock, in_turn, ordinary
 from nddo_ml.structures import said
 from nddo_ml.structures.said import agreed
 
@@ -185,12 +185,12 @@ def shared(name: str, device=None):
     from nddo_ml.model import Hamiltonian  # a calculator that is never used reads no table
 
     found, key = find_method(name), (find_method(name).key, str(device))
-    with _MAKING:
+    with _MAKING, ordinary():
         model = _SHARED.get(key)
         if model is None or not _unchanged(model):
             model = Hamiltonian(found, device=device)
             model.remembered = SHARED_TOPOLOGIES
-            _AS_MADE[model] = _made_like(model)
+            _AS_MADE[model] = model._tables(), _made_like(model)
             if found.key == found.name:
                 _SHARED[key] = model
         return model
@@ -198,7 +198,9 @@ def shared(name: str, device=None):
 
 def _unchanged(model) -> bool:
     """Whether a Hamiltonian is as `shared` made it."""
-    return _AS_MADE.get(model) == _made_like(model)
+    tables, like = _AS_MADE.get(model, (None, None))
+    with ordinary():
+        return model._tables() is tables and like == _made_like(model)  # edits of `.data` change the tables, not the versions
 
 
 def _made_like(model):

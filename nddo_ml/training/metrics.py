@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from nddo_ml.files import finite
 from nddo_ml.training.dataset import Frame
 from nddo_ml.training.step import Outcome, Record
 from nddo_ml.units import CODATA_2018
@@ -27,7 +28,7 @@ class Journal:
         """One line: the event, the time, its values; what is not finite becomes null."""
         if not self.silent:
             with self.path.open("a") as file:
-                file.write(json.dumps({"event": event, "time": round(time.time(), 3), **_finite(values)}) + "\n")
+                file.write(json.dumps({"event": event, "time": round(time.time(), 3), **finite(values)}) + "\n")
 
     def read(self) -> list[dict]:
         """All events so far."""
@@ -101,11 +102,3 @@ def write_structures(path: Path, frames: Sequence[Frame], records: Iterable[Reco
             values = list(asdict(r).values())[1:]
             writer.writerow([f.source, f.molecule, f.charge, f.multiplicity,
                              *(f"{x:.6g}" if isinstance(x, float) else x for x in values)])
-
-
-def _finite(value):
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
