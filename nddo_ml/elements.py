@@ -14,8 +14,8 @@ from ase import data
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nddo_ml.common.struct import cached
 from nddo_ml.errors import InvalidMolecule
-from nddo_ml.struct import cached
 
 ELEMENTS = 118
 SPARKLE = 1000          # species number of a sparkle less its atomic number

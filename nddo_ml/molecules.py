@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nddo_ml.common.struct import record, tensor_map
 from nddo_ml.errors import InvalidMolecule
-from nddo_ml.struct import record, tensor_map
 
 FARTHEST = 1e8      # angstrom from the origin; beyond, squares of distances lose everything that is near
 COINCIDENT = 0.05   # angstrom; two atoms closer than this are a mistake in the input, not chemistry

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nddo_ml.struct import record
+from nddo_ml.common.struct import record
 
 PACKED_BELOW = 300   # pairs; above, one kernel per pair class wins (docs/performance.md)
 DISTRIBUTIONS = {0: 0, 1: 1, 4: 10, 9: 45}   # orbitals of an atom -> products of two of them

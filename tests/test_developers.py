@@ -16,17 +16,18 @@ from pathlib import Path
 import pytest
 import torch
 from ase.build import molecule as ase_molecule
-from physics_models import MOLECULES, batch, molecule
-from test_derivatives import close, extrapolated
-from test_derivatives import weights as random_weights
-from test_networks import shaken
+from support.differences import close, extrapolated
+from support.differences import weights as random_weights
+from support.networks import shaken
+from support.physics_models import MOLECULES, batch, molecule
 from torch.autograd import forward_ad
 from typer.testing import CliRunner
 
 import nddo_ml
-from nddo_ml import NDDO, Hamiltonian, InvalidParameter, Molecules, UnknownOption, method, weights
+from nddo_ml import NDDO, Hamiltonian, InvalidParameter, Molecules, UnknownOption, method
 from nddo_ml.cli.main import app
 from nddo_ml.errors import IncompatibleFile, MissingParameter
+from nddo_ml.hamiltonian import weights
 from nddo_ml.integrals.corrections import energy_and_forces
 from nddo_ml.integrals.corrections.d3 import OMEGA_B97X_D3BJ
 from nddo_ml.methods import smooth

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "tests"), str(Path(__file__).parents[1])]
-from reference import KCAL, compare, gradient_excuse, group, judged, load, load_group  # noqa: E402
-from reference_run import evaluate  # noqa: E402
-from reference_theory import compare_theory, theory  # noqa: E402
+from support.reference import KCAL, compare, gradient_excuse, group, judged, load, load_group  # noqa: E402
+from support.reference_run import evaluate  # noqa: E402
+from support.reference_theory import compare_theory, theory  # noqa: E402
 
 from nddo_ml import Hamiltonian, Molecules  # noqa: E402
 

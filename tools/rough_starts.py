@@ -23,10 +23,10 @@ from ase.io import write
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from nddo_ml import Hamiltonian, Molecules
-from nddo_ml.dynamics.optimise import optimise
-from nddo_ml.dynamics.relax import energy_forces
 from nddo_ml.elements import covalent_radii
 from nddo_ml.errors import NDDOError
+from nddo_ml.geometry.optimise import optimise
+from nddo_ml.geometry.relax import energy_forces
 from nddo_ml.training.dataset import HELD_OUT, load, share, split
 
 FALL = 3.0          # eV below what the parent confirms

@@ -11,12 +11,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from nddo_ml.files import write_whole
+from nddo_ml.common.files import write_whole
+from nddo_ml.hamiltonian.weights import TRAINED
 from nddo_ml.methods.learned import card
 from nddo_ml.training.config import read_config
 from nddo_ml.training.dataset import key
 from nddo_ml.training.stages import stage_data
-from nddo_ml.weights import TRAINED
 
 
 def main():

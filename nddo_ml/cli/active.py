@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from nddo_ml.active.config import read_active
+from nddo_ml.active.loop import Silent, active
 from nddo_ml.cli.label import Request, sources_of
 from nddo_ml.cli.train import Stop, Terminal, findable
 from nddo_ml.interfaces.ase import NDDO
-from nddo_ml.training.active import Silent, active
-from nddo_ml.training.active_config import read_active
 
 HEADS = ("round", "picked", "labels", "F fresh", "in 68/95%", "E fresh", "F held out", "E held out")
 

@@ -11,21 +11,21 @@ import torch
 from ase import Atoms
 from ase.outputs import all_outputs
 
-from nddo_ml.dynamics import constraints
-from nddo_ml.dynamics.flat import lifted
-from nddo_ml.dynamics.optimise import Optimised
-from nddo_ml.dynamics.relax import Evaluation, to_minima
+from nddo_ml.common.files import finite
 from nddo_ml.elements import masses
 from nddo_ml.errors import UnknownOption
-from nddo_ml.files import finite
+from nddo_ml.geometry import constraints
+from nddo_ml.geometry.flat import lifted
+from nddo_ml.geometry.optimise import Optimised
+from nddo_ml.geometry.relax import Evaluation, to_minima
+from nddo_ml.hamiltonian.model import Hamiltonian
+from nddo_ml.hamiltonian.results import Result
 from nddo_ml.interfaces.ase import NDDO, ase_results, molecule, off_tape
-from nddo_ml.model import Hamiltonian
 from nddo_ml.molecules import Molecules, PointCharges
-from nddo_ml.options import SCF
 from nddo_ml.properties import response
 from nddo_ml.properties.thermochemistry import ATMOSPHERE, Thermochemistry, thermochemistry
 from nddo_ml.properties.vibrations import SOFT, Raman, Vibrations, ir_intensities, normal_modes, raman_activities
-from nddo_ml.results import Result
+from nddo_ml.scf.options import SCF
 
 
 @dataclass(frozen=True)

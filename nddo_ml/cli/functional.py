@@ -49,9 +49,9 @@ def _train(file, restart, minutes):
     import torch
 
     from nddo_ml.cli.train import Stop
-    from nddo_ml.files import held
+    from nddo_ml.common.files import held
     from nddo_ml.functional import library
-    from nddo_ml.functional.config import Config
+    from nddo_ml.functional.training.config import Config
     from nddo_ml.training.config import read_toml, record
 
     torch.set_num_threads(1)
@@ -70,7 +70,7 @@ def _train(file, restart, minutes):
 def _train_seeds(config, stop, restart):
     """Every seed, with its pictures; then the best is chosen."""
     from nddo_ml.functional import library, plots
-    from nddo_ml.functional.training import Training, best_seed
+    from nddo_ml.functional.training.trainer import Training, best_seed
 
     for seed in config.seeds:
         with _bars() as watch:
@@ -95,8 +95,8 @@ def _bars():
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    from nddo_ml.functional.losses import UNITS
-    from nddo_ml.functional.training import Silent
+    from nddo_ml.functional.training.losses import UNITS
+    from nddo_ml.functional.training.trainer import Silent
 
     console = Console()
 
@@ -147,12 +147,12 @@ def _evaluate(names, file, only, delocalisation, basis, grid, fitted, json_file,
     from rich.progress import Progress
     from rich.table import Table
 
-    from nddo_ml.functional import delocalisation as extra
     from nddo_ml.functional import plots
-    from nddo_ml.functional.config import Data
-    from nddo_ml.functional.evaluation import evaluate, method
-    from nddo_ml.functional.pyscf_densities import Level
-    from nddo_ml.functional.thermochemistry import KINDS, PARTS, read_thermochemistry, split
+    from nddo_ml.functional.pyscf.densities import Level
+    from nddo_ml.functional.training import delocalisation as extra
+    from nddo_ml.functional.training.config import Data
+    from nddo_ml.functional.training.evaluation import evaluate, method
+    from nddo_ml.functional.training.thermochemistry import KINDS, PARTS, read_thermochemistry, split
 
     torch.set_num_threads(1)
     _importable(names)

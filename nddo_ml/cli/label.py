@@ -20,14 +20,14 @@ from nddo_ml.cli import structures
 from nddo_ml.cli.refusals import INCOMPLETE
 from nddo_ml.errors import IncompatibleFile, InvalidMolecule, UnknownOption
 from nddo_ml.interfaces.ase import NDDO
+from nddo_ml.labels.journal import Journal
+from nddo_ml.labels.label import label, with_partners
+from nddo_ml.labels.levels.theory import Level
+from nddo_ml.labels.queue import queue
+from nddo_ml.labels.sampling import Sampling, Source, plan
+from nddo_ml.labels.structures import from_atoms, read_smiles
 from nddo_ml.methods import method as find_method
 from nddo_ml.structures.reading import read
-from nddo_ml.training.journal import Journal
-from nddo_ml.training.label import label, with_partners
-from nddo_ml.training.queue import queue
-from nddo_ml.training.sampling import Sampling, Source, plan
-from nddo_ml.training.structures import from_atoms, read_smiles
-from nddo_ml.training.theory import Level
 
 LISTS = (".smi", ".smiles", ".json")
 INTERRUPTED = 130      # exit code of a command stopped from the terminal

@@ -9,11 +9,11 @@ from rich.console import Console
 
 from nddo_ml.cli.structures import check_writable
 from nddo_ml.errors import IncompatibleFile
-from nddo_ml.training.journal import Journal
-from nddo_ml.training.structures import Structure
-from nddo_ml.training.theory import Label, frame
+from nddo_ml.labels.journal import Journal
+from nddo_ml.labels.levels.theory import Label, frame
+from nddo_ml.labels.structures import Structure
 from nddo_ml.units import CODATA_2018
-from nddo_ml.wavefunction.run import RESULT
+from nddo_ml.wavefunction.real_space.run import RESULT
 
 
 class Variational:

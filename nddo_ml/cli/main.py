@@ -15,7 +15,7 @@ import nddo_ml
 from nddo_ml.cli import functional
 from nddo_ml.cli.refusals import refusals
 from nddo_ml.errors import IncompatibleFile
-from nddo_ml.options import SCF
+from nddo_ml.scf.options import SCF
 
 OPTIONAL_FILES = {"--molden": ".molden", "--ir-png": ".png"}   # options whose file may be left out
 DERIVED = "(derived)"
@@ -165,7 +165,7 @@ def label(
 
             raise typer.Exit(label_results.run(structures or [], output))
         from nddo_ml.cli.label import Request, run
-        from nddo_ml.training.levels import level as find_level
+        from nddo_ml.labels.levels.catalogue import level as find_level
 
         request = Request(structures or [], smiles or [], output, sample, method, point_charges, seed, isolated, retry)
         chosen = find_level(level, functional, basis, dispersion_model=dispersion, grid=grid)

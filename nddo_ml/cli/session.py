@@ -15,15 +15,15 @@ import nddo_ml
 from nddo_ml.cli import structures, tables
 from nddo_ml.cli.calculate import UNITS, Calculation, Wanted, calculate, record, state, written
 from nddo_ml.cli.refusals import INCOMPLETE, REFUSED, refuse
-from nddo_ml.dynamics.constraints import described
+from nddo_ml.common.files import finite
 from nddo_ml.elements import symbol
 from nddo_ml.errors import NDDOError
-from nddo_ml.files import finite
+from nddo_ml.geometry.constraints import described
+from nddo_ml.hamiltonian.model import Hamiltonian
 from nddo_ml.interfaces.ase import check_device
 from nddo_ml.interfaces.molden import write_molden
 from nddo_ml.methods import learned, methods
 from nddo_ml.methods import method as find_method
-from nddo_ml.model import Hamiltonian
 from nddo_ml.properties import spectra
 from nddo_ml.structures import reading, writing
 

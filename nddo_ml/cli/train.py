@@ -13,16 +13,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from nddo_ml.common import processes as parallel
 from nddo_ml.errors import UnknownOption
-from nddo_ml.model import Hamiltonian
-from nddo_ml.training import parallel
+from nddo_ml.hamiltonian.model import Hamiltonian
+from nddo_ml.hamiltonian.weights import trained_on
 from nddo_ml.training.config import DISPERSION, Data, read_config
 from nddo_ml.training.dataset import load, split, split_by
 from nddo_ml.training.evaluate import Scores, atom_errors, predict, scores, with_offsets
 from nddo_ml.training.plots import parity
 from nddo_ml.training.stages import has_dispersion, with_dispersion, without_dispersion
 from nddo_ml.training.trainer import Silent, train
-from nddo_ml.weights import trained_on
 
 COLUMNS = (("forces", "F", 2), ("energy", "E", 2), ("energy_per_atom", "E/at.", 2), ("relative", "E rel.", 2),
            ("atomisation", "E at.", 2), ("interaction", "E int.", 2), ("dipole", "µ", 3), ("smallest_gap", "gap", 1),

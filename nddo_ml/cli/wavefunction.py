@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from nddo_ml.cli.train import Stop
+from nddo_ml.common import processes as parallel
 from nddo_ml.errors import MissingExtra, UnknownOption
-from nddo_ml.training import parallel
 from nddo_ml.training.config import read_toml, record
-from nddo_ml.wavefunction.plots import pictures
-from nddo_ml.wavefunction.run import Config, calculate, prepared, with_output
+from nddo_ml.wavefunction.real_space.plots import pictures
+from nddo_ml.wavefunction.real_space.run import Config, calculate, prepared, with_output
 
 
 def configuration(file: Path | None, molecule: str | None, unit: str | None, output: str | None) -> Config:

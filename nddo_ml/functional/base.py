@@ -49,6 +49,6 @@ class Functional(nn.Module):
 
     def attach(self, mf):
         """A copy of a PySCF mean field (RKS, UKS) with this functional in it; see pyscf_attach.attach."""
-        from nddo_ml.functional.pyscf_attach import attach
+        from nddo_ml.functional.pyscf.attach import attach
 
         return attach(mf, self)

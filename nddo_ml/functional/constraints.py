@@ -11,8 +11,8 @@ import torch
 from nddo_ml.functional.base import Functional
 from nddo_ml.functional.density import EMPTY, Density, uniform_kinetic
 from nddo_ml.functional.derivatives import derivatives
-from nddo_ml.functional.neural import LIEB_OXFORD
-from nddo_ml.functional.uniform import pw92, slater
+from nddo_ml.functional.forms.neural import LIEB_OXFORD
+from nddo_ml.functional.forms.uniform import pw92, slater
 
 POINTS, FEW = 4000, 300         # the third derivatives are dear
 FITS = 1e-3          # hartree per electron: published parametrisations of the uniform gas differ by up to 8e-4

@@ -8,13 +8,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import nddo_ml
-from nddo_ml import files
+from nddo_ml.common import files
 from nddo_ml.errors import IncompatibleFile, UnknownOption
 from nddo_ml.functional.base import Functional
-from nddo_ml.functional.neural import NeuralGGA, NeuralMetaGGA
-from nddo_ml.functional.projection import ELEMENTS, Projected, Projectors
-from nddo_ml.functional.r2scan import R2SCAN
-from nddo_ml.functional.semilocal import LDA, PBE, PBE0
+from nddo_ml.functional.forms.neural import NeuralGGA, NeuralMetaGGA
+from nddo_ml.functional.forms.projection import ELEMENTS, Projected, Projectors
+from nddo_ml.functional.forms.r2scan import R2SCAN
+from nddo_ml.functional.forms.semilocal import LDA, PBE, PBE0
 
 FORMAT = "nddo_ml functional 1"
 SUFFIX = ".safetensors"

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nddo_ml.extras import needed
+from nddo_ml.common.extras import needed
 from nddo_ml.functional.base import Functional
 from nddo_ml.functional.density import uniform_kinetic
-from nddo_ml.functional.thermochemistry import KINDS, PROPERTIES
-from nddo_ml.functional.uniform import slater
+from nddo_ml.functional.forms.uniform import slater
+from nddo_ml.functional.training.thermochemistry import KINDS, PROPERTIES
 
 INK = "#22262b"
 

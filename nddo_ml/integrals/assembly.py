@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nddo_ml.common.struct import record
 from nddo_ml.integrals.blocks import Integrals
 from nddo_ml.integrals.corrections.geometry import Composition
 from nddo_ml.integrals.dipole import dipole_blocks
@@ -20,12 +21,11 @@ from nddo_ml.integrals.multipole import AtomIntegrals
 from nddo_ml.integrals.nuclear import PairValues
 from nddo_ml.integrals.one_centre import one_centre
 from nddo_ml.integrals.overlap import slater_classes
+from nddo_ml.integrals.parameters import AtomParameters, Elements, gather
 from nddo_ml.integrals.two_centre import two_centre
 from nddo_ml.methods import Method
-from nddo_ml.methods.parameters import AtomParameters, Elements, gather
 from nddo_ml.molecules import COINCIDENT, Molecules, PointCharges, coinciding
 from nddo_ml.orbitals import Layout, layout, packed_pairs
-from nddo_ml.struct import record
 
 HELIUM = 2
 

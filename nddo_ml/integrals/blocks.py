@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from nddo_ml.struct import record
+from nddo_ml.common.struct import record
 
 
 @record

@@ -21,8 +21,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nddo_ml.common.struct import cached
 from nddo_ml.integrals.frame import COMPONENTS, component_starts
-from nddo_ml.struct import cached
 
 DISTANCE = (-1, "R")
 CORE = "core"    # a partner that is a bare unit charge with its own additive term

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nddo_ml.common.struct import cached
 from nddo_ml.orbitals import AtomGroup, packed_pairs
-from nddo_ml.struct import cached
 
 S, X, Y, Z, X2Y2, XZ, Z2, YZ, XY = range(9)
 HYBRIDS = (   # (orbital, orbital, axis, coefficient, moment): moment 0 is D1, moment 1 is D_pd

@@ -23,8 +23,8 @@ from nddo_ml.integrals.attraction import equalised_attraction
 from nddo_ml.integrals.configurations import CORE, kernel
 from nddo_ml.integrals.frame import harmonics, packed
 from nddo_ml.integrals.multipole import AtomIntegrals
+from nddo_ml.integrals.parameters import Elements, gather
 from nddo_ml.integrals.repulsion import local_integrals
-from nddo_ml.methods.parameters import Elements, gather
 from nddo_ml.molecules import COINCIDENT, PointCharges, named
 from nddo_ml.orbitals import Layout
 from nddo_ml.units import Constants

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nddo_ml.common.struct import cached
 from nddo_ml.orbitals import packed_pairs
-from nddo_ml.struct import cached
 
 _S3 = 3**0.5 / 2
 # d functions in AO order (x2-y2, xz, z2, yz, xy): d_m(u) = u.T_m.u, Tr(T_a T_b) = 3/2 delta_ab

@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nddo_ml.common.struct import cached, record
+from nddo_ml.integrals.parameters import AtomParameters, Elements
 from nddo_ml.integrals.slater_condon import G_NAMES, isolated_atom, one_centre_parameters
-from nddo_ml.methods.parameters import AtomParameters, Elements
-from nddo_ml.struct import cached, record
 from nddo_ml.units import Constants
 
 ZETA_FLOOR = 0.3            # 1/bohr

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nddo_ml.struct import record, tensor_map
+from nddo_ml.common.struct import record, tensor_map
 
 LARGEST_EXPONENT = 25.0   # MOPAC drops Gaussians beyond it; the step is K Z_A Z_B/r exp(-25), about 1e-11 eV
 LARGEST_WALL = 1e5        # eV

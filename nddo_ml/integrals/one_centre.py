@@ -12,10 +12,10 @@ from jaxtyping import Float
 from numpy.polynomial.legendre import leggauss, legval
 from torch import Tensor
 
+from nddo_ml.common.struct import cached
 from nddo_ml.integrals.multipole import AtomIntegrals
 from nddo_ml.integrals.slater_condon import G_NAMES, RADIAL, SLATER_NAMES
 from nddo_ml.orbitals import packed_pairs
-from nddo_ml.struct import cached
 
 _SHELLS = "spppddddd"
 

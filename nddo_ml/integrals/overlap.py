@@ -23,10 +23,10 @@ from jaxtyping import Float, Int
 from numpy.polynomial.legendre import leggauss
 from torch import Tensor
 
+from nddo_ml.common.struct import cached, record
 from nddo_ml.integrals.configurations import MEMBERS
 from nddo_ml.integrals.frame import SHELLS
 from nddo_ml.integrals.switch import step
-from nddo_ml.struct import cached, record
 
 REACH = 15.0       # angstrom: no overlap from here on, as in MOPAC
 FADE = 12.0        # angstrom: from here on `fade` acts

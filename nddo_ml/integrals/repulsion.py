@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nddo_ml.common.struct import cached
 from nddo_ml.integrals.configurations import kernel
 from nddo_ml.integrals.frame import orbital_starts, packed
 from nddo_ml.integrals.switch import step
 from nddo_ml.orbitals import packed_pairs
-from nddo_ml.struct import cached
 
 HELIUM = 2
 JOIN_RANGE, JOIN_EXPONENT = 7.0, 0.22   # angstrom, 1/angstrom^2

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nddo_ml.common.struct import cached
 from nddo_ml.elements import ELEMENTS
-from nddo_ml.methods.parameters import AtomParameters, Elements
-from nddo_ml.struct import cached
+from nddo_ml.integrals.parameters import AtomParameters, Elements
 from nddo_ml.units import Constants
 
 G_NAMES = ("g_ss", "g_sp", "h_sp", "g_pp", "g_p2")

@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nddo_ml.common.struct import record
 from nddo_ml.integrals.attraction import attraction, equalised_attraction, joined_attraction
 from nddo_ml.integrals.frame import frame, harmonics, rotations
 from nddo_ml.integrals.overlap import SlaterClasses, resonance, slater_classes
 from nddo_ml.integrals.repulsion import equalised, helium_without_d, joined, point_charge, repulsion, with_charges
-from nddo_ml.struct import record
 from nddo_ml.units import Constants
 
 

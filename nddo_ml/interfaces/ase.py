@@ -17,13 +17,13 @@ import torch
 from ase.calculators.calculator import Calculator, all_changes
 from ase.outputs import Properties, all_outputs
 
+from nddo_ml.common.struct import Lock, in_turn, ordinary
 from nddo_ml.elements import SPARKLE, is_sparkle, number, symbol
 from nddo_ml.errors import InvalidMolecule, UnknownOption
 from nddo_ml.methods import Method
 from nddo_ml.methods import method as find_method
 from nddo_ml.molecules import Molecules, PointCharges
-from nddo_ml.options import SCF
-from nddo_ml.struct import Lock, in_turn, ordinary
+from nddo_ml.scf.options import SCF
 from nddo_ml.structures import said
 from nddo_ml.structures.said import agreed
 
@@ -182,7 +182,7 @@ class NDDO(Calculator):
 def shared(name: str, device=None):
     """The Hamiltonian of that name which all calculators on the device share while one of them holds it; files of weights are
     read anew for each."""
-    from nddo_ml.model import Hamiltonian  # a calculator that is never used reads no table
+    from nddo_ml.hamiltonian.model import Hamiltonian  # a calculator that is never used reads no table
 
     found, key = find_method(name), (find_method(name).key, str(device))
     with _MAKING, ordinary():

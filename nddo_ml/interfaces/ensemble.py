@@ -9,11 +9,11 @@ from typing import ClassVar
 from ase.calculators.calculator import Calculator, all_changes
 from ase.outputs import Properties, all_outputs
 
-from nddo_ml.ensemble import Ensemble
+from nddo_ml.common.struct import Lock, in_turn
+from nddo_ml.ensembles.ensemble import Ensemble
 from nddo_ml.errors import UnknownOption
 from nddo_ml.interfaces.ase import molecule, threads
-from nddo_ml.options import SCF
-from nddo_ml.struct import Lock, in_turn
+from nddo_ml.scf.options import SCF
 
 
 class EnsembleCalculator(Calculator):

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 
 import nddo_ml
+from nddo_ml.common.files import finite
 from nddo_ml.elements import number
 from nddo_ml.errors import InvalidMolecule, NDDOError, SCFNotConverged, UnknownOption
-from nddo_ml.files import finite
+from nddo_ml.hamiltonian.model import Hamiltonian
 from nddo_ml.interfaces.ase import check_device, off_tape, threads
-from nddo_ml.model import Hamiltonian
 from nddo_ml.molecules import Molecules
-from nddo_ml.options import SCF
 from nddo_ml.properties.response import hessian
+from nddo_ml.scf.options import SCF
 from nddo_ml.units import CODATA_2018
 
 BOHR, HARTREE = CODATA_2018.bohr, CODATA_2018.hartree

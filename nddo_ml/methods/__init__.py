@@ -17,17 +17,17 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from nddo_ml.common.struct import cached, tensor_map
 from nddo_ml.elements import SPECIES, number, symbol
 from nddo_ml.errors import MissingParameter, UnknownOption
 from nddo_ml.integrals.corrections import STEPS, Term, terms
 from nddo_ml.integrals.nuclear import CoreForm, core_rules
 from nddo_ml.integrals.overlap import fade
+from nddo_ml.integrals.parameters import AtomParameters, Elements, PairParameters
 from nddo_ml.integrals.repulsion import published_join, smooth_join
 from nddo_ml.methods import core_core, learned
 from nddo_ml.methods.learned import Card
-from nddo_ml.methods.parameters import AtomParameters, Elements, PairParameters
 from nddo_ml.methods.tables import UNPUBLISHED, Table, table
-from nddo_ml.struct import cached, tensor_map
 from nddo_ml.units import CODATA_2018, MNDO_1977, Constants
 
 SMOOTH = "-smooth"   # ends the names of smooth parents

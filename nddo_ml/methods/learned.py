@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from nddo_ml.common.files import metadata
 from nddo_ml.elements import number
 from nddo_ml.errors import IncompatibleFile
-from nddo_ml.files import metadata
 
 FORMAT = "nddo_ml weights 1"
 SUFFIX = ".safetensors"

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nddo_ml.common.struct import cached
 from nddo_ml.elements import LANTHANIDES, PSEUDO_ATOMS, SPARKLE, SPECIES, is_sparkle
-from nddo_ml.methods.parameters import PARAMETER_NAMES, AtomParameters, Elements, PairParameters
-from nddo_ml.struct import cached
+from nddo_ml.integrals.parameters import PARAMETER_NAMES, AtomParameters, Elements, PairParameters
 
 GAUSSIANS = 4
 PSEUDO_ATOM_RHO = 0.5   # bohr, where no g_ss defines it

@@ -12,8 +12,8 @@ from copy import deepcopy
 import torch
 from torch import nn
 
+from nddo_ml.common.extras import name_of, named
 from nddo_ml.errors import UnknownOption
-from nddo_ml.extras import name_of, named
 from nddo_ml.networks.heads import ParameterNetwork
 from nddo_ml.networks.message_passing import MessagePassing
 from nddo_ml.networks.protocols import FeatureModule, HeadModule, Network, lacking

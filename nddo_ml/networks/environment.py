@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nddo_ml.common.struct import record
 from nddo_ml.elements import symbol
 from nddo_ml.errors import MissingParameter, UnknownOption
 from nddo_ml.integrals.switch import step
-from nddo_ml.struct import record
 
 # of the sum of covalent radii: where edges are shut and open; the labels begin at 0.7, RM1 repels everywhere below 0.6
 CLOSING = (0.45, 0.70)

@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from nddo_ml.common.extras import name_of, named
 from nddo_ml.elements import covalent_radii
 from nddo_ml.errors import UnknownOption
-from nddo_ml.extras import name_of, named
 from nddo_ml.integrals.switch import END
 from nddo_ml.networks.environment import CLOSING, Environment, environment, kinds, places, radial_functions, switch
 from nddo_ml.networks.message_passing import Features

@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nddo_ml.common.struct import record
 from nddo_ml.errors import UnknownOption
 from nddo_ml.networks.environment import Environment, check_sizes, radial_functions
-from nddo_ml.struct import record
 
 
 @record

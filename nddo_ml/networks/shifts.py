@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nddo_ml.struct import record
+from nddo_ml.common.struct import record
 
 U_BOUND = 4.0           # eV
 BOUND = 0.24            # of the logarithm of one-centre parameters and resonance integrals: within 30 %, g_sp and g_p2 too

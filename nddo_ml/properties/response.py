@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nddo_ml.common.struct import outside_inference
 from nddo_ml.molecules import Molecules
-from nddo_ml.struct import outside_inference
 
 CHUNK = 24   # directions differentiated at once: memory against speed
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from scipy.signal import find_peaks
 
+from nddo_ml.common.extras import needed
+from nddo_ml.common.struct import record
 from nddo_ml.errors import InvalidMolecule
-from nddo_ml.extras import needed
-from nddo_ml.struct import record
 
 # decadic molar absorption, L mol^-1 cm^-1 x cm^-1, per km/mol: 1e5 cm/km / (1000 cm^3/L ln 10)
 ABSORPTION = 100 / np.log(10)

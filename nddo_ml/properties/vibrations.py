@@ -12,9 +12,9 @@ from jaxtyping import Float
 from scipy import constants as si
 from torch import Tensor
 
+from nddo_ml.common.struct import record
 from nddo_ml.errors import InvalidMolecule
 from nddo_ml.properties.symmetry import TOLERANCE, molecular_shape
-from nddo_ml.struct import record
 
 _ANGULAR_SQUARED = si.e / si.angstrom**2 / si.atomic_mass           # rad^2 s^-2 per eV angstrom^-2 amu^-1
 WAVENUMBER = np.sqrt(_ANGULAR_SQUARED) / (2 * np.pi * si.c * 100)   # cm^-1 per sqrt(eV angstrom^-2 amu^-1)

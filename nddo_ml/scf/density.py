@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nddo_ml.struct import record
+from nddo_ml.common.struct import record
 
 PADDING = 1.0e3   # eV above zero: the levels of padded orbitals during diagonalisation
 

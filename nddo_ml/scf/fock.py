@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nddo_ml.common.struct import cached, record
 from nddo_ml.integrals.blocks import Integrals
 from nddo_ml.orbitals import Layout, atom_densities, flattened, matrices, packed_pairs, pair_densities
-from nddo_ml.struct import cached, record
 
 
 @record

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nddo_ml.common.struct import record, tensor_map
 from nddo_ml.scf.fock import fock
 from nddo_ml.scf.rotations import Spaces, levels, occupied_virtual, response, rotate
-from nddo_ml.struct import record, tensor_map
 
 RADIUS, LARGEST_RADIUS = 1.0, 4.0    # radians, norm of a whole rotation
 SHORTENINGS = 8                      # by 4 each, before a step is given up

@@ -25,6 +25,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nddo_ml.common.struct import record
 from nddo_ml.errors import SCFNotConverged
 from nddo_ml.orbitals import Layout
 from nddo_ml.scf.density import Orbitals
@@ -32,7 +33,6 @@ from nddo_ml.scf.fock import Integrals, Kernel, electronic_energy, fock, kernel,
 from nddo_ml.scf.newton import conjugate_gradients
 from nddo_ml.scf.rotations import Levels, Spaces, levels, occupied_virtual, response, spaces
 from nddo_ml.scf.zero_modes import generators, without, zero_modes
-from nddo_ml.struct import record
 
 TOLERANCE = 1e-10       # relative residual of the linear solves
 WORST = 0.1             # relative residual beyond which no conjugate gradients are believed, however loose the tolerance

@@ -16,10 +16,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nddo_ml.common.struct import record
 from nddo_ml.orbitals import Layout
 from nddo_ml.scf.density import Orbitals
 from nddo_ml.scf.fock import Kernel, two_electron
-from nddo_ml.struct import record
 
 
 @record

@@ -16,14 +16,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from nddo_ml.options import SCF
+from nddo_ml.common.struct import choose, ordinary, record, tensor_map
 from nddo_ml.orbitals import Layout, layout
 from nddo_ml.scf.accelerate import History, diis, energy_diis
 from nddo_ml.scf.density import Orbitals, density, diagonalise, fermi
 from nddo_ml.scf.fock import Integrals, Kernel, fock, kernel, one_electron
 from nddo_ml.scf.newton import newton
+from nddo_ml.scf.options import SCF
 from nddo_ml.scf.rotations import levels, rotate, spaces
-from nddo_ml.struct import choose, ordinary, record, tensor_map
 
 SWITCH = 0.1            # eV: commutator below which Newton's method takes over
 FLOAT32_FROM = 60       # orbitals: from here on early iterations and inner solves run in float32

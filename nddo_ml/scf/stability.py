@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from nddo_ml.common.struct import choose, record, tensor_map
 from nddo_ml.scf.fock import kernel
 from nddo_ml.scf.newton import newton
 from nddo_ml.scf.rotations import Spaces, levels, response, rotate, spaces
 from nddo_ml.scf.solve import FLOAT32_FROM, Problem, Solution, canonical, replaced, selected, subset
-from nddo_ml.struct import choose, record, tensor_map
 
 UNSTABLE = -1e-4        # eV: an eigenvalue below is an instability, above it is noise or a symmetry's zero mode
 DENSE, DENSE_VECTORS = 200, 40000   # rotations of a molecule, of all, up to which the whole matrix is made

@@ -8,9 +8,9 @@ differs in the last digits of the SCF tolerance.
 import json
 from pathlib import Path
 
-from nddo_ml import weights
+from nddo_ml.common.files import read_checkpoint, write_checkpoint
 from nddo_ml.errors import IncompatibleFile
-from nddo_ml.files import read_checkpoint, write_checkpoint
+from nddo_ml.hamiltonian import weights
 from nddo_ml.methods.learned import TrainedOn
 
 FORMAT = "nddo_ml training 1"

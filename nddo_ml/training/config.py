@@ -10,8 +10,8 @@ from pathlib import Path
 from types import UnionType
 from typing import get_args, get_origin
 
+from nddo_ml.common.limits import COUNT, FRACTION, MEMORY, NUMBER, POSITIVE, SEED, WEIGHT, check_limits, check_seeds
 from nddo_ml.errors import IncompatibleFile, UnknownOption
-from nddo_ml.limits import COUNT, FRACTION, MEMORY, NUMBER, POSITIVE, SEED, WEIGHT, check_limits, check_seeds
 from nddo_ml.training.losses import Weights, Widths
 
 KINDS = ("frozen", "pretrain", "finetune")

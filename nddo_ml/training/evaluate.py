@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from nddo_ml.errors import SCFNotConverged
-from nddo_ml.options import SCF
+from nddo_ml.scf.options import SCF
 from nddo_ml.training import offsets
 from nddo_ml.training.batches import charges_of, draw, interactions, molecules_of, orbitals
 from nddo_ml.training.dataset import Frame

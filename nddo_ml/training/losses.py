@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from nddo_ml.common.extras import named
+from nddo_ml.common.struct import cached
 from nddo_ml.errors import UnknownOption
-from nddo_ml.extras import named
-from nddo_ml.results import Result
-from nddo_ml.struct import cached
+from nddo_ml.hamiltonian.results import Result
 from nddo_ml.training.batches import Batch
 
 

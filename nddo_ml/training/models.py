@@ -3,8 +3,8 @@
 import torch
 
 from nddo_ml.errors import UnknownOption
+from nddo_ml.hamiltonian.model import Hamiltonian
 from nddo_ml.integrals.corrections.d3 import OMEGA_B97X_D3BJ
-from nddo_ml.model import Hamiltonian
 from nddo_ml.networks import ParameterNetwork, build
 from nddo_ml.training.config import Config
 

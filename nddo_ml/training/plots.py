@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nddo_ml.extras import needed
+from nddo_ml.common.extras import needed
 from nddo_ml.training.dataset import Frame
 from nddo_ml.training.evaluate import Prediction
 from nddo_ml.units import CODATA_2018

@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nddo_ml.files import held
+from nddo_ml.common.files import held
+from nddo_ml.common.processes import World
+from nddo_ml.hamiltonian.weights import trained_on
 from nddo_ml.methods.learned import TrainedOn
 from nddo_ml.training import checkpoints, plots
 from nddo_ml.training.batches import collate, draw, orbitals
@@ -25,11 +27,9 @@ from nddo_ml.training.losses import Weights, own_loss
 from nddo_ml.training.metrics import Journal, Sums, write_structures
 from nddo_ml.training.models import finished, hamiltonian_of
 from nddo_ml.training.optimiser import Average, Optimiser, clipped, schedule, trainable
-from nddo_ml.training.parallel import World
 from nddo_ml.training.stages import StageData, solve_offsets, stage_data
 from nddo_ml.training.starts import Densities
 from nddo_ml.training.step import Step, energies
-from nddo_ml.weights import trained_on
 
 VALIDATION_TOLERANCE = 1e-5     # eV
 HYSTERESIS = 1e-3               # eV by which a cold start must be lower to count

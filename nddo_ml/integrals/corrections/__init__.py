@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nddo_ml.common.struct import outside_inference
 from nddo_ml.errors import UnknownOption
 from nddo_ml.integrals.corrections.d3 import DispersionD3
 from nddo_ml.integrals.corrections.dispersion_dh import DispersionDH
@@ -25,7 +26,6 @@ from nddo_ml.integrals.corrections.peptide import Peptide
 from nddo_ml.integrals.corrections.silanol import SiliconOxygenHydrogen
 from nddo_ml.integrals.corrections.triple_bond import TripleBond
 from nddo_ml.molecules import Molecules
-from nddo_ml.struct import outside_inference
 from nddo_ml.units import CODATA_2018, Constants
 
 Term = Callable[[Geometry, Constants], Tensor | None]   # kcal/mol (molecule), or None where it does not apply

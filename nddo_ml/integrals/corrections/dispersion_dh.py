@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nddo_ml.common.struct import cached
 from nddo_ml.integrals.corrections import tables
 from nddo_ml.integrals.corrections.geometry import Geometry
-from nddo_ml.struct import cached
 
 SP3_CARBON = tables.SIZE      # its row, after the elements
 C6_SP3_CARBON = 0.95          # J nm^6/mol

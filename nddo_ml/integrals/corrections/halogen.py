@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nddo_ml.common.struct import cached
 from nddo_ml.integrals.corrections import tables
 from nddo_ml.integrals.corrections.geometry import Geometry
-from nddo_ml.struct import cached
 
 HALOGENS, ACCEPTORS = frozenset({17, 35, 53}), frozenset({7, 8, 16})
 

@@ -10,7 +10,7 @@ from importlib import resources
 import numpy as np
 import torch
 
-from nddo_ml.struct import cached
+from nddo_ml.common.struct import cached
 
 SIZE = 95   # rows of every table: atomic numbers 0 to 94
 
