@@ -1,4 +1,4 @@
-"""Shared by all tests: one thread (the tests may run beside other work) and double precision."""
+"""Shared by all tests: one thread (the tests may run beside other work), and arguments checked against their annotations."""
 
 import os
 
@@ -6,5 +6,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import torch
+from jaxtyping import install_import_hook
 
 torch.set_num_threads(1)
+
+# Every call of the package is checked against its annotations, shapes included.
+install_import_hook(os.environ.get("SHAPES", "nddo_ml").split(","), "beartype.beartype")

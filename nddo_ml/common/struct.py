@@ -8,34 +8,39 @@ serve every later caller: tensors made inside torch.inference_mode can be on no 
 import dataclasses
 import functools
 import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, ParamSpec, TypeVar, cast, dataclass_transform
 
 import torch
 from torch.utils import _pytree as pytree
 
+T = TypeVar("T")
+Arguments = ParamSpec("Arguments")
 
-def record(cls):
+@dataclass_transform(frozen_default=True)
+def record(cls: type[T]) -> type[T]:
     """The class as a frozen, keyword-friendly dataclass registered with torch's pytrees; compared by identity."""
     cls = dataclasses.dataclass(frozen=True, eq=False)(cls)
     pytree.register_dataclass(cls)
     return cls
 
 
-def tensor_map(function, tree):
+def tensor_map(function: Callable[[torch.Tensor], Any], tree: T) -> T:
     """`tree` with `function` applied to each of its tensors; everything else is kept."""
     return pytree.tree_map_only(torch.Tensor, function, tree)
 
 
-def choose(mask, a, b):
+def choose(mask: torch.Tensor, a: T, b: T) -> T:
     """Record `a` for the molecules in the mask, `b` for the others; the molecule is the first axis of every tensor."""
-    def pick(x, y):
+    def pick(x: Any, y: Any) -> Any:
         return torch.where(mask.view(-1, *[1] * (x.dim() - 1)), x, y) if isinstance(x, torch.Tensor) else x
 
     return pytree.tree_map(pick, a, b)
 
 
 @contextmanager
-def ordinary():
+def ordinary() -> Iterator[None]:
     """Tensors made in this block are ordinary ones, off the tape, where torch.inference_mode is on; no change elsewhere."""
     if not torch.is_inference_mode_enabled():
         yield
@@ -44,20 +49,20 @@ def ordinary():
         yield
 
 
-def cached(function):
+def cached(function: Callable[Arguments, T]) -> Callable[Arguments, T]:
     """functools.cache for functions that make tensors."""
     @functools.wraps(function)
-    def make(*args, **kwargs):
+    def make(*args: Arguments.args, **kwargs: Arguments.kwargs) -> T:
         with ordinary():
             return function(*args, **kwargs)
 
-    return functools.cache(make)
+    return cast(Callable[Arguments, T], functools.cache(make))
 
 
-def outside_inference(function):
+def outside_inference(function: Callable[Arguments, T]) -> Callable[Arguments, T]:
     """The function as it is outside of torch.inference_mode, whether that is on or its arguments were made there."""
     @functools.wraps(function)
-    def call(*args, **kwargs):
+    def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> T:
         with ordinary():
             args, kwargs = tensor_map(lambda t: t.clone() if t.is_inference() else t, (args, kwargs))
             return function(*args, **kwargs)
@@ -68,24 +73,24 @@ def outside_inference(function):
 class Lock:
     """A lock that its thread may take again; an object that has one can be copied and pickled, and the copy has its own."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._lock = threading.RLock()
 
-    def __enter__(self):
+    def __enter__(self) -> None:
         self._lock.acquire()
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self._lock.release()
 
-    def __reduce__(self):
+    def __reduce__(self) -> "tuple[type[Lock], tuple[()]]":
         return Lock, ()
 
 
-def in_turn(method):
+def in_turn(method: Callable[Arguments, T]) -> Callable[Arguments, T]:
     """The method of an object with a Lock as `_lock`: of all methods so marked, one thread at a time runs one."""
     @functools.wraps(method)
-    def call(self, *args, **kwargs):
-        with self._lock:
-            return method(self, *args, **kwargs)
+    def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> T:
+        with args[0]._lock:       # type: ignore[attr-defined]
+            return method(*args, **kwargs)
 
     return call
