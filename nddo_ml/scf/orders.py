@@ -7,6 +7,8 @@ refuses where the level has reached the order. Quantities that are not stationar
 one level further already: `advanced`.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -16,8 +18,9 @@ from nddo_ml.errors import UnknownOption
 class Order:
     """The order to which one calculation may be differentiated, and how far the backward pass now running has come."""
 
-    def __init__(self, order: int):
-        self.order, self._task, self._level = order, None, 0
+    def __init__(self, order: int) -> None:
+        self.order, self._level = order, 0
+        self._task: int | None = None
 
     def reached(self) -> int:
         """Highest level of the steps that the backward pass now running has gone through."""
@@ -51,15 +54,15 @@ class _Entry(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(tensor, order):
+    def forward(tensor: Tensor, order: Order) -> Tensor:
         return tensor.view_as(tensor)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.order = inputs[1]
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return _Step.apply(grad, ctx.order, 1 + ctx.order.reached()), None
 
 
@@ -69,14 +72,14 @@ class _Step(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(tensor, order, level):
+    def forward(tensor: Tensor, order: Order, level: int) -> Tensor:
         return tensor.view_as(tensor)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         _, ctx.order, ctx.level = inputs
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         ctx.order.pass_through(ctx.level)
         return grad, None, None
