@@ -24,6 +24,7 @@ from nddo_ml.integrals.corrections import STEPS, Term, terms
 from nddo_ml.integrals.nuclear import CoreForm, core_rules
 from nddo_ml.integrals.overlap import fade
 from nddo_ml.integrals.parameters import AtomParameters, Elements, PairParameters
+from nddo_ml.integrals.recipe import Recipe
 from nddo_ml.integrals.repulsion import published_join, smooth_join
 from nddo_ml.methods import core_core, learned
 from nddo_ml.methods.learned import Card
@@ -135,6 +136,12 @@ class Method:
     def columns(self) -> dict[str, Tensor]:
         """The fitted parameters by the names they have in a Hamiltonian. Shared: do not modify."""
         return {**vars(self.parameters), "alpha_AB": self.pairs.alpha, "x_AB": self.pairs.x}
+
+    @property
+    def recipe(self) -> Recipe:
+        """What the integrals need to know of the method."""
+        return Recipe(self.constants, self.elements, self.parameters.rho_core, self.core_rules, self.core_core.energy, self.join,
+                      self.fade)
 
     @property
     def published(self) -> "Method":
