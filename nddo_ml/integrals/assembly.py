@@ -22,7 +22,7 @@ from nddo_ml.integrals.nuclear import PairValues
 from nddo_ml.integrals.one_centre import one_centre
 from nddo_ml.integrals.pair_species import PairSpecies, has_own_core, pair_species
 from nddo_ml.integrals.parameters import AtomParameters, Elements, gather
-from nddo_ml.integrals.two_centre import TwoCentreForm, two_centre
+from nddo_ml.integrals.two_centre import two_centre
 from nddo_ml.methods import Method
 from nddo_ml.molecules import COINCIDENT, Molecules, PointCharges, coinciding
 from nddo_ml.orbitals import Layout, layout, packed_pairs
@@ -56,8 +56,7 @@ def topology(method: Method, molecules: Molecules) -> Topology:
     i, j, owner = (
         torch.cat([getattr(g, name) for g in lay.pairs]) if lay.pairs else empty for name in ("i", "j", "molecule")
     )
-    parameters, table = _on(method.parameters, device), _on(method.elements, device)
-    own_core = has_own_core(parameters, table).index_select(0, rows)
+    own_core = has_own_core(method.parameters.rho_core, method.elements).to(device).index_select(0, rows)
     species = tuple(pair_species(g.shells, gather(elements, g.i), gather(elements, g.j),
                                  bool((own_core[g.i] | own_core[g.j]).any())) for g in lay.pairs)
     return Topology(rows, elements, lay, i, j, owner, method.core_rules(rows[i], rows[j]), species,
@@ -131,10 +130,10 @@ def assemble(
     lay, constants = top.layout, method.constants
     h_atoms = list(p.U)
     h_pairs, two, gammas, start = [], [], [], 0
-    form = TwoCentreForm(constants, method.join, method.fade)
+    recipe = method.recipe
     for k, (group, species, atoms) in enumerate(zip(lay.pairs, top.pair_species, p.A_pairs, strict=True)):
         part = slice(start, start := start + len(group.i))
-        found = two_centre(species, R[part], u[part], atoms, form, None if p.resonance is None else p.resonance[k])
+        found = two_centre(species, R[part], u[part], atoms, recipe, None if p.resonance is None else p.resonance[k])
         a, b = group.groups
         if group.shells[0]:
             h_atoms[a] = h_atoms[a].index_add(0, group.row_i, found.attraction_i)

@@ -12,7 +12,6 @@ coefficients of the logarithms, so all pairs of a class are evaluated together.
 Mulliken, Rieke, Orloff, Orloff, J. Chem. Phys. 17, 1248 (1949)
 """
 
-from collections.abc import Callable
 from functools import cache
 from itertools import product
 from math import factorial, inf, lgamma, log, sqrt
@@ -31,7 +30,6 @@ from nddo_ml.integrals.multipole import AtomIntegrals
 from nddo_ml.integrals.pair_species import PairSpecies, SlaterClasses
 from nddo_ml.integrals.switch import step
 
-Fade = Callable[[Tensor], Tensor]     # distances (pair), angstrom -> factor of the resonance integrals (pair)
 REACH = 15.0       # angstrom: no overlap from here on, as in MOPAC
 FADE = 12.0        # angstrom: from here on `fade` acts
 EXCLUDED = -2000   # added to the logarithm of what does not exist

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nddo_ml.common.struct import record
 from nddo_ml.integrals.frame import SHELLS
-from nddo_ml.integrals.parameters import AtomParameters, Elements
+from nddo_ml.integrals.parameters import Elements
 
 HELIUM = 2     # its p functions take no part in integrals with d functions, and feel no other core
 
@@ -41,14 +41,14 @@ def pair_species(shells: tuple[int, int], elements_i: Elements, elements_j: Elem
     return PairSpecies(shells, elements_i, elements_j, separate_core, slater_classes(shells, elements_i, elements_j))
 
 
-def has_own_core(parameters: AtomParameters, elements: Elements) -> Bool[Tensor, "row"]:
+def has_own_core(rho_core: Float[Tensor, "row"], elements: Elements) -> Bool[Tensor, "row"]:
     """True where the core of an atom is not seen like its s distribution.
 
-    That is where rho_core is fitted, where integrals with d functions have additive terms of their own (rho1c, rho2c) or PM7
-    equalises those of d electrons, and for helium.
+    That is where rho_core (bohr) is fitted and not 0, where integrals with d functions have additive terms of their own (rho1c,
+    rho2c) or PM7 equalises those of d electrons, and for helium.
     """
     transition_metal = (elements.main_group == 0) & (elements.n_ao == 9)
-    return (parameters.rho_core > 0) | transition_metal | (elements.occ_d > 0) | (elements.number == HELIUM)
+    return (rho_core > 0) | transition_metal | (elements.occ_d > 0) | (elements.number == HELIUM)
 
 
 def slater_classes(shells: tuple[int, int], elements_i: Elements, elements_j: Elements) -> SlaterClasses:

@@ -5,8 +5,6 @@ laboratory (frame.py) they are the blocks w over packed distributions. R -> infi
 PM7 joins them to that limit at 7 angstrom and equalises the averages of transition metals.
 """
 
-from collections.abc import Callable
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -17,11 +15,11 @@ from nddo_ml.integrals.frame import Axes, orbital_starts, packed
 from nddo_ml.integrals.multipole import AtomIntegrals
 from nddo_ml.integrals.pair_species import HELIUM, PairSpecies
 from nddo_ml.integrals.parameters import Elements
+from nddo_ml.integrals.recipe import OfDistance
 from nddo_ml.integrals.switch import step
 from nddo_ml.orbitals import packed_pairs
 from nddo_ml.units import Constants
 
-Join = Callable[[Tensor], Tensor]       # distances (pair), angstrom -> weight of the multipole integrals (pair)
 JOIN_RANGE, JOIN_EXPONENT = 7.0, 0.22   # angstrom, 1/angstrom^2
 JOIN_WIDTH, JOIN_CORE = 1.0, 0.5   # angstrom: over the last of it, and below, the smooth join leaves the published one
 
@@ -79,7 +77,7 @@ def smooth_join(R: Float[Tensor, "pair"]) -> Float[Tensor, "pair"]:
 
 
 def point_charge(
-    join: Join, R: Float[Tensor, "pair"], constants: Constants
+    join: OfDistance, R: Float[Tensor, "pair"], constants: Constants
 ) -> tuple[Float[Tensor, "pair"], Float[Tensor, "pair"]]:
     """The weight w = join(R) of the multipole integrals, and (1 - w) e^2/R, eV, of the point charges; R in angstrom."""
     weight = join(R)

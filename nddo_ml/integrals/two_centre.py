@@ -1,10 +1,8 @@
 """All integrals between two atoms, for a group of pairs of one class at once.
 
 A group is described by three records: what its elements decide (`PairSpecies`), what its atoms bring (`AtomIntegrals` of atoms
-i and of atoms j) and how the method treats distance (`TwoCentreForm`). The integrals follow from them, R and u.
+i and of atoms j) and what the method prescribes (`Recipe`). The integrals follow from them, R and u.
 """
-
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -14,19 +12,10 @@ from nddo_ml.common.struct import record
 from nddo_ml.integrals.attraction import attraction, equalised_attraction, helium_p_functions, joined_attraction
 from nddo_ml.integrals.frame import Axes, axes, harmonics
 from nddo_ml.integrals.multipole import AtomIntegrals
-from nddo_ml.integrals.overlap import Fade, resonance
+from nddo_ml.integrals.overlap import resonance
 from nddo_ml.integrals.pair_species import PairSpecies
-from nddo_ml.integrals.repulsion import Join, equalised, helium_without_d, joined, point_charge, repulsion, with_charges
-from nddo_ml.units import Constants
-
-
-@dataclass(frozen=True)
-class TwoCentreForm:
-    """How a method evaluates the integrals between two atoms."""
-
-    constants: Constants
-    join: Join | None = None        # weight of the multipole integrals against point charges (PM7); None: 1
-    fade: Fade | None = None        # factor of the resonance integrals (smooth parents); None: 1 up to 15 angstrom
+from nddo_ml.integrals.recipe import Recipe
+from nddo_ml.integrals.repulsion import equalised, helium_without_d, joined, point_charge, repulsion, with_charges
 
 
 @record
@@ -43,14 +32,14 @@ class PairIntegrals:
 
 def two_centre(
     species: PairSpecies, R: Float[Tensor, "pair"], u: Float[Tensor, "pair 3"], atoms: tuple[AtomIntegrals, AtomIntegrals],
-    form: TwoCentreForm, factors: Float[Tensor, "pair orbitals"] | None = None,
+    recipe: Recipe, factors: Float[Tensor, "pair orbitals"] | None = None,
 ) -> PairIntegrals:
     """The integrals of a group of pairs; R in angstrom, u from i to j, `atoms` i and j of each pair.
 
     An atom treated with p functions it does not have (zeta_p = beta_p = 0) gets zero resonance there; its other p entries are
     finite and meaningless. factors: of the resonance integrals, see `overlap.resonance`.
     """
-    (n_i, n_j), (atoms_i, atoms_j), constants = species.shells, atoms, form.constants
+    (n_i, n_j), (atoms_i, atoms_j), constants = species.shells, atoms, recipe.constants
     r, hartree = R / constants.bohr, constants.hartree
     own_core = species.separate_core or n_j == 0
     turned = axes(u, species.shells, own_core)
@@ -59,23 +48,23 @@ def two_centre(
         w = helium_without_d(w, species.elements_j)
     if own_core:
         V_i, V_j, gamma = _own_cores(species, r, u, turned, atoms, hartree)
-        if form.join is not None:
-            weight, limit = point_charge(form.join, R, constants)
+        if recipe.join is not None:
+            weight, limit = point_charge(recipe.join, R, constants)
             w = joined(w, species.shells, weight, limit)
             V_i, V_j = joined_attraction(V_i, n_i, weight, limit), joined_attraction(V_j, n_j, weight, limit)
             gamma = gamma * weight + limit
     else:
-        if form.join is not None:
-            w = joined(w, species.shells, *point_charge(form.join, R, constants))
+        if recipe.join is not None:
+            w = joined(w, species.shells, *point_charge(recipe.join, R, constants))
         V_i, V_j = with_charges(w)
         gamma = V_i[:, 0]
-    if form.join is not None and species.separate_core and n_i == 9:
+    if recipe.join is not None and species.separate_core and n_i == 9:
         w = equalised(w, species)
         V_i = equalised_attraction(V_i, n_i, species.elements_i, species.elements_j.n_ao >= 4)
         V_j = equalised_attraction(V_j, n_j, species.elements_j, species.elements_i.n_ao >= 4)
     near, H = resonance(species, r, turned, atoms, constants.bohr, factors)
-    if form.fade is not None:
-        H = H * form.fade(R.index_select(0, near))[:, None, None]
+    if recipe.fade is not None:
+        H = H * recipe.fade(R.index_select(0, near))[:, None, None]
     return PairIntegrals(w, near, H, -atoms_j.core[:, None] * V_i, -atoms_i.core[:, None] * V_j, gamma)
 
 
