@@ -16,25 +16,23 @@ from nddo_ml.common.struct import record
 from nddo_ml.integrals.blocks import Integrals
 from nddo_ml.integrals.corrections.geometry import Composition
 from nddo_ml.integrals.dipole import dipole_blocks
-from nddo_ml.integrals.external import external
+from nddo_ml.integrals.external import PlacedAtoms, external
 from nddo_ml.integrals.multipole import AtomIntegrals
 from nddo_ml.integrals.nuclear import PairValues
 from nddo_ml.integrals.one_centre import one_centre
-from nddo_ml.integrals.overlap import slater_classes
+from nddo_ml.integrals.pair_species import PairSpecies, has_own_core, pair_species
 from nddo_ml.integrals.parameters import AtomParameters, Elements, gather
 from nddo_ml.integrals.two_centre import two_centre
 from nddo_ml.methods import Method
 from nddo_ml.molecules import COINCIDENT, Molecules, PointCharges, coinciding
 from nddo_ml.orbitals import Layout, layout, packed_pairs
 
-HELIUM = 2
-
 
 @record
 class Topology:
     """What the species of a batch decide: rows of the method's table and element data of each atom, layout, atoms i and j of
-    all pairs in the order of the layout's groups, their molecule, core-core rules; for each group whether cores need
-    integrals of their own, its elements and classes of overlaps; what the corrections look at.
+    all pairs in the order of the layout's groups, their molecule, core-core rules; the species of each group; what the
+    corrections look at.
     """
 
     rows: Int[Tensor, "atom"]
@@ -44,9 +42,7 @@ class Topology:
     j: Int[Tensor, "pair"]
     molecule: Int[Tensor, "pair"]
     rules: object
-    separate_core: tuple
-    pair_elements: tuple
-    slater: tuple
+    pair_species: tuple[PairSpecies, ...]
     composition: Composition
 
 
@@ -60,14 +56,10 @@ def topology(method: Method, molecules: Molecules) -> Topology:
     i, j, owner = (
         torch.cat([getattr(g, name) for g in lay.pairs]) if lay.pairs else empty for name in ("i", "j", "molecule")
     )
-    parameters = _on(method.parameters, device)
-    table = _on(method.elements, device)
-    own_core = ((parameters.rho_core > 0) | ((table.main_group == 0) & (table.n_ao == 9))
-                | (table.occ_d > 0) | (table.number == HELIUM)).index_select(0, rows)
-    separate = tuple(bool((own_core[g.i] | own_core[g.j]).any()) for g in lay.pairs)
-    pair_elements = tuple((gather(elements, g.i), gather(elements, g.j)) for g in lay.pairs)
-    return Topology(rows, elements, lay, i, j, owner, method.core_rules(rows[i], rows[j]), separate, pair_elements,
-                    tuple(slater_classes(g.shells, *E) for g, E in zip(lay.pairs, pair_elements, strict=True)),
+    own_core = has_own_core(method.parameters.rho_core, method.elements).to(device).index_select(0, rows)
+    species = tuple(pair_species(g.shells, gather(elements, g.i), gather(elements, g.j),
+                                 bool((own_core[g.i] | own_core[g.j]).any())) for g in lay.pairs)
+    return Topology(rows, elements, lay, i, j, owner, method.core_rules(rows[i], rows[j]), species,
                     Composition.of(molecules, i, j))
 
 
@@ -138,10 +130,10 @@ def assemble(
     lay, constants = top.layout, method.constants
     h_atoms = list(p.U)
     h_pairs, two, gammas, start = [], [], [], 0
-    for k, (group, (A_i, A_j), (E_i, E_j)) in enumerate(zip(lay.pairs, p.A_pairs, top.pair_elements, strict=True)):
+    recipe = method.recipe
+    for k, (group, species, atoms) in enumerate(zip(lay.pairs, top.pair_species, p.A_pairs, strict=True)):
         part = slice(start, start := start + len(group.i))
-        found = two_centre(group.shells, R[part], u[part], A_i, A_j, E_i, E_j, constants, method.join,
-                           top.separate_core[k], top.slater[k], None if p.resonance is None else p.resonance[k], method.fade)
+        found = two_centre(species, R[part], u[part], atoms, recipe, None if p.resonance is None else p.resonance[k])
         a, b = group.groups
         if group.shells[0]:
             h_atoms[a] = h_atoms[a].index_add(0, group.row_i, found.attraction_i)
@@ -163,7 +155,8 @@ def assemble(
         energy = -(p.A.core[:, None] * positions * field.index_select(0, lay.molecule)).sum(1)
         core = core.index_add(0, lay.molecule, energy)
     if charges is not None:
-        added, energy = external(lay, top.elements, p.A, positions, charges, constants, method.join is not None, names)
+        placed = PlacedAtoms(lay, top.elements, p.A, positions, names)
+        added, energy = external(placed, charges, constants, method.join is not None)
         h_atoms, core = [h + V for h, V in zip(h_atoms, added, strict=True)], core + energy
     return Integrals(h_atoms, h_pairs, p.one, two, core)
 

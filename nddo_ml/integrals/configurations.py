@@ -5,8 +5,8 @@ separation of that atom, and they carry an additive term rho. Two components int
 
     [X, Y] = EV sum_ab q_a q_b / sqrt(|r_a - r_b|^2 + (rho_a + rho_b)^2)
 
-Every configuration is written down once, below. From there `kernel` derives constant matrices for a class of pairs: coordinate
-differences of charges are linear in (R, separations, additive terms), the integrals are linear in the inverse distances.
+Every configuration is written down once, below. From there `charge_kernel` derives constant matrices of a pair class:
+coordinate differences of charges are linear in (R, separations, additive terms), integrals in the inverse distances.
 Products of s and p among themselves use the linear quadrupoles of Dewar and Thiel, anything with d those of Thiel and Voityuk.
 
 Dewar, Thiel, Theor. Chim. Acta 46, 89 (1977); Thiel, Voityuk, ibid. 81, 391 (1992); 93, 315 (1996).
@@ -101,7 +101,7 @@ D_KINDS = (_only(charge("rho_dd0")), partial(dipole, D="D_pd", rho="rho_pd"),
 TO_CORE = (_only(charge("rho_core")),)
 
 
-class Kernel(NamedTuple):
+class ChargeKernel(NamedTuple):
     """Constant matrices of a pair class. With g = (R, features of i, features of j):
 
     integrals = ((g @ coordinates)^2 @ distances)^(-1/2) @ integrals
@@ -115,7 +115,7 @@ class Kernel(NamedTuple):
 
 
 @cached
-def kernel(n_i: int, n_j: int | str, hartree: float, device: torch.device) -> Kernel:
+def charge_kernel(n_i: int, n_j: int | str, hartree: float, device: torch.device) -> ChargeKernel:
     """The kernel of pairs of atoms with n_i and n_j orbitals (n_j may be CORE).
 
     Its integrals (eV) are those of all components of i with all of j, in row order. Where j is a charge (one orbital or CORE),
@@ -123,12 +123,12 @@ def kernel(n_i: int, n_j: int | str, hartree: float, device: torch.device) -> Ke
     """
     features, coordinates, distances, weights = _constants(n_i, n_j)
     matrices = (coordinates, distances, hartree * weights)
-    return Kernel(*features, *(torch.from_numpy(np.ascontiguousarray(m)).to(device) for m in matrices))
+    return ChargeKernel(*features, *(torch.from_numpy(np.ascontiguousarray(m)).to(device) for m in matrices))
 
 
 @cache
 def _constants(n_i, n_j):
-    """Names of the features used of i and of j; coordinates, distances and weights of `Kernel` in units of the hartree."""
+    """Names of the features used of i and of j; coordinates, distances and weights of `ChargeKernel`, hartree = 1."""
     shape = component_starts(n_i)[1], 1 if n_j == CORE else component_starts(n_j)[1]
     terms = {}
     for row, column, points_i, points_j in _brackets(n_i, n_j):

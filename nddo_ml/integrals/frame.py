@@ -7,13 +7,14 @@ quadrupoles, each of which rotates by itself. Both steps are one constant matrix
 """
 
 from functools import cache
+from itertools import accumulate
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nddo_ml.common.struct import cached
+from nddo_ml.common.struct import cached, record
 from nddo_ml.orbitals import packed_pairs
 
 _S3 = 3**0.5 / 2
@@ -53,14 +54,51 @@ def harmonics(u: Float[Tensor, "pair 3"], n: int) -> Float[Tensor, "pair compone
     return products @ _axial(n, u.device)
 
 
-def rotations(E: Float[Tensor, "pair 3 3"], n: int):
-    """T (pair, m, component): lab-frame packed distributions of an atom with n >= 4 orbitals from local components;
-    O (pair, n, n): lab-frame orbitals from local orbitals. Leading blocks are those of an atom with fewer orbitals.
+@record
+class Rotations:
+    """From the frame of each pair to the laboratory, for pairs of atoms that both have p functions."""
+
+    T_i: Float[Tensor, "pair m_i component_i"]      # packed distributions of atom i from its local components
+    T_j: Float[Tensor, "pair m_j component_j"]      # the same of atom j
+    O_i: Float[Tensor, "pair n_i n_i"]              # orbitals of atom i from its local orbitals
+    O_j: Float[Tensor, "pair n_j n_j"]              # the same of atom j
+
+
+@record
+class Axes:
+    """How the integrals of a group of pairs are turned to the laboratory; s functions alone need no turning."""
+
+    rotations: Rotations | None                              # where both atoms have p functions
+    along: Float[Tensor, "pair component_i"] | None          # harmonics of atom i along u, where its partner is a charge
+
+
+def axes(u: Float[Tensor, "pair 3"], shells: tuple[int, int], cores: bool = False) -> Axes:
+    """The axes of pairs with unit vectors u from i to j, atoms treated with shells = (n_i, n_j) orbitals, n_i >= n_j.
+
+    cores: whether the partner is a charge also where it has p functions, because its core has integrals of its own.
+    """
+    n_i, n_j = shells
+    turned = None
+    if n_j >= 4:
+        T_i, O_i = rotations(frame(u), n_i)
+        m_j, components_j = n_j * (n_j + 1) // 2, component_starts(n_j)[1]
+        T_j, O_j = (T_i, O_i) if n_j == n_i else (T_i[:, :m_j, :components_j], O_i[:, :n_j, :n_j])
+        turned = Rotations(T_i, T_j, O_i, O_j)
+    return Axes(turned, harmonics(u, n_i) if n_i >= 4 and (n_j < 4 or cores) else None)
+
+
+def rotations(
+    E: Float[Tensor, "pair 3 3"], n: int
+) -> tuple[Float[Tensor, "pair m component"], Float[Tensor, "pair n n"]]:
+    """T (pair, m, component): packed distributions in the laboratory, of an atom with n >= 4 orbitals, from local components;
+    O (pair, n, n): orbitals in the laboratory from local orbitals. E: `frame` of each pair.
+
+    The leading blocks are those of an atom with fewer orbitals.
     """
     e = E.flatten(1).index_select(1, _upper(E.device))
     products = torch.cat((torch.ones_like(e[:, :1]), e, (e[:, :, None] * e[:, None]).flatten(1)), 1)
     constant, shape = _rotation(n, E.device)
-    T, O = (products @ constant).split((shape[0] * shape[1], n * n), 1)
+    T, O = torch.split(products @ constant, [shape[0] * shape[1], n * n], 1)
     return T.unflatten(1, shape), O.unflatten(1, (n, n))
 
 
@@ -100,13 +138,13 @@ def decomposition(n: int) -> np.ndarray:
     return c
 
 
-def component_starts(n: int):
+def component_starts(n: int) -> tuple[list[int], int]:
     """Index of the first component of each kind, and the number of components of an atom with n orbitals."""
-    ends = np.cumsum([0] + [2 * l + 1 for l in COMPONENTS[n]])
-    return ends[:-1].tolist(), int(ends[-1])
+    *starts, total = accumulate((2 * l + 1 for l in COMPONENTS[n]), initial=0)
+    return starts, total
 
 
-def orbital_starts(n: int):
+def orbital_starts(n: int) -> list[tuple[int, int]]:
     """(l, first orbital) of each shell of an atom with n orbitals."""
     return [(l, l * l) for l in SHELLS[n]]
 
