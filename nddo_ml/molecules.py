@@ -152,6 +152,30 @@ class PointCharges:
         return PointCharges(positions, self.charges, self.molecule, self.rho)
 
 
+@record
+class Surroundings:
+    """What molecules are placed in; nothing unless given."""
+
+    field: Float[Tensor, "molecule 3"] | None = None    # uniform electric field, V/angstrom
+    charges: PointCharges | None = None                 # around the molecules
+
+    def __bool__(self) -> bool:
+        return self.field is not None or self.charges is not None
+
+    def tensors(self) -> list[Tensor]:
+        """All that an energy may be differentiated by."""
+        charges = [] if self.charges is None else [self.charges.positions, self.charges.charges, self.charges.rho]
+        return charges if self.field is None else [self.field, *charges]
+
+    def select(self, indices: Sequence[int]) -> "Surroundings":
+        """The surroundings of the molecules of these indices, in this order."""
+        return Surroundings(None if self.field is None else self.field[list(indices)],
+                            None if self.charges is None else self.charges.select(indices))
+
+
+NOTHING = Surroundings()
+
+
 def check(molecules: Molecules) -> None:
     """Refuse what cannot be calculated (InvalidMolecule): no Molecules, atoms not in the order of their molecules, non-finite
     coordinates, impossible multiplicities.
@@ -200,6 +224,24 @@ def check_charges(charges: PointCharges, molecules: Molecules) -> None:
         raise InvalidMolecule(f"Point charge {k} of the batch (counting from 0) has position {x[k].tolist()}, charge "
                               f"{float(rest[k, 0]):g} and rho {float(rest[k, 1]):g}: all must be finite, coordinates below "
                               f"{FARTHEST:g} angstrom, rho not negative.")
+
+
+def received(field: Float[Tensor, "molecule 3"] | None, charges: PointCharges | None, molecules: Molecules) -> Surroundings:
+    """A field (V/angstrom) and point charges around molecules, checked and on their device.
+
+    Raises:
+        InvalidMolecule: they cannot be used with these molecules.
+    """
+    device = molecules.positions.device
+    if field is not None:
+        if tuple(field.shape) != (len(molecules), 3) or not bool(torch.isfinite(field.detach()).all()):
+            raise InvalidMolecule(f"The field has shape {tuple(field.shape)}: expected {(len(molecules), 3)}, finite, in "
+                                  "V/angstrom.")
+        field = field.to(device)
+    if charges is not None:
+        check_charges(charges, molecules)
+        charges = charges.to(device)
+    return Surroundings(field, charges)
 
 
 def coinciding(owner: Int[Tensor, "atom"], names, i: int, j: int, distance: float) -> InvalidMolecule:

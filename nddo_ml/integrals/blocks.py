@@ -8,13 +8,10 @@ from nddo_ml.common.struct import record
 
 @record
 class Integrals:
-    """The Hamiltonian of a batch in blocks (eV), lists in the order of the layout's groups: one-electron blocks of the atoms
-    `h_atoms` (k, m) and pairs `h_pairs` (pair, n_i n_j); Coulomb integrals of the atoms `one` (k, m, m) and of the pairs `two`
-    (pair, m_i, m_j) over packed charge distributions; core-core energy `core` (molecule).
-    """
+    """The Hamiltonian of a batch in blocks, eV; lists have one entry per group of atoms or of pairs in the layout."""
 
-    h_atoms: list
-    h_pairs: list
-    one: list
-    two: list
-    core: Float[Tensor, "molecule"]
+    h_atoms: list[Float[Tensor, "k m"]]                     # one-electron blocks of the atoms, packed
+    h_pairs: list[Float[Tensor, "group_pair orbitals"]]     # one-electron blocks of the pairs, n_i n_j elements in row order
+    one: list[Float[Tensor, "k m m"]]                       # Coulomb integrals over packed charge distributions of the atoms
+    two: list[Float[Tensor, "group_pair m_i m_j"]]          # and of the pairs
+    core: Float[Tensor, "molecule"]                         # energy of the cores

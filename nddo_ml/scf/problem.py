@@ -48,6 +48,15 @@ class Problem:
         """Whether every level is full or empty: no half-electron states."""
         return bool(((self.occupations == 0) | (self.occupations == 1)).all())
 
+    @property
+    def electrons(self) -> Electrons:
+        """The electrons of each molecule; of a half-electron state with as few unpaired ones as their number allows."""
+        filled = self.occupations.sum(-1)
+        if filled.shape[1] == 2:
+            return Electrons(filled[:, 0].round().long(), filled[:, 1].round().long(), 2)
+        total = (2 * filled[:, 0]).round().long()
+        return Electrons((total + 1) // 2, total // 2, 1)
+
 
 @record
 class Solution:
