@@ -15,7 +15,7 @@ from nddo_ml.scf.options import SCF
 from nddo_ml.training import offsets
 from nddo_ml.training.batches import charges_of, draw, interactions, molecules_of, orbitals
 from nddo_ml.training.dataset import Frame
-from nddo_ml.training.step import energies, gaps
+from nddo_ml.training.step import energies
 from nddo_ml.units import CODATA_2018
 
 BATCH = 24
@@ -84,7 +84,7 @@ def _batch(hamiltonian, frames, tolerance, max_steps):
         with torch.no_grad():
             result = hamiltonian(molecules, forces=True, point_charges=charges_of(frames), tolerance=tolerance,
                                  max_steps=max_steps, raise_unconverged=False)
-            energy, gap = energies(hamiltonian, result, frames).tolist(), gaps(result).tolist()
+            energy, gap = energies(hamiltonian, result, frames).tolist(), result.gaps.tolist()
     except SCFNotConverged:
         return [FAILED] if len(frames) == 1 else [_batch(hamiltonian, [f], tolerance, max_steps)[0] for f in frames]
     forces = result.forces.detach().cpu().split(molecules.sizes)

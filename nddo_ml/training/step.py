@@ -42,32 +42,6 @@ class Outcome:
     valid: int = 0
 
 
-def gaps(result) -> Tensor:
-    """Lowest empty less highest occupied level of each molecule, eV (infinite without one); on the tape where the result is."""
-    found = []
-    for state in result.states:
-        f = state.orbitals.f
-        eps = state.levels() if torch.is_grad_enabled() else state.orbitals.eps
-        real = state.problem.layout.real[:, None].expand_as(f) > 0
-        full = 1.0 if f.shape[1] == 2 else f.max()
-        empty = torch.where(real & (f < full), eps, torch.inf).flatten(1).amin(1)
-        found.append(empty - torch.where(real & (f > 0), eps, -torch.inf).flatten(1).amax(1))
-    order = torch.tensor([k for state in result.states for k in state.index]).argsort()
-    return torch.cat(found)[order.to(found[0].device)]
-
-
-def drift(result) -> Tensor | None:
-    """Mean square shift of the parameters relative to their bounds; None without a network."""
-    found = [(len(s.index), s.shifts.drift()) for s in result.states if getattr(s, "shifts", None) is not None]
-    return sum(n * d for n, d in found) / sum(n for n, _ in found) if found else None
-
-
-def local_energies(result) -> Tensor | None:
-    """Energies of the head `local`, of all atoms in no order; None without it."""
-    found = [s.shifts.local for s in result.states if getattr(s, "shifts", None) is not None and s.shifts.local is not None]
-    return torch.cat(found) if found else None
-
-
 def energies(hamiltonian, result, frames) -> Tensor:
     """Energies of a result with the offsets of its atoms, whether the Hamiltonian adds them itself or not, eV."""
     return result.energy if OFFSETS_PART in result.energies else result.energy + total(hamiltonian, frames)
@@ -127,9 +101,9 @@ class Step:
         """What counts and what it is."""
         same = ~((result.s2.detach() - batch.s2).abs() > self.contamination)       # NaN, not checked, counts as the same
         with torch.set_grad_enabled(bool(self.weights.gap or self.weights.own) and self.order > 1):
-            gap = gaps(result)
+            gap = result.gaps
         return Outputs(energies(self.hamiltonian, result, batch.frames), result.forces, result.dipole, result.charges, gap,
-                       result.point_charge_forces, drift(result), local_energies(result), result.converged & same, result)
+                       result.point_charge_forces, result.drift, result.local_energies, result.converged & same, result)
 
 
 def _records(result, found, batch) -> list[Record]:

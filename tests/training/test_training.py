@@ -462,7 +462,7 @@ def test_a_trained_network_takes_further_heads(file, whole, frames, tmp_path):
     assert torch.allclose(training.model(batch.molecules).energy, given.energy, atol=1e-10, rtol=0)
     assert training.run()
     epoch = next(e for e in training.journal.read() if e["event"] == "epoch")
-    local = step.local_energies(training.model(batch.molecules)).detach()
+    local = training.model(batch.molecules).local_energies.detach()
     assert epoch["loss.local"] > 0 and len(local) == len(batch.molecules.numbers) and float(local.abs().max()) > 0
     for wrong in ({"heads": ["local"]}, {"heads": ["atom", "pair"], "cutoff": 6.0}, {"channels": 8}):
         with pytest.raises(UnknownOption, match="further heads"):
