@@ -18,7 +18,7 @@ from nddo_ml.integrals.corrections.geometry import Composition
 from nddo_ml.integrals.dipole import dipole_blocks
 from nddo_ml.integrals.external import PlacedAtoms, external
 from nddo_ml.integrals.multipole import AtomIntegrals
-from nddo_ml.integrals.nuclear import PairValues
+from nddo_ml.integrals.nuclear import CoreParameters, PairValues, core_parameters
 from nddo_ml.integrals.one_centre import one_centre
 from nddo_ml.integrals.pair_species import PairSpecies, has_own_core, pair_species
 from nddo_ml.integrals.parameters import AtomParameters, Elements, gather
@@ -64,16 +64,6 @@ def topology(method: Method, molecules: Molecules) -> Topology:
 
 
 @record
-class CoreParameters:
-    """The parameters of core-core terms: alpha (1/angstrom) and Gaussians K, L, M, per atom or per pair."""
-
-    alpha: Float[Tensor, "row"]
-    K: Float[Tensor, "row 4"]
-    L: Float[Tensor, "row 4"]
-    M: Float[Tensor, "row 4"]
-
-
-@record
 class Parameters:
     """Every parameter of a batch where it is used, none of it dependent on the positions: A per atom, A of both atoms of each
     pair group, core parameters of both atoms of each pair and of the pair itself; one-electron and two-electron blocks of the
@@ -94,7 +84,7 @@ class Parameters:
 
 def spread(top: Topology, A: AtomIntegrals, P: AtomParameters, pairs: PairValues) -> Parameters:
     """Parameters per atom carried to the pairs and into the blocks of the free atoms."""
-    core = CoreParameters(P.alpha, P.K, P.L, P.M)
+    core = core_parameters(P)
     of_groups = [gather(A, g.atoms) for g in top.layout.atoms]
     of_pairs = [(gather(A, g.i), gather(A, g.j)) for g in top.layout.pairs]
     return Parameters(A, of_pairs, gather(core, top.i), gather(core, top.j), pairs,
