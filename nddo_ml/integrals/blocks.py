@@ -8,10 +8,10 @@ from nddo_ml.common.struct import record
 
 @record
 class Integrals:
-    """The Hamiltonian of a batch in blocks, eV; lists have one entry per group of atoms or of pairs in the layout."""
+    """The Hamiltonian of a batch in blocks, eV; lists have one entry per group of atoms or of pairs of the layout."""
 
-    h_atoms: list[Float[Tensor, "k m"]]                     # one-electron blocks of the atoms, packed
-    h_pairs: list[Float[Tensor, "group_pair orbitals"]]     # one-electron blocks of the pairs, n_i n_j elements in row order
-    one: list[Float[Tensor, "k m m"]]                       # Coulomb integrals over packed charge distributions of the atoms
-    two: list[Float[Tensor, "group_pair m_i m_j"]]          # and of the pairs
-    core: Float[Tensor, "molecule"]                         # energy of the cores
+    h_atoms: list[Tensor]                   # one-electron blocks of the atoms (k, m), over packed charge distributions
+    h_pairs: list[Tensor]                   # one-electron blocks of the pairs (pair, n_i n_j)
+    one: list[Tensor]                       # Coulomb integrals of the atoms (k, m, m), over packed charge distributions
+    two: list[Tensor]                       # Coulomb integrals of the pairs (pair, m_i, m_j), over packed distributions
+    core: Float[Tensor, "molecule"]         # core-core energy

@@ -12,11 +12,12 @@ the rule that p functions of helium feel no core.
 
 from collections.abc import Sequence
 from functools import partial
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]  (torch leaves parts untyped)
 
 from nddo_ml.common.struct import record
 from nddo_ml.errors import InvalidMolecule
@@ -69,7 +70,7 @@ def external(
     energy = atoms.positions.new_zeros(layout.molecules)
     blocks: list[Tensor] = []
     bare = (layout.treated == 0).nonzero()[:, 0]
-    groups = [(g.orbitals, g.atoms) for g in layout.atoms] + ([(0, bare)] if len(bare) else [])
+    groups: list[tuple[int, Tensor]] = [(g.orbitals, g.atoms) for g in layout.atoms] + ([(0, bare)] if len(bare) else [])
     for n, group in groups:
         at_electrons, at_core = potential(n, group, atoms, charges, constants)
         if equalise and n == 9:
@@ -104,8 +105,8 @@ def potential(
         row = torch.searchsorted(ends, pair, right=True)
         encounters = Encounters(len(group), row, group.index_select(0, row), pair + before.index_select(0, row))
         part = partial(_components, n, encounters, atoms, charges, constants)
-        several = total > CHUNK and torch.is_grad_enabled()
-        values = values + (checkpoint(part, use_reentrant=False, preserve_rng_state=False) if several else part())
+        again = total > CHUNK and torch.is_grad_enabled()
+        values = values + (cast(Tensor, checkpoint(part, use_reentrant=False, preserve_rng_state=False)) if again else part())
     return (packed(values[:, :-1], n) if n else values[:, :0]), values[:, -1]
 
 

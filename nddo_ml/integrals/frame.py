@@ -11,11 +11,14 @@ from itertools import accumulate
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nddo_ml.common.struct import cached, record
 from nddo_ml.orbitals import packed_pairs
+
+Matrix = NDArray[np.float64]
 
 _S3 = 3**0.5 / 2
 # d functions in AO order (x2-y2, xz, z2, yz, xy): d_m(u) = u.T_m.u, Tr(T_a T_b) = 3/2 delta_ab
@@ -99,7 +102,7 @@ def rotations(
     products = torch.cat((torch.ones_like(e[:, :1]), e, (e[:, :, None] * e[:, None]).flatten(1)), 1)
     constant, shape = _rotation(n, E.device)
     T, O = torch.split(products @ constant, [shape[0] * shape[1], n * n], 1)
-    return T.unflatten(1, shape), O.unflatten(1, (n, n))
+    return T.reshape(len(E), *shape), O.reshape(len(E), n, n)
 
 
 def packed(components: Float[Tensor, "pair component"], n: int) -> Float[Tensor, "pair m"]:
@@ -108,7 +111,7 @@ def packed(components: Float[Tensor, "pair component"], n: int) -> Float[Tensor,
 
 
 @cache
-def decomposition(n: int) -> np.ndarray:
+def decomposition(n: int) -> Matrix:
     """(m, component): each product of two of the n orbitals of an atom as charges, vectors and quadrupoles.
 
     s s, p p, d d carry a charge; p_a p_b = (2/sqrt3) T_m[a,b] Q_m, s d_m = Q_m, p_a d_m = (2/sqrt3) T_m[a,c] M_c,
@@ -150,7 +153,7 @@ def orbital_starts(n: int) -> list[tuple[int, int]]:
 
 
 @cached
-def _rotation(n, device):
+def _rotation(n: int, device: torch.device) -> tuple[Float[Tensor, "43 columns"], tuple[int, int]]:
     """Constant (43, m c + n n) from the products [1, e, e x e] of the six elements e of a frame to T and O; shape of T."""
     ends, total = component_starts(n)
     C = decomposition(n)
@@ -165,7 +168,7 @@ def _rotation(n, device):
     return torch.from_numpy(np.concatenate((T.reshape(43, -1), O.reshape(43, -1)), 1)).to(device), (len(C), total)
 
 
-def _orbital_products():
+def _orbital_products() -> tuple[Matrix, Matrix, Matrix]:
     """For l = 0, 1, 2 the rotation of orbitals as (43, 2l+1, 2l+1) over the products of a frame's elements.
 
     p_a = sum_A E[A,a] p_A;  d_a = sum_A 2/3 Tr(T_a E^T T_A E) d_A
@@ -183,7 +186,7 @@ def _orbital_products():
 
 
 @cached
-def _axial(n, device):
+def _axial(n: int, device: torch.device) -> Float[Tensor, "13 component"]:
     """Constant (13, component) from [1, u, u x u] to the components along u."""
     by_l = np.zeros((13, 1)), np.zeros((13, 3)), np.zeros((13, 5))
     by_l[0][0] = 1
@@ -193,16 +196,17 @@ def _axial(n, device):
 
 
 @cached
-def _decomposition_transposed(n, device):
+def _decomposition_transposed(n: int, device: torch.device) -> Float[Tensor, "component m"]:
     return torch.from_numpy(decomposition(n).T.copy()).to(device)
 
 
 @cached
-def _upper(device):
+def _upper(device: torch.device) -> Int[Tensor, "6"]:
+    """Flat places of the upper triangle of a 3 x 3 matrix."""
     a, b = np.triu_indices(3)
     return torch.from_numpy(3 * a + b).to(device)
 
 
 @cached
-def _identity(device):
+def _identity(device: torch.device) -> Float[Tensor, "3 3"]:
     return torch.eye(3, dtype=torch.float64, device=device)

@@ -15,12 +15,13 @@ Mulliken, Rieke, Orloff, Orloff, J. Chem. Phys. 17, 1248 (1949)
 from functools import cache
 from itertools import product
 from math import factorial, inf, lgamma, log, sqrt
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy.polynomial.legendre import leggauss
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nddo_ml.common.struct import cached
@@ -29,6 +30,8 @@ from nddo_ml.integrals.frame import SHELLS, Axes
 from nddo_ml.integrals.multipole import AtomIntegrals
 from nddo_ml.integrals.pair_species import PairSpecies, SlaterClasses
 from nddo_ml.integrals.switch import step
+
+Array = NDArray[np.float64]
 
 REACH = 15.0       # angstrom: no overlap from here on, as in MOPAC
 FADE = 12.0        # angstrom: from here on `fade` acts
@@ -80,7 +83,7 @@ def resonance(
     if factors is not None:
         local = local * factors
     if O_i is not None and O_j is not None:
-        return near, O_i @ local.unflatten(1, (n_i, n_j)) @ O_j.transpose(1, 2)
+        return near, O_i @ local.reshape(len(R), n_i, n_j) @ O_j.transpose(1, 2)
     if along is not None:      # sigma integrals with the s function of j, of all orbitals of i
         local = local * along[:, 1:1 + n_i]
     return near, local[:, :, None]
@@ -98,7 +101,8 @@ def reach(
     if len(R) == 0:
         return None, POINTS[0][0]
     low, high = zeta.aminmax(dim=1)
-    farthest, difference, ratio = torch.stack((R.max(), (high - low).max(), (high / low).max())).tolist()
+    bounds = torch.stack((R.max(), (high - low).max(), (high / low).max()))
+    farthest, difference, ratio = cast(list[float], bounds.tolist())     # torch leaves tolist untyped
     near, n = None, 2 * max(map(max, classes.numbers))
     if farthest > ALWAYS_NEAR:
         close = ((R < limit) & (R * low < negligible(n))).nonzero()[:, 0]
@@ -151,7 +155,7 @@ def overlap_constants(
         powers[[a, len(first) + b], k] = n_a + 0.5, n_b + 0.5
         powers[[shells + pair, distance], k] = j - (n_a + n_b + 1), j
         exclusions[c, k], exclusions[-2:, k] = EXCLUDED, (EXCLUDED * (a == 1), EXCLUDED * (b == 1))
-        quadrature[pair, :, k] = weights * polynomials(n_a, a, n_b, b, m, tuple(nodes))[j]
+        quadrature[pair, :, k] = weights * polynomials(n_a, a, n_b, b, m, tuple(nodes.tolist()))[j]
         for sign in (1, -1)[:1 + (m > 0)]:
             orbitals[k, a * a + MEMBERS[a].index(sign * m), b * b + MEMBERS[b].index(sign * m)] = 1
     mean = np.zeros((shells, n_i, n_j))
@@ -166,21 +170,21 @@ def overlap_constants(
 
 
 @cache
-def polynomials(n_a: int, l_a: int, n_b: int, l_b: int, m: int, nodes: tuple) -> np.ndarray:
+def polynomials(n_a: int, l_a: int, n_b: int, l_b: int, m: int, nodes: tuple[float, ...]) -> Array:
     """Coefficients of p^j at the nodes in nu, j = 0 ... n_a + n_b, in units of (zeta_a/z)^(n_a+1/2) (zeta_b/z)^(n_b+1/2) 2^-j.
 
     The integrand is (mu+nu)^(n_a-l_a) (mu-nu)^(n_b-l_b) [(mu^2-1)(1-nu^2)]^m times the angular factors
     r_a^(l-m) P(cos a), in which z_a = (1 + mu nu) R/2 and r_a = (mu + nu) R/2; Int (mu-1)^k exp(-p (mu-1)) dmu = k!/p^(k+1).
     The common z axis makes the sign (-1)^(l_b-m).
     """
-    nu = np.array(nodes)
+    nu: Array = np.array(nodes)
     r_a, r_b = [1 + nu, np.ones_like(nu)], [1 - nu, np.ones_like(nu)]      # mu + nu, mu - nu in powers of mu - 1
     z_a, z_b = [1 + nu, nu], [1 - nu, -nu]                                 # 1 + mu nu, 1 - mu nu
     pi = [np.zeros_like(nu), 2 * (1 - nu * nu), 1 - nu * nu]               # (mu^2 - 1)(1 - nu^2)
     total = np.zeros((n_a + n_b + 1, len(nu)))
     for (i, c_i), (j, c_j) in product(ANGULAR[l_a, m].items(), ANGULAR[l_b, m].items()):
         factors = ((r_a, n_a - l_a + i), (r_b, n_b - l_b + j), (z_a, l_a - m - i), (z_b, l_b - m - j), (pi, m))
-        term = [np.ones_like(nu)]
+        term: list[Array] = [np.ones_like(nu)]
         for factor, power in factors:
             for _ in range(power):
                 term = times(term, factor)
@@ -191,10 +195,10 @@ def polynomials(n_a: int, l_a: int, n_b: int, l_b: int, m: int, nodes: tuple) ->
     return np.stack([norm * factorial(n - j) * 2.0**(n + 1 - j) * total[n - j] for j in range(n + 1)])
 
 
-def times(p: list, q: list) -> list:
+def times(p: list[Array], q: list[Array]) -> list[Array]:
     """Product of two polynomials whose coefficients are arrays."""
-    product = [np.zeros_like(p[0]) for _ in range(len(p) + len(q) - 1)]
+    result = [np.zeros_like(p[0]) for _ in range(len(p) + len(q) - 1)]
     for i, a in enumerate(p):
         for j, b in enumerate(q):
-            product[i + j] = product[i + j] + a * b
-    return product
+            result[i + j] = result[i + j] + a * b
+    return result

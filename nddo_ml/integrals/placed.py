@@ -13,21 +13,11 @@ from torch import Tensor
 
 from nddo_ml.common.struct import record
 from nddo_ml.integrals.multipole import AtomIntegrals
-from nddo_ml.integrals.nuclear import PairValues
+from nddo_ml.integrals.nuclear import CoreParameters, PairValues, core_parameters
 from nddo_ml.integrals.one_centre import one_centre
 from nddo_ml.integrals.parameters import AtomParameters, gather
 from nddo_ml.integrals.topology import Topology
 from nddo_ml.orbitals import packed_pairs
-
-
-@record
-class CoreParameters:
-    """The parameters of core-core terms, per atom or per pair."""
-
-    alpha: Float[Tensor, "row"]     # 1/angstrom
-    K: Float[Tensor, "row 4"]       # of Gaussians: factors, eV angstrom
-    L: Float[Tensor, "row 4"]       # exponents, 1/angstrom^2
-    M: Float[Tensor, "row 4"]       # centres, angstrom
 
 
 @record
@@ -48,7 +38,7 @@ class Parameters:
 
 def placed(topology: Topology, atoms: AtomIntegrals, fitted: AtomParameters, pairs: PairValues) -> Parameters:
     """Parameters of each atom and pair carried to where they are used."""
-    core = CoreParameters(fitted.alpha, fitted.K, fitted.L, fitted.M)
+    core = core_parameters(fitted)
     groups = topology.layout.atoms
     own = [gather(atoms, group.atoms) for group in groups]
     sides = [(gather(atoms, group.i), gather(atoms, group.j)) for group in topology.layout.pairs]

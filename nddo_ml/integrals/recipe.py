@@ -7,26 +7,19 @@ are no part of it: they come beside it, because a network may have changed them.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nddo_ml.integrals.nuclear import DampedRules, ExponentialRules, PairValues
+from nddo_ml.integrals.nuclear import CoreEnergy, CoreRules
 from nddo_ml.integrals.parameters import Elements
 from nddo_ml.units import Constants
-
-CoreRules = ExponentialRules | DampedRules
 
 # A weight or factor of each pair as a function of its distance R (pair) in angstrom.
 OfDistance = Callable[[Float[Tensor, "pair"]], Float[Tensor, "pair"]]
 
 # Rules of pairs of atoms whose species are the rows i and j of the method's table: they depend on nothing else, so keep them.
 RulesOfPairs = Callable[[Int[Tensor, "pair"], Int[Tensor, "pair"]], CoreRules]
-
-# Repulsion (pair) of the cores in eV from (rules, R, gamma, parameters of atom i, parameters of atom j, values of the pair):
-# R in angstrom, gamma in eV; the parameters are records with alpha, K, L and M of each pair (nuclear.exponential, .damped).
-CoreEnergy = Callable[[Any, Float[Tensor, "pair"], Float[Tensor, "pair"], Any, Any, PairValues], Float[Tensor, "pair"]]
 
 
 @dataclass(frozen=True, eq=False)

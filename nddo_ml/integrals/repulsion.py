@@ -52,7 +52,7 @@ def repulsion(
     local = local_integrals(kernel, R, features(atoms_i, kernel.features_i), features(atoms_j, kernel.features_j))
     if axes.rotations is not None:
         T_i, T_j = axes.rotations.T_i, axes.rotations.T_j
-        return T_i @ local.unflatten(1, (T_i.shape[2], T_j.shape[2])) @ T_j.transpose(1, 2)
+        return T_i @ local.reshape(len(R), T_i.shape[2], T_j.shape[2]) @ T_j.transpose(1, 2)
     if axes.along is not None:
         return packed(local * axes.along, n_i)[:, :, None]
     return local[:, :, None]

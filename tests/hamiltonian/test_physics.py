@@ -32,7 +32,9 @@ from nddo_ml.integrals.corrections import corrections
 from nddo_ml.integrals.corrections.geometry import Composition
 from nddo_ml.properties.response import dipole_derivatives, hessian, polarizability
 from nddo_ml.properties.vibrations import normal_modes
-from nddo_ml.scf.solve import Problem, solve
+from nddo_ml.scf.ladder import solve
+from nddo_ml.scf.options import SCF
+from nddo_ml.scf.problem import Problem
 
 COULOMB = 332.0637     # kcal/mol angstrom e^-2
 every = pytest.mark.parametrize("name", MODELS)
@@ -154,7 +156,7 @@ def test_S8_spins_exchanged(name):
     result = run(name, batch(("hydroxymethyl", "oxygen")))
     for state in result.states:
         p, s = state.problem, state.solution
-        flipped = solve(Problem(p.layout, p.integrals, p.h, p.occupations.flip(1)), (s.D * 0.9).flip(1), 1e-10)
+        flipped = solve(Problem(p.layout, p.integrals, p.h, p.occupations.flip(1)), (s.D * 0.9).flip(1), SCF(tolerance=1e-10))
         holds("S8 flipped", name, (flipped.energy - s.energy).abs().max(), 1e-9)
         holds("S8 densities", name, (flipped.D.flip(1) - s.D).abs().max(), 1e-6)
 
@@ -222,8 +224,7 @@ def test_L6_dipole_dipole(name):
     """
     m = model(name)
     one = run(name, molecule(WATER))
-    P, _ = m.records()
-    rho = m._rows(P).rho0[m.method.rows(torch.tensor(WATER[0]))] * m.method.constants.bohr
+    rho = m.rows().atoms.rho0[m.method.rows(torch.tensor(WATER[0]))] * m.method.constants.bohr
     ideal = -COULOMB * (2 * one.dipole[0, 2]**2 + (one.charges * rho).sum()**2)
     distances = torch.tensor([20.0, 40.0, 100.0, 1000.0], dtype=torch.float64)
     C3 = interaction(name, WATER, WATER, distances.tolist()) * distances**3

@@ -8,8 +8,6 @@ from ase.io import read
 from support.physics_models import LEARNED, MOLECULES, model, molecule, run
 
 from nddo_ml import Hamiltonian, Molecules
-from nddo_ml.hamiltonian.shifted import shifted
-from nddo_ml.integrals.assembly import distances, topology
 from nddo_ml.integrals.one_centre import one_centre
 from nddo_ml.integrals.parameters import gather
 from nddo_ml.methods import learned
@@ -30,9 +28,8 @@ def parent_of(name):
 def parameters(name, molecules):
     """AtomIntegrals of the parent and of the network, Shifts."""
     H = model(name)
-    top = topology(H.method, molecules)
-    shifts = H.network(molecules.numbers, top.i, top.j, *distances(top, molecules.positions))
-    return gather(H._rows(H.records()[0]), top.rows), shifted(top, H.parameters_of(top), shifts, H.method.constants), shifts
+    made = H.assembled(molecules)
+    return gather(H.rows().atoms, made.topology.rows), made.parameters, made.shifts
 
 
 @each

@@ -26,8 +26,8 @@ def data(name, numbers):
     """AtomIntegrals, AtomParameters and Elements of atoms."""
     m = model(name)
     rows = m.method.rows(torch.as_tensor(numbers))
-    P, _ = m.records()
-    return gather(m._rows(P), rows), gather(P, rows), gather(m.method.elements, rows)
+    known = m.rows()
+    return gather(known.atoms, rows), gather(known.fitted, rows), gather(m.method.elements, rows)
 
 
 def integrals(name, pair, vectors):
@@ -191,8 +191,8 @@ def test_L5_core_short_range_vanishes(name):
 
 def short_range(m, i, j, R):
     """Core-core energy without Z_A Z_B gamma, and with it, eV."""
-    method, (P, pairs) = m.method, m.records()
-    A, rows = m._rows(P), (method.rows(i), method.rows(j))
+    method, known = m.method, m.rows()
+    A, P, pairs, rows = known.atoms, known.fitted, known.pairs, (method.rows(i), method.rows(j))
     rules = method.core_rules(*rows)
     g = gamma(R / method.constants.bohr, A.rho_core[rows[0]], A.rho_core[rows[1]], method.constants)
     if method.join:

@@ -19,7 +19,6 @@ from nddo_ml import NDDO, Hamiltonian, InvalidMolecule, Molecules, PointCharges,
 from nddo_ml.cli.main import app
 from nddo_ml.elements import SPARKLE, dipole_masses
 from nddo_ml.integrals import external as module
-from nddo_ml.integrals.assembly import distances
 from nddo_ml.integrals.external import external, potential
 from nddo_ml.integrals.two_centre import two_centre
 from nddo_ml.properties.response import hessian
@@ -164,11 +163,12 @@ def test_metals_of_pm7_have_one_monopole():
     """The d electrons of a metal feel a charge like its s electrons do on average; without that they would not by far."""
     m = Hamiltonian("PM7")
     here = Molecules.single([26], [[0.0, 0.0, 0.0]], 0, 5)
-    top, p = m._topology(here)
+    made = m.assembled(here)
+    top, p = made.topology, made.parameters
     charges = PointCharges.single([[0.9, -1.2, 2.0]], [1.0])
     V, with_rho0 = [], []
     for equalise in (True, False):
-        block = external(top.layout, top.elements, p.A, here.positions, charges, m.method.constants, equalise)[0][0][0]
+        block = external(placed(made, here), charges, m.method.constants, equalise)[0][0][0]
         full = torch.zeros(9, 9, dtype=torch.float64)
         full[tuple(torch.tril_indices(9, 9))] = block
         V.append(float(full.diagonal()[4:].mean()))
@@ -182,13 +182,13 @@ def test_like_the_core_of_an_atom():
     m = Hamiltonian("PM6")
     for numbers in ([16, 7], [8, 6]):
         here = Molecules.single(numbers, [[0.1, 0.2, 0.3], [1.4, -0.8, 1.1]])
-        top, p = m._topology(here)
-        R, u = distances(top, here.positions)
-        group, (A_i, A_j), (E_i, E_j) = top.layout.pairs[0], p.A_pairs[0], top.pair_elements[0]
+        made = m.assembled(here)
+        topology, sides, between = made.topology, made.parameters.sides[0], made.distances
+        group, species = topology.layout.pairs[0], replace(topology.pair_species[0], separate_core=True)
         i, j = int(group.i[0]), int(group.j[0])
-        V = two_centre(group.shells, R, u, A_i, A_j, E_i, E_j, m.method.constants, None, True).attraction_i
-        core = PointCharges.single(here.positions[[j]], [float(E_j.core[0])], float(A_j.rho_core[0]))
-        got, _ = potential(group.shells[0], torch.tensor([i]), here.molecule, p.A, here.positions, core, m.method.constants)
+        V = two_centre(species, between.R, between.u, sides, topology.recipe).attraction_i
+        core = PointCharges.single(here.positions[[j]], [float(sides[1].core[0])], float(sides[1].rho_core[0]))
+        got, _ = potential(group.shells[0], torch.tensor([i]), placed(made, here), core, m.method.constants)
         torch.testing.assert_close(-got, V, rtol=0, atol=1e-12)
 
 
@@ -198,8 +198,8 @@ def test_sparkle_and_charge():
     water, metal = MOLECULES["water"], [0.4, 0.1, 2.6]
     both = Molecules.single([*water[0], 63 + SPARKLE], [*water[1], metal], 3)
     with_sparkle = m(both, tolerance=TIGHT)
-    p = m._topology(both)[1]
-    charge = PointCharges.single([metal], [3.0], float(p.A.rho_core[-1]))
+    p = m.assembled(both).parameters
+    charge = PointCharges.single([metal], [3.0], float(p.atoms.rho_core[-1]))
     with_charge = m(molecule("water"), point_charges=charge, tolerance=TIGHT)
     assert float(with_charge.energies["electronic"]) == pytest.approx(float(with_sparkle.energies["electronic"]), abs=1e-8)
 
@@ -244,12 +244,13 @@ def test_derivative_by_a_charge_is_the_potential():
     q = charges.charges.clone().requires_grad_()
     result = m(here, point_charges=PointCharges(charges.positions, q, charges.molecule, charges.rho), tolerance=TIGHT)
     slope, = torch.autograd.grad(result.energy.sum(), q)
-    top, p = m._topology(here)
+    made = m.assembled(here)
+    top, p = made.topology, made.parameters
     P = 2 * result.density(0)[0]
     lay, expected = top.layout, []
     for k in range(len(charges)):
         unit = PointCharges.single(charges.positions[[k]], [1.0])
-        V, E = external(lay, top.elements, p.A, here.positions, unit, m.method.constants)
+        V, E = external(placed(made, here), unit, m.method.constants)
         flat = P.flatten()
         electrons = sum((V_g * flat[g.packed] * g.weight).sum() for V_g, g in zip(V, lay.atoms, strict=True))
         expected.append(electrons + E[0])
@@ -462,8 +463,9 @@ def test_hessian_in_parts(monkeypatch):
 def test_one_centre_block_is_axial():
     """A block is symmetric under rotation about the line to the charge: functions of different m are not mixed."""
     m, here = model("PM6"), Molecules.single([16], [[0.0, 0.0, 0.0]], 0, 3)
-    top, p = m._topology(here)
-    V = external(top.layout, top.elements, p.A, here.positions, PointCharges.single([[0, 0, 2.5]], [1.0]), m.method.constants)
+    made = m.assembled(here)
+    top, p = made.topology, made.parameters
+    V = external(placed(made, here), PointCharges.single([[0, 0, 2.5]], [1.0]), m.method.constants)
     full = torch.zeros(9, 9, dtype=torch.float64)
     full[tuple(torch.tril_indices(9, 9))] = V[0][0][0]
     full = full + full.T - torch.diag(full.diagonal())

@@ -8,6 +8,7 @@ from support.physics_models import MOLECULES, molecule, rotation
 
 from nddo_ml import Hamiltonian, Molecules, PointCharges
 from nddo_ml.errors import MissingParameter, UnknownOption
+from nddo_ml.hamiltonian import walk
 from nddo_ml.integrals.corrections.d3 import OMEGA_B97X_D3BJ
 from nddo_ml.networks import build
 from nddo_ml.networks.environment import environment, switch
@@ -180,9 +181,7 @@ def test_core_charge_that_moves_is_seen_by_everything():
 
 def _pairs(shifts, numbers):
     """Elements (i, j) of the pairs, in the order of the layout."""
-    from nddo_ml.integrals.assembly import topology
-
-    top = topology(Hamiltonian("PM6").method, Molecules.single(numbers, [[k * 1.0, 0.0, 0.0] for k in range(3)]))
+    top = walk.topology(Hamiltonian("PM6").method, Molecules.single(numbers, [[k * 1.0, 0.0, 0.0] for k in range(3)]))
     return [(numbers[i], numbers[j]) for i, j in zip(top.i.tolist(), top.j.tolist(), strict=True)]
 
 

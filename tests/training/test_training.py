@@ -15,7 +15,7 @@ from nddo_ml import NDDO, Hamiltonian
 from nddo_ml.cli.main import app
 from nddo_ml.ensembles.ensemble import Ensemble
 from nddo_ml.errors import IncompatibleFile, SCFNotConverged, UnknownOption
-from nddo_ml.training import dataset, step
+from nddo_ml.training import dataset
 from nddo_ml.training.batches import collate
 from nddo_ml.training.config import SCF, from_dict
 from nddo_ml.training.evaluate import predict
