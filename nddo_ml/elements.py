@@ -81,7 +81,8 @@ def _per_species(quantity, device):
     values = np.zeros(SPECIES)
     source = {"mass": data.atomic_masses, "dipole mass": data.atomic_masses, "radius": data.covalent_radii}[quantity].copy()
     if quantity == "dipole mass":
-        table = np.loadtxt(files("nddo_ml") / "data" / "dipole_masses.csv", delimiter=",", skiprows=3, usecols=(0, 2))
+        lines = files("nddo_ml").joinpath("data", "dipole_masses.csv").read_text(encoding="utf-8").splitlines()
+        table = np.loadtxt(lines, delimiter=",", skiprows=3, usecols=(0, 2))
         source[table[:, 0].astype(int)] = table[:, 1]
     values[1 : ELEMENTS + 1] = source[1 : ELEMENTS + 1]
     for z in LANTHANIDES:

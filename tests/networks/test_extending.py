@@ -20,7 +20,7 @@ from nddo_ml.common.extras import name_of, named
 from nddo_ml.errors import IncompatibleFile, MissingParameter, UnknownOption
 from nddo_ml.hamiltonian import weights
 from nddo_ml.networks import FeatureModule, Network, ParameterNetwork, build, settings
-from nddo_ml.networks.environment import environment, kinds, places, switch
+from nddo_ml.networks.environment import PairGeometry, environment, kinds, places, switch
 from nddo_ml.networks.message_passing import Features, MessagePassing
 from nddo_ml.networks.shifts import CHANNELS, Shifts
 from nddo_ml.training.config import from_dict
@@ -66,7 +66,7 @@ def test_the_page_runs(clean):
     assert float(state["network.own.my_parts:Levels.line.weight"].abs().max()) > 0, "the head is trained"
     assert {type(m).__module__ for m in (model.network.features, model.network.own["my_parts:Levels"])} == {"my_parts"}
     r = torch.tensor([0.96, 0.96, torch.dist(*torch.tensor([[0.96, 0, 0], [-0.24, 0.93, 0]])).item()], dtype=torch.float64)
-    assert float(names["found"].energy - names["published"].energy) == pytest.approx(
+    assert float(names["hardened"].energy - names["published"].energy) == pytest.approx(
         float(5 * torch.exp(-3 * r).sum()), abs=0.005)       # first order: the second O-H bond is 0.9605 long
     with pytest.raises(UnknownOption, match="AM1-harder is a method of your own form"):
         weights.save(Hamiltonian(names["mine"], network=build({"channels": 4})), "x.safetensors", "x", "l", "d")
@@ -95,11 +95,11 @@ class Everything(nn.Module):
         super().__init__()
         self.scale = nn.Parameter(torch.tensor(0.05))
 
-    def forward(self, env, found):
+    def forward(self, env, features):
         n, near = len(env.kind), len(env.pairs)
-        a = self.scale * torch.tanh(found.s.sum(1))
+        a = self.scale * torch.tanh(features.s.sum(1))
         both = a[env.centre[:near]] + a[env.neighbour[:near]]
-        v = self.scale * found.v[:, :, 0] / (1 + found.v[:, :, 0].norm(dim=1, keepdim=True))
+        v = self.scale * features.v[:, :, 0] / (1 + features.v[:, :, 0].norm(dim=1, keepdim=True))
         return {"U": a[:, None].expand(n, 3), "factors": a[:, None].expand(n, 11), "local": a,
                 "block": torch.cat((v, v.new_zeros(n, 6)), 1), "resonance": both[:, None].expand(near, len(CHANNELS)),
                 "core": both[:, None].expand(near, 2), "charges": 0.1 * (a[env.centre[:near]] - a[env.neighbour[:near]])}
@@ -134,19 +134,19 @@ class Bare(nn.Module):
         return None
 
 
-def spread_of_charges(found, batch):
-    return found.charges.square().mean() + 0.0 * found.result.energy.sum()
+def spread_of_charges(outputs, batch):
+    return outputs.charges.square().mean() + 0.0 * outputs.result.energy.sum()
 
 
 class Gaps:
     """A loss of gaps, which must be on the tape for it."""
 
-    def __call__(self, found, batch):
-        return torch.relu(12.0 - found.gap[found.valid]).square().mean()
+    def __call__(self, outputs, batch):
+        return torch.relu(12.0 - outputs.gap[outputs.valid]).square().mean()
 
 
-def every_atom(found, batch):
-    return found.charges
+def every_atom(outputs, batch):
+    return outputs.charges
 
 
 def trained(config, value=0.1):
@@ -206,7 +206,7 @@ def test_own_heads_add_up_and_fade():
     for R, gone in ((1.5, False), (4.999, True)):
         arguments = numbers, i, j, torch.tensor([R], dtype=torch.float64), torch.tensor([[0, 0, 1.0]], dtype=torch.float64)
         a, b = one(*arguments), alone(*arguments)
-        env = environment(kinds(one.species, numbers, one.table), *arguments[1:], 5.0)
+        env = environment(kinds(one.species, numbers, one.table), PairGeometry(*arguments[1:]), 5.0)
         said = one.own[f"{HERE}:Everything"](env, one.features(env))["U"]
         gate = -torch.expm1(-2.0 * env.summed(switch(env.R, 5.0)))
         assert torch.allclose(a.U, b.U + said * gate[:, None], atol=1e-14) and float(said.abs().max()) > 1e-3
@@ -216,12 +216,12 @@ def test_own_heads_add_up_and_fade():
 def test_networks_made_in_python_are_named_by_their_classes():
     """Features and heads given as objects and classes, built-in ones too."""
     network = ParameterNetwork(SPECIES, Neighbours(SPECIES, 3.5), ["pair", Everything]).double()
-    found = settings(network)
-    assert found["features"] == f"{HERE}:Neighbours" and found["heads"] == ["pair", f"{HERE}:Everything"]
-    assert found["cutoff"] == 3.5
+    plain = settings(network)
+    assert plain["features"] == f"{HERE}:Neighbours" and plain["heads"] == ["pair", f"{HERE}:Everything"]
+    assert plain["cutoff"] == 3.5
     assert isinstance(network.features, FeatureModule) and isinstance(Constant(SPECIES), Network)
-    plain = ParameterNetwork(SPECIES, MessagePassing(SPECIES, 4, 2, 1)).double()
-    assert settings(plain)["features"].endswith(":MessagePassing")
+    built_in = ParameterNetwork(SPECIES, MessagePassing(SPECIES, 4, 2, 1)).double()
+    assert settings(built_in)["features"].endswith(":MessagePassing")
     assert settings(build({"channels": 4})) == build({"channels": 4}).config
 
 
@@ -288,8 +288,8 @@ class Wrong(Everything):
 
     column = "beta"
 
-    def forward(self, env, found):
-        return {self.column: found.s.new_zeros(len(env.kind), 1)}
+    def forward(self, env, features):
+        return {self.column: features.s.new_zeros(len(env.kind), 1)}
 
 
 class Column(Wrong):
