@@ -132,9 +132,9 @@ def layout(n_ao: Counts, molecule: Counts, count: int, device: torch.device | No
     owner, shell = np.full((2, count, size), -1, dtype=np.int64)
     owner[real] = np.repeat(np.arange(len(n_ao)), n_ao)
     shell[real] = np.arange(n_ao.sum()) - np.repeat(before, n_ao)
-    arrays = (n_ao, treated, molecule, orbitals, real.astype(float), owner, shell)
-    return Layout(count, size, *(_t(x, device) for x in arrays),
-                  tuple(atom_groups), tuple(pair_groups), _t(builder.finish(), device))
+    return Layout(count, size, _t(n_ao, device), _t(treated, device), _t(molecule, device), _t(orbitals, device),
+                  _t(real.astype(float), device), _t(owner, device), _t(shell, device), tuple(atom_groups), tuple(pair_groups),
+                  _t(builder.finish(), device))
 
 
 def matrices(layout: Layout, blocks: list[Tensor]) -> Float[Tensor, "molecule vector orbital orbital"]:

@@ -1,7 +1,7 @@
 """Which state is asked for: spin channels, electron counts, the molecules solved together, the density to start from."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -23,6 +23,7 @@ SMALL_GAP = 5.0          # eV
 CHECKED = 16             # orbitals of open shells up to which a check costs no more than a fifth of the calculation
 
 
+@runtime_checkable
 class HasDensity(Protocol):
     """What a calculation can start from: a Result, or anything with its densities."""
 

@@ -24,7 +24,7 @@ class Order:
 
     def reached(self) -> int:
         """Highest level of the steps that the backward pass now running has gone through."""
-        return self._level if self._task == torch._C._current_graph_task_id() else 0
+        return self._level if self._task == _running() else 0
 
     def pass_through(self, level: int) -> None:
         """Note a step of this level in the backward pass now running; UnknownOption where it leads beyond the order."""
@@ -35,7 +35,7 @@ class Order:
                 f"This derivative is beyond order={self.order}: at that order energies can be differentiated "
                 f"{('once', 'twice', 'three times')[self.order - 1]}, forces, dipoles, charges and orbital energies once less. "
                 f"It would lack the response of the density and be wrong: {more}, or leave out create_graph.")
-        self._level, self._task = max(self.reached(), level), torch._C._current_graph_task_id()
+        self._level, self._task = max(self.reached(), level), _running()
 
 
 def entered(tensor: Tensor, order: Order) -> Tensor:
@@ -46,6 +46,11 @@ def entered(tensor: Tensor, order: Order) -> Tensor:
 def advanced(tensor: Tensor, order: Order) -> Tensor:
     """The tensor, whose first derivative counts as a second one of the energy."""
     return _Step.apply(tensor, order, 1) if tensor.requires_grad else tensor
+
+
+def _running() -> int:
+    """Which backward pass is running, -1: none."""
+    return torch._C._current_graph_task_id()        # pyright: ignore[reportPrivateUsage]: torch has no public way to ask
 
 
 class _Entry(torch.autograd.Function):

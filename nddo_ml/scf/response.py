@@ -221,7 +221,7 @@ class _Inverse(torch.autograd.Function):
         return weight * _Inverse.apply(grad / safe, ctx.ref), None
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int, None], b: Tensor, ref: Reference) -> tuple[Tensor, int]:
+    def vmap(info: Any, in_dims: tuple[Any, ...], b: Tensor, ref: Reference) -> tuple[Tensor, int]:
         b = b.movedim(in_dims[0], 1)
         solved = _Inverse.apply(b.flatten(1, 2), ref).unflatten(1, b.shape[1:3])
         return solved, 1

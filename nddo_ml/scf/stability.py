@@ -138,7 +138,7 @@ def _dense(operator: Operator, allowed: Tensor) -> tuple[Tensor, Tensor]:
     return value[:, 0], vector[:, :, 0].reshape(allowed.shape)
 
 
-def _davidson(operator, gap, allowed):
+def _davidson(operator: Operator, gap: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
     """Lowest eigenvalue and eigenvector of `operator` for each molecule, as far as SIGN and FINE ask; `gap` (infinite where not
     allowed) preconditions.
     """

@@ -6,6 +6,7 @@
 import copy
 import json
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from nddo_ml import NDDO, Hamiltonian, InvalidMolecule, Molecules, PointCharges,
 from nddo_ml.cli.main import app
 from nddo_ml.elements import SPARKLE, dipole_masses
 from nddo_ml.integrals import external as module
-from nddo_ml.integrals.external import external, potential
+from nddo_ml.integrals.external import PlacedAtoms, external, potential
 from nddo_ml.integrals.two_centre import two_centre
 from nddo_ml.properties.response import hessian
 
@@ -39,6 +40,12 @@ def around(here: Molecules, count=5, seed=3):
     R = 4.5 + torch.linspace(0, 2, count, dtype=torch.float64)[:, None]
     x = here.positions.mean(0) + R * u / u.norm(dim=1, keepdim=True)
     return PointCharges.single(x, torch.randn(count, dtype=torch.float64, generator=g))
+
+
+def placed(made, here):
+    """Atoms of an assembly as a charge sees them."""
+    topology = made.topology
+    return PlacedAtoms(topology.layout, topology.elements, made.parameters.atoms, here.positions, None)
 
 
 def extrapolated(f, h):
@@ -164,7 +171,6 @@ def test_metals_of_pm7_have_one_monopole():
     m = Hamiltonian("PM7")
     here = Molecules.single([26], [[0.0, 0.0, 0.0]], 0, 5)
     made = m.assembled(here)
-    top, p = made.topology, made.parameters
     charges = PointCharges.single([[0.9, -1.2, 2.0]], [1.0])
     V, with_rho0 = [], []
     for equalise in (True, False):
@@ -245,9 +251,8 @@ def test_derivative_by_a_charge_is_the_potential():
     result = m(here, point_charges=PointCharges(charges.positions, q, charges.molecule, charges.rho), tolerance=TIGHT)
     slope, = torch.autograd.grad(result.energy.sum(), q)
     made = m.assembled(here)
-    top, p = made.topology, made.parameters
     P = 2 * result.density(0)[0]
-    lay, expected = top.layout, []
+    lay, expected = made.topology.layout, []
     for k in range(len(charges)):
         unit = PointCharges.single(charges.positions[[k]], [1.0])
         V, E = external(placed(made, here), unit, m.method.constants)
@@ -464,7 +469,6 @@ def test_one_centre_block_is_axial():
     """A block is symmetric under rotation about the line to the charge: functions of different m are not mixed."""
     m, here = model("PM6"), Molecules.single([16], [[0.0, 0.0, 0.0]], 0, 3)
     made = m.assembled(here)
-    top, p = made.topology, made.parameters
     V = external(placed(made, here), PointCharges.single([[0, 0, 2.5]], [1.0]), m.method.constants)
     full = torch.zeros(9, 9, dtype=torch.float64)
     full[tuple(torch.tril_indices(9, 9))] = V[0][0][0]
