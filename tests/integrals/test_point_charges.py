@@ -6,6 +6,7 @@
 import copy
 import json
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from nddo_ml.cli.main import app
 from nddo_ml.elements import SPARKLE, dipole_masses
 from nddo_ml.integrals import external as module
 from nddo_ml.integrals.assembly import distances
-from nddo_ml.integrals.external import external, potential
+from nddo_ml.integrals.external import PlacedAtoms, external, potential
 from nddo_ml.integrals.two_centre import two_centre
 from nddo_ml.properties.response import hessian
 
@@ -168,7 +169,8 @@ def test_metals_of_pm7_have_one_monopole():
     charges = PointCharges.single([[0.9, -1.2, 2.0]], [1.0])
     V, with_rho0 = [], []
     for equalise in (True, False):
-        block = external(top.layout, top.elements, p.A, here.positions, charges, m.method.constants, equalise)[0][0][0]
+        placed = PlacedAtoms(top.layout, top.elements, p.A, here.positions)
+        block = external(placed, charges, m.method.constants, equalise)[0][0][0]
         full = torch.zeros(9, 9, dtype=torch.float64)
         full[tuple(torch.tril_indices(9, 9))] = block
         V.append(float(full.diagonal()[4:].mean()))
@@ -184,11 +186,12 @@ def test_like_the_core_of_an_atom():
         here = Molecules.single(numbers, [[0.1, 0.2, 0.3], [1.4, -0.8, 1.1]])
         top, p = m._topology(here)
         R, u = distances(top, here.positions)
-        group, (A_i, A_j), (E_i, E_j) = top.layout.pairs[0], p.A_pairs[0], top.pair_elements[0]
+        group, atoms, species = top.layout.pairs[0], p.A_pairs[0], replace(top.pair_species[0], separate_core=True)
         i, j = int(group.i[0]), int(group.j[0])
-        V = two_centre(group.shells, R, u, A_i, A_j, E_i, E_j, m.method.constants, None, True).attraction_i
-        core = PointCharges.single(here.positions[[j]], [float(E_j.core[0])], float(A_j.rho_core[0]))
-        got, _ = potential(group.shells[0], torch.tensor([i]), here.molecule, p.A, here.positions, core, m.method.constants)
+        V = two_centre(species, R, u, atoms, m.method.recipe).attraction_i
+        core = PointCharges.single(here.positions[[j]], [float(species.elements_j.core[0])], float(atoms[1].rho_core[0]))
+        placed = PlacedAtoms(top.layout, top.elements, p.A, here.positions)
+        got, _ = potential(group.shells[0], torch.tensor([i]), placed, core, m.method.constants)
         torch.testing.assert_close(-got, V, rtol=0, atol=1e-12)
 
 
@@ -249,7 +252,7 @@ def test_derivative_by_a_charge_is_the_potential():
     lay, expected = top.layout, []
     for k in range(len(charges)):
         unit = PointCharges.single(charges.positions[[k]], [1.0])
-        V, E = external(lay, top.elements, p.A, here.positions, unit, m.method.constants)
+        V, E = external(PlacedAtoms(lay, top.elements, p.A, here.positions), unit, m.method.constants)
         flat = P.flatten()
         electrons = sum((V_g * flat[g.packed] * g.weight).sum() for V_g, g in zip(V, lay.atoms, strict=True))
         expected.append(electrons + E[0])
@@ -463,7 +466,8 @@ def test_one_centre_block_is_axial():
     """A block is symmetric under rotation about the line to the charge: functions of different m are not mixed."""
     m, here = model("PM6"), Molecules.single([16], [[0.0, 0.0, 0.0]], 0, 3)
     top, p = m._topology(here)
-    V = external(top.layout, top.elements, p.A, here.positions, PointCharges.single([[0, 0, 2.5]], [1.0]), m.method.constants)
+    placed = PlacedAtoms(top.layout, top.elements, p.A, here.positions)
+    V = external(placed, PointCharges.single([[0, 0, 2.5]], [1.0]), m.method.constants)
     full = torch.zeros(9, 9, dtype=torch.float64)
     full[tuple(torch.tril_indices(9, 9))] = V[0][0][0]
     full = full + full.T - torch.diag(full.diagonal())
