@@ -89,7 +89,7 @@ def resonance(
     return near, local[:, :, None]
 
 
-def fade(R: Float[Tensor, "pair"]) -> Float[Tensor, "pair"]:
+def fade(R: Float[Tensor, "*pair"]) -> Float[Tensor, "*pair"]:
     """Factor that takes resonance integrals to 0 at 15 angstrom with all their derivatives; 1 below 12."""
     return step((REACH - R) / (REACH - FADE))
 
