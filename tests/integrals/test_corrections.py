@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nddo_ml.errors import UnknownOption
-from nddo_ml.integrals.corrections import GROUPS, HALOGEN_DH2X, TERMS, Composition, Geometry, corrections, tables, terms
+from nddo_ml.integrals.corrections import GROUPS, TERMS, Composition, Geometry, corrections, tables, terms
 from nddo_ml.integrals.corrections.peptide import claims
 from nddo_ml.molecules import Molecules
 from nddo_ml.units import CODATA_2018
@@ -19,13 +19,12 @@ GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / "data" / "corrections.j
 STRUCTURES = GOLDEN["structures"]
 EVERY_TERM = {name: (method, term) for method, chosen in TERMS.items() for name, term in chosen.items()}
 EVERY_TERM["hydrogen_bond_dh of DH+"] = ("PM6-DH+", TERMS["PM6-DH+"]["hydrogen_bond_dh"])
-EVERY_TERM["halogen_dh2x"] = ("PM6-DH2X", HALOGEN_DH2X)
 
 ETHANOL = ([6, 6, 8, 1, 1, 1, 1, 1, 1], [[1.168, -0.392, 0.0], [0.0, 0.556, 0.0], [-1.19, -0.215, 0.0], [-1.947, 0.382, 0.0],
            [2.115, 0.157, 0.0], [1.128, -1.035, 0.887], [1.128, -1.035, -0.887], [0.04, 1.21, 0.886], [0.04, 1.21, -0.886]])
 WHERE = {   # a structure in which the term is at work
     "peptide": "N-methylacetamide", "triple_bond": "alkyne", "nonplanar_nitrogen": "CH3COOH+CH3NO2#47", "si_o_h": "silanol",
-    "halogen_d3h4x": "CH3I+NH4+NH4#164", "halogen_dh2x": "CH3I+NH4+NH4#164", "h4": "formic_acid_dimer at 1.25",
+    "halogen_d3h4x": "CH3I+NH4+NH4#164", "h4": "formic_acid_dimer at 1.25",
 }
 OWN = {
     "alkyne": ([6, 6, 1, 1], [[0, 0, 0], [1.25, 0, 0.0], [-1.06, 0.1, 0], [2.3, 0.03, 0.2]]),
