@@ -79,13 +79,13 @@ def test_mopac(record):
     """Each printed term, and the heat of formation relative to plain PM6."""
     method, expected, decimals = record["method"], dict(record["kcal_mol"]), record["decimals"]
     numbers, positions = structure(record["structure"])
-    found = kcal(method, numbers, positions)
-    total = sum(found.values())
-    found["dispersion"] = found.get("dispersion", 0.0) + found.pop("halogen", 0.0)   # MOPAC prints their sum
-    found.pop("triple_bond", None)
-    for group in found.keys() | expected.keys():
+    by_group = kcal(method, numbers, positions)
+    total = sum(by_group.values())
+    by_group["dispersion"] = by_group.get("dispersion", 0.0) + by_group.pop("halogen", 0.0)   # MOPAC prints their sum
+    by_group.pop("triple_bond", None)
+    for group in by_group.keys() | expected.keys():
         limit = tolerance(method, group, decimals) if group in expected else 1.01e-5   # MOPAC leaves smaller ones out
-        assert found.get(group, 0.0) == pytest.approx(expected.get(group, 0.0), abs=limit, rel=1e-11), group
+        assert by_group.get(group, 0.0) == pytest.approx(expected.get(group, 0.0), abs=limit, rel=1e-11), group
     if "heat_minus_PM6" in record:
         base = sum(kcal("PM6", numbers, positions).values())
         assert total - base == pytest.approx(record["heat_minus_PM6"], abs=2e-6)
@@ -169,9 +169,9 @@ def test_batch_equals_single(method):
 def test_silent_where_they_do_not_apply(method):
     """Zeros of the right shape for an atom, and for ethanol but for dispersion and H-H repulsion."""
     batch = Molecules.batch([[10], ETHANOL[0], [1, 1]], [[[0.0, 0, 0]], ETHANOL[1], [[0.0, 0, 0], [0.74, 0, 0]]])
-    found = corrections(terms(method), Composition.of(batch), batch.positions)
-    assert found.keys() == {GROUPS[name] for name in TERMS[method]}
-    for group, energy in found.items():
+    by_group = corrections(terms(method), Composition.of(batch), batch.positions)
+    assert by_group.keys() == {GROUPS[name] for name in TERMS[method]}
+    for group, energy in by_group.items():
         assert energy.shape == (3,) and energy[0] == 0.0
         assert bool(energy[1] == 0.0) == (group not in ("dispersion", "hh_repulsion"))
     atom = Molecules.single([6], [[0.0, 0, 0]])

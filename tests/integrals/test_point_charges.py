@@ -65,7 +65,7 @@ def test_forces_on_atoms_and_charges(name, which):
     """Against differences of the energy along one direction, for atoms and charges, 1e-6 eV/A; sp, d, PM7, ion, radical."""
     here = molecule(which)
     charges = around(here)
-    found = run(name, here, point_charges=charges, forces=True)
+    result = run(name, here, point_charges=charges, forces=True)
     v, w = weights(here.positions, 1), weights(charges.positions, 2)
 
     def moved(s):
@@ -74,9 +74,9 @@ def test_forces_on_atoms_and_charges(name, which):
     def shaken(s):
         return energy(name, here, charges.with_positions(charges.positions + s * w))
 
-    assert float((found.forces.detach() * v).sum() + extrapolated(moved, 2e-3)) == pytest.approx(0, abs=1e-6)
-    assert float((found.point_charge_forces.detach() * w).sum() + extrapolated(shaken, 2e-3)) == pytest.approx(0, abs=1e-6)
-    assert float(found.point_charge_forces.detach().abs().max()) > 0.01
+    assert float((result.forces.detach() * v).sum() + extrapolated(moved, 2e-3)) == pytest.approx(0, abs=1e-6)
+    assert float((result.point_charge_forces.detach() * w).sum() + extrapolated(shaken, 2e-3)) == pytest.approx(0, abs=1e-6)
+    assert float(result.point_charge_forces.detach().abs().max()) > 0.01
 
 
 @pytest.mark.parametrize(("name", "which"), CASES)
@@ -84,9 +84,9 @@ def test_no_net_force_or_torque(name, which):
     """Q10: forces on atoms and charges add up to nothing, 1e-8 eV/A; so do their torques, 1e-7 eV."""
     here = molecule(which)
     charges = around(here)
-    found = run(name, here, point_charges=charges, forces=True)
+    result = run(name, here, point_charges=charges, forces=True)
     x = torch.cat((here.positions, charges.positions))
-    f = torch.cat((found.forces, found.point_charge_forces)).detach()
+    f = torch.cat((result.forces, result.point_charge_forces)).detach()
     assert float(f.sum(0).abs().max()) < 1e-8
     assert float(torch.linalg.cross(x, f).sum(0).abs().max()) < 1e-7
 
@@ -94,11 +94,11 @@ def test_no_net_force_or_torque(name, which):
 def test_rotation_of_everything():
     here = molecule("thiol")
     charges, Q = around(here), rotation(5)
-    found = run("PM6", here, point_charges=charges, forces=True)
+    result = run("PM6", here, point_charges=charges, forces=True)
     turned = run("PM6", here.with_positions(here.positions @ Q.T),
                  point_charges=charges.with_positions(charges.positions @ Q.T), forces=True)
-    assert float((found.energy - turned.energy).detach().abs()) < 1e-9
-    torch.testing.assert_close(found.point_charge_forces @ Q.T, turned.point_charge_forces, rtol=0, atol=1e-7)
+    assert float((result.energy - turned.energy).detach().abs()) < 1e-9
+    torch.testing.assert_close(result.point_charge_forces @ Q.T, turned.point_charge_forces, rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("tilt", [0.0, 1e-9, 1e-4])
@@ -106,10 +106,10 @@ def test_charge_on_an_axis(tilt):
     """A charge straight above an atom, or nearly: the frame has no pole."""
     here = Molecules.single([6, 8], [[0, 0, 0], [0, 0, 1.13]])
     charges = PointCharges.single([[tilt, 0, 4.0]], [0.7])
-    found = run("PM6", here, point_charges=charges, forces=True)
+    result = run("PM6", here, point_charges=charges, forces=True)
     slope = extrapolated(lambda s: energy("PM6", here, PointCharges.single([[tilt, 0, 4.0 + s]], [0.7])), 2e-3)
-    assert float(found.point_charge_forces.detach()[0, 2] + slope) == pytest.approx(0, abs=1e-6)
-    assert float(found.point_charge_forces.detach()[0, :2].norm()) < max(1e-8, tilt)
+    assert float(result.point_charge_forces.detach()[0, 2] + slope) == pytest.approx(0, abs=1e-6)
+    assert float(result.point_charge_forces.detach()[0, :2].norm()) < max(1e-8, tilt)
 
 
 # --- limits
@@ -213,8 +213,8 @@ def test_very_near_charge():
         here = molecule(which)
         for distance in (1.0, 0.1):
             site = here.positions[0] + distance * torch.tensor([0.0, -0.6, 0.8], dtype=torch.float64)
-            found = run(name, here, point_charges=PointCharges.single(site[None], [0.4]), forces=True)
-            f = torch.cat((found.forces, found.point_charge_forces)).detach()
+            result = run(name, here, point_charges=PointCharges.single(site[None], [0.4]), forces=True)
+            f = torch.cat((result.forces, result.point_charge_forces)).detach()
             assert bool(torch.isfinite(f).all()) and float(f.abs().max()) < 50
             assert float(f.sum(0).abs().max()) < 1e-8
 
@@ -276,9 +276,9 @@ def test_second_derivatives(name, which):
 
     x, g = gradient(0.0, 2)
     got = torch.autograd.grad(sum((a * b).sum() for a, b in zip(g, v, strict=True)), x)
-    for k, found in enumerate(got):
+    for k, result in enumerate(got):
         expected = extrapolated(lambda s, k=k: gradient(s, 1)[1][k], 1e-3)
-        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(result, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_gradgradcheck():
@@ -345,16 +345,16 @@ def test_with_a_network():
             w.add_(0.1 * weights(w, k))
     m, here = Hamiltonian("AM1", network=network), molecule("water")
     charges, chosen = around(here), list(network.parameters())[-1]
-    found = m(here, point_charges=charges, forces=True, order=2, tolerance=TIGHT)
+    result = m(here, point_charges=charges, forces=True, order=2, tolerance=TIGHT)
     plain = run("AM1", here, point_charges=charges, forces=True)
-    assert float((found.point_charge_forces - plain.point_charge_forces).detach().abs().max()) > 1e-4
+    assert float((result.point_charge_forces - plain.point_charge_forces).detach().abs().max()) > 1e-4
     w = weights(charges.positions, 2)
 
     def shaken(s):
         return m(here, point_charges=charges.with_positions(charges.positions + s * w), tolerance=TIGHT).energy.detach()[0]
 
-    assert float((found.point_charge_forces.detach() * w).sum() + extrapolated(shaken, 2e-3)) == pytest.approx(0, abs=1e-6)
-    loss = (found.point_charge_forces * w).sum()
+    assert float((result.point_charge_forces.detach() * w).sum() + extrapolated(shaken, 2e-3)) == pytest.approx(0, abs=1e-6)
+    loss = (result.point_charge_forces * w).sum()
     direction, start = weights(chosen), chosen.detach().clone()
     slope = float((torch.autograd.grad(loss, chosen)[0] * direction).sum())
 
@@ -384,15 +384,15 @@ def several():
 def test_batch_is_its_members():
     """Several buckets, a molecule without charges among them; the order of the input is kept."""
     names, here, charges = several()
-    found = run("PM6", here, point_charges=charges, forces=True)
+    result = run("PM6", here, point_charges=charges, forces=True)
     assert charges.sizes(5) == [4, 0, 7, 1, 2]
     for k, name in enumerate(names):
         own = charges.select([k])
         single = run("PM6", molecule(name), point_charges=own if len(own) else None, forces=True)
-        assert float(found.energy[k] - single.energy[0]) == pytest.approx(0, abs=1e-9)
-        torch.testing.assert_close(found.forces[here.molecule == k], single.forces, rtol=0, atol=1e-7)
+        assert float(result.energy[k] - single.energy[0]) == pytest.approx(0, abs=1e-9)
+        torch.testing.assert_close(result.forces[here.molecule == k], single.forces, rtol=0, atol=1e-7)
         if len(own):
-            torch.testing.assert_close(found.point_charge_forces[charges.molecule == k], single.point_charge_forces, rtol=0,
+            torch.testing.assert_close(result.point_charge_forces[charges.molecule == k], single.point_charge_forces, rtol=0,
                                        atol=1e-7)
         else:
             assert single.point_charge_forces is None
@@ -411,26 +411,26 @@ def test_no_gradient_across_molecules():
 def test_unconverged_member():
     """One that cannot converge within the limit is NaN, its charges' forces too, the others are not."""
     _, here, charges = several()
-    found = model("PM6")(here, point_charges=charges, forces=True, max_steps=7, tolerance=1e-7)
-    assert 0 < int(found.converged.sum()) < 5
-    bad = ~found.converged[charges.molecule]
-    missing = torch.isnan(found.point_charge_forces).all(1)
+    result = model("PM6")(here, point_charges=charges, forces=True, max_steps=7, tolerance=1e-7)
+    assert 0 < int(result.converged.sum()) < 5
+    bad = ~result.converged[charges.molecule]
+    missing = torch.isnan(result.point_charge_forces).all(1)
     assert bool((missing == bad).all()) and bool(bad.any()) and not bool(bad.all())
 
 
 def test_no_charges_at_all():
     here = molecule("water")
-    found = run("AM1", here, point_charges=PointCharges.single([], []), forces=True)
-    assert float(found.energy.detach()) == float(run("AM1", here).energy.detach())
-    assert found.point_charge_forces.shape == (0, 3)
+    result = run("AM1", here, point_charges=PointCharges.single([], []), forces=True)
+    assert float(result.energy.detach()) == float(run("AM1", here).energy.detach())
+    assert result.point_charge_forces.shape == (0, 3)
 
 
 def test_packed_layout_is_only_a_layout(monkeypatch):
     """The same with hydrogens as sp atoms with an empty p shell and without."""
     _, here, charges = several()
-    found = [model_of(monkeypatch, below)(here, point_charges=charges, forces=True, tolerance=TIGHT) for below in (0, 10**6)]
-    torch.testing.assert_close(found[0].energy, found[1].energy, rtol=0, atol=1e-9)
-    torch.testing.assert_close(found[0].point_charge_forces, found[1].point_charge_forces, rtol=0, atol=1e-7)
+    result = [model_of(monkeypatch, below)(here, point_charges=charges, forces=True, tolerance=TIGHT) for below in (0, 10**6)]
+    torch.testing.assert_close(result[0].energy, result[1].energy, rtol=0, atol=1e-9)
+    torch.testing.assert_close(result[0].point_charge_forces, result[1].point_charge_forces, rtol=0, atol=1e-7)
 
 
 def model_of(monkeypatch, below):
@@ -443,13 +443,13 @@ def test_parts_are_the_whole(monkeypatch, order):
     """Pairs evaluated in parts, each again for its derivatives: energies, forces and gradients of a force loss."""
     _, here, charges = several()
     m = Hamiltonian("PM6").requires_grad_(True)
-    found = []
+    result = []
     for chunk in (10**6, 17):
         monkeypatch.setattr(module, "CHUNK", chunk)
         r = m(here, point_charges=charges, forces=True, order=order, tolerance=TIGHT)
         loss = r.energy.sum() if order == 1 else (r.point_charge_forces * weights(charges.positions)).sum()
-        found.append((r.energy, r.point_charge_forces, torch.autograd.grad(loss, m.g_ss)[0]))
-    for whole, parts in zip(*found, strict=True):
+        result.append((r.energy, r.point_charge_forces, torch.autograd.grad(loss, m.g_ss)[0]))
+    for whole, parts in zip(*result, strict=True):
         torch.testing.assert_close(parts, whole, rtol=1e-9, atol=1e-9)
 
 
@@ -590,5 +590,5 @@ def test_command(files):
     (("--point-charges", "none.txt"), "no file none.txt"), (("--point-charges", "bad.txt"), "3 numbers"),
     (("--point-charges", "water.xyz"), "four numbers"), (("--point-charges", "charges.txt", "--freq"), "isolated molecule")])
 def test_command_refuses(files, words, message):
-    found = CliRunner().invoke(app, ["run", "water.xyz", *words])
-    assert found.exit_code == 2 and message in found.output
+    result = CliRunner().invoke(app, ["run", "water.xyz", *words])
+    assert result.exit_code == 2 and message in result.output

@@ -5,9 +5,11 @@ from dataclasses import fields
 import torch
 from torch import Tensor
 
+from nddo_ml.integrals.configurations import charge_kernel
 from nddo_ml.integrals.multipole import AtomIntegrals, atom_integrals
 from nddo_ml.integrals.pair_species import has_own_core, pair_species
 from nddo_ml.integrals.parameters import Elements, gather
+from nddo_ml.integrals.repulsion import features, local_integrals
 from nddo_ml.integrals.two_centre import PairIntegrals, two_centre
 from nddo_ml.methods import Method, method
 
@@ -44,3 +46,9 @@ def pair_integrals(
         first, second = rho_core.split([len(E.number) for E in elements])
         separate_core = bool(has_own_core(first, elements[0]).any() | has_own_core(second, elements[1]).any())
     return two_centre(pair_species(shells, *elements, separate_core), R, vectors / R[:, None], atoms, m.recipe)
+
+
+def local(n_i: int, n_j: int, R: Tensor, i: AtomIntegrals, j: AtomIntegrals, hartree: float) -> Tensor:
+    """The repulsion integrals of atoms i and j in the frame of the pair, at distances R (bohr); hartree in eV."""
+    kernel = charge_kernel(n_i, n_j, hartree, R.device)
+    return local_integrals(kernel, R, features(i, kernel.features_i), features(j, kernel.features_j))
