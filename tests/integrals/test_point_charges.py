@@ -1,23 +1,17 @@
-"""External point charges: limits, balance, derivatives of all orders, batches, refusals.
+"""External point charges: forces, balance, limits, batches, refusals.
 
-`AROUND` charges lie 3 to 6 angstrom from the molecules of physics_models.py, without symmetry.
+The charges `around` lie 4.5 to 6.5 angstrom from the molecules of physics_models.py, without symmetry.
 """
 
-import copy
-import json
-import pickle
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from ase import Atoms
-from ase.io import write
 from support.physics_models import METHANE, MOLECULES, batch, model, molecule, rotation, run
-from typer.testing import CliRunner
+from support.point_charges import around, extrapolated, weights
 
-from nddo_ml import NDDO, Hamiltonian, InvalidMolecule, Molecules, PointCharges, UnknownOption, networks
-from nddo_ml.cli.main import app
+from nddo_ml import Hamiltonian, InvalidMolecule, Molecules, PointCharges
 from nddo_ml.elements import SPARKLE, dipole_masses
 from nddo_ml.integrals import external as module
 from nddo_ml.integrals.assembly import distances
@@ -28,25 +22,6 @@ from nddo_ml.properties.response import hessian
 CASES = (("AM1", "water"), ("PM6", "thiol"), ("PM7", "thiol"), ("MNDO/d", "thiol"), ("PM6", "formate"),
          ("PM3", "hydroxymethyl"))
 TIGHT = 1e-10
-
-
-def weights(like, seed=0):
-    return torch.randn(like.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def around(here: Molecules, count=5, seed=3):
-    """Charges around one molecule, at random directions from its atoms."""
-    g = torch.Generator().manual_seed(seed)
-    u = torch.randn(count, 3, dtype=torch.float64, generator=g)
-    R = 4.5 + torch.linspace(0, 2, count, dtype=torch.float64)[:, None]
-    x = here.positions.mean(0) + R * u / u.norm(dim=1, keepdim=True)
-    return PointCharges.single(x, torch.randn(count, dtype=torch.float64, generator=g))
-
-
-def extrapolated(f, h):
-    """Derivative of f at 0 from +-h, +-h/2."""
-    coarse, fine = ((f(s) - f(-s)) / (2 * s) for s in (h, h / 2))
-    return (4 * fine - coarse) / 3
 
 
 def energy(name, here, charges, **options):
@@ -259,114 +234,6 @@ def test_derivative_by_a_charge_is_the_potential():
     torch.testing.assert_close(slope, torch.stack(expected), rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize(("name", "which"), [("AM1", "water"), ("PM6", "hydroxymethyl")])
-def test_second_derivatives(name, which):
-    """Hessian of (atoms, charges, q, rho) times a vector against differences of first derivatives."""
-    m, here = model(name), molecule(which)
-    charges = around(here, 3)
-    charges = PointCharges(charges.positions, charges.charges, charges.molecule, charges.rho + 0.7)
-    start = (here.positions, charges.positions, charges.charges, charges.rho)
-    v = [weights(t, k) for k, t in enumerate(start)]
-
-    def gradient(s, order):
-        x = [(t + s * d).requires_grad_() for t, d in zip(start, v, strict=True)]
-        sites = PointCharges(x[1], x[2], charges.molecule, x[3])
-        E = m(here.with_positions(x[0]), point_charges=sites, order=order, tolerance=TIGHT).energy.sum()
-        return x, torch.autograd.grad(E, x, create_graph=order > 1)
-
-    x, g = gradient(0.0, 2)
-    got = torch.autograd.grad(sum((a * b).sum() for a, b in zip(g, v, strict=True)), x)
-    for k, result in enumerate(got):
-        expected = extrapolated(lambda s, k=k: gradient(s, 1)[1][k], 1e-3)
-        torch.testing.assert_close(result, expected, rtol=1e-6, atol=1e-6)
-
-
-def test_gradgradcheck():
-    """PyTorch's own check at order 3, by charge and position."""
-    m, here = model("AM1"), molecule("water")
-
-    def f(x, q):
-        return m(here, point_charges=PointCharges(x, q, torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.float64)),
-                 order=3, tolerance=1e-11).energy
-
-    x = torch.tensor([[1.5, -1.2, 2.0]], dtype=torch.float64, requires_grad=True)
-    q = torch.tensor([0.6], dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(f, (x, q), eps=1e-4, atol=1e-6)
-    assert torch.autograd.gradgradcheck(f, (x, q), eps=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(("name", "which"), [("AM1", "water"), ("PM6", "thiol"), ("PM6", "hydroxymethyl")])
-def test_losses_on_forces_of_charges(name, which):
-    """Gradient of a loss on the forces on charges, on atoms and on the energy by all parameters, against differences (Q13)."""
-    here = molecule(which)
-    charges = around(here)
-    names = ("U_ss", "U_pp", "beta_s", "zeta_p", "g_ss", "g_p2", "h_sp", "zeta_d")
-    row = int(here.numbers[1 if which == "thiol" else 0])
-
-    def loss(m, **options):
-        r = m(here, point_charges=charges, forces=True, tolerance=TIGHT, **options)
-        return (r.point_charge_forces * weights(charges.positions, 4)).sum() + (r.forces * weights(here.positions)).sum()
-
-    m = Hamiltonian(name).requires_grad_(True)
-    row = int(m.method.rows(torch.tensor([row]))[0])
-    grads = torch.autograd.grad(loss(m, order=2), [getattr(m, n) for n in names], allow_unused=True)
-    direction = {n: 0.01 * abs(float(getattr(m, n).detach()[row])) for n in names}
-    got = sum(float(g[row]) * direction[n] for n, g in zip(names, grads, strict=True) if g is not None)
-
-    def shifted(s):
-        other = Hamiltonian(name)
-        with torch.no_grad():
-            for n, d in direction.items():
-                getattr(other, n)[row] += s * d
-        return float(loss(other).detach())
-
-    expected = extrapolated(shifted, 0.1)
-    assert got == pytest.approx(expected, rel=2e-6)
-    assert abs(expected) > 1e-5
-
-
-def test_hessian_in_charges():
-    """The Hessian of the molecule among fixed charges is the derivative of its forces; translations now cost energy."""
-    here = molecule("water")
-    charges = around(here)
-    H = hessian(model("AM1"), here, point_charges=charges, tolerance=TIGHT)[0]
-    v = weights(here.positions)
-    expected = extrapolated(lambda s: -run("AM1", here.with_positions(here.positions + s * v), point_charges=charges,
-                                           forces=True).forces.detach(), 1e-3)
-    torch.testing.assert_close((H @ v.flatten()).view(-1, 3), expected, rtol=1e-6, atol=1e-6)
-    assert float(H.view(3, 3, 3, 3).sum((0, 2)).abs().max()) > 1e-3
-
-
-def test_with_a_network():
-    """A network shifts what the charges see: forces on charges, and the gradient of a loss on them by its weights."""
-    network = networks.build({"channels": 4, "layers": 1})
-    with torch.no_grad():
-        for k, w in enumerate(network.parameters()):
-            w.add_(0.1 * weights(w, k))
-    m, here = Hamiltonian("AM1", network=network), molecule("water")
-    charges, chosen = around(here), list(network.parameters())[-1]
-    result = m(here, point_charges=charges, forces=True, order=2, tolerance=TIGHT)
-    plain = run("AM1", here, point_charges=charges, forces=True)
-    assert float((result.point_charge_forces - plain.point_charge_forces).detach().abs().max()) > 1e-4
-    w = weights(charges.positions, 2)
-
-    def shaken(s):
-        return m(here, point_charges=charges.with_positions(charges.positions + s * w), tolerance=TIGHT).energy.detach()[0]
-
-    assert float((result.point_charge_forces.detach() * w).sum() + extrapolated(shaken, 2e-3)) == pytest.approx(0, abs=1e-6)
-    loss = (result.point_charge_forces * w).sum()
-    direction, start = weights(chosen), chosen.detach().clone()
-    slope = float((torch.autograd.grad(loss, chosen)[0] * direction).sum())
-
-    def reweighted(s):
-        with torch.no_grad():
-            chosen.copy_(start + s * direction)
-        return float((m(here, point_charges=charges, forces=True, tolerance=TIGHT).point_charge_forces.detach() * w).sum())
-
-    assert slope == pytest.approx(extrapolated(reweighted, 1e-2), rel=1e-5)
-    assert abs(slope) > 1e-6
-
-
 # --- batches and layouts
 
 def several():
@@ -511,84 +378,3 @@ def test_names_the_member_of_a_batch():
     sets = PointCharges.batch([[[0, 0, 4.0]], [[9.0, 0, 0], here.positions[5].tolist()]], [[1.0], [1.0, 1.0]])
     with pytest.raises(InvalidMolecule, match=r"Point charge 1 .* atom 2 of molecule 1"):
         model("AM1")(here, point_charges=sets)
-
-
-# --- ASE
-
-@pytest.fixture
-def water():
-    numbers, positions, _, _ = MOLECULES["water"]
-    return Atoms(numbers, positions)
-
-
-PLACES, VALUES = [[0.3, 0.2, 3.1], [-2.5, 1.9, 0.4]], [0.5, -0.8]
-
-
-def test_calculator(water):
-    """Energy and forces are those of the Hamiltonian; changing or removing the charges discards them."""
-    water.calc = NDDO("PM6", point_charges=(PLACES, VALUES))
-    expected = model("PM6")(molecule("water"), point_charges=PointCharges.single(PLACES, VALUES), forces=True)
-    assert water.get_potential_energy() == pytest.approx(float(expected.energy.detach()), abs=1e-9)
-    np.testing.assert_allclose(water.calc.results["point_charge_forces"], expected.point_charge_forces.detach(), atol=1e-6)
-    total = water.get_forces().sum(0) + water.calc.results["point_charge_forces"].sum(0)
-    np.testing.assert_allclose(total, 0, atol=1e-8)
-    water.calc.set(point_charges=(PLACES, [0.5, 0.8]))
-    assert not water.calc.results
-    other = water.get_potential_energy()
-    assert other != pytest.approx(float(expected.energy.detach()), abs=1e-3)
-    water.calc.set(point_charges=np.column_stack((PLACES, [0.5, 0.8])))
-    assert water.calc.results                                                # the same charges in the other form
-    water.calc.set(point_charges=None)
-    assert water.get_potential_energy() == pytest.approx(float(run("PM6", molecule("water")).energy), abs=1e-6)
-    assert "point_charge_forces" not in water.calc.results
-
-
-def test_calculator_travels(water, tmp_path):
-    water.calc = NDDO("PM6", point_charges=(PLACES, VALUES))
-    energy = water.get_potential_energy()
-    for other in (pickle.loads(pickle.dumps(water.calc)), copy.deepcopy(water.calc), NDDO(**water.calc.todict())):
-        assert other.get_potential_energy(water) == pytest.approx(energy, abs=1e-6)
-    assert "forces" in water.calc.export_properties()
-    write(tmp_path / "water.traj", water)
-    H = water.calc.get_hessian(water)
-    assert abs(H.reshape(3, 3, 3, 3).sum((0, 2))).max() > 1e-3
-
-
-@pytest.mark.parametrize("given", [5, [[0, 0, 1]], "file", (PLACES, [1.0]), [PLACES]])
-def test_calculator_refuses(given):
-    with pytest.raises(InvalidMolecule, match="charges"):
-        NDDO("PM6", point_charges=given)
-
-
-def test_calculator_has_no_such_option():
-    with pytest.raises(UnknownOption, match="point_charges"):
-        NDDO("PM6").set(point_charge=None)
-
-
-# --- the command
-
-@pytest.fixture
-def files(water, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    write("water.xyz", water)
-    (tmp_path / "charges.txt").write_text("# x y z q\n0.3 0.2 3.1 0.5\n-2.5 1.9 0.4 -0.8\n")
-    (tmp_path / "bad.txt").write_text("0.3 0.2 3.1\n")
-    return tmp_path
-
-
-def test_command(files):
-    words = ["run", "water.xyz", "-m", "PM6", "--point-charges", "charges.txt", "--json", "out.json", "-o", "out.extxyz"]
-    assert CliRunner().invoke(app, words).exit_code == 0
-    frame = json.loads((files / "out.json").read_text())["frames"][0]
-    expected = model("PM6")(molecule("water"), point_charges=PointCharges.single(PLACES, VALUES), forces=True)
-    assert frame["energy"] == pytest.approx(float(expected.energy.detach()), abs=1e-6)
-    np.testing.assert_allclose(frame["point_charge_forces"], expected.point_charge_forces.detach(), atol=1e-5)
-    assert (files / "out.extxyz").exists()
-
-
-@pytest.mark.parametrize(("words", "message"), [
-    (("--point-charges", "none.txt"), "no file none.txt"), (("--point-charges", "bad.txt"), "3 numbers"),
-    (("--point-charges", "water.xyz"), "four numbers"), (("--point-charges", "charges.txt", "--freq"), "isolated molecule")])
-def test_command_refuses(files, words, message):
-    result = CliRunner().invoke(app, ["run", "water.xyz", *words])
-    assert result.exit_code == 2 and message in result.output
