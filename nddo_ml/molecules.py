@@ -183,6 +183,12 @@ def check(molecules: Molecules) -> None:
     if not isinstance(molecules, Molecules):
         raise InvalidMolecule(f"A {type(molecules).__name__} was given: expected nddo_ml.Molecules, as Molecules.single("
                               "numbers, positions) makes them; for ase.Atoms use the calculator nddo_ml.NDDO.")
+    atoms = len(molecules.numbers)
+    shapes = {"positions": (atoms, 3), "numbers": (atoms,), "molecule": (atoms,), "unpaired": (len(molecules),)}
+    for name, shape in shapes.items():
+        if tuple(getattr(molecules, name).shape) != shape:
+            raise InvalidMolecule(f"The {name} of the molecules have shape {tuple(getattr(molecules, name).shape)}: expected "
+                                  f"{shape}, for {atoms} atoms in {len(molecules)} molecules.")
     x, names = molecules.positions.detach(), None if len(molecules) == 1 else range(len(molecules))
     if x.dtype != torch.float64:
         raise InvalidMolecule(f"The positions are {x.dtype}: expected torch.float64 (positions.double(), or Molecules.batch).")

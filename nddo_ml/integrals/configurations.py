@@ -30,7 +30,8 @@ Matrix = NDArray[np.float64]
 
 CORE = "core"    # a partner that is a bare unit charge with its own additive term
 MEMBERS = {0: (0,), 1: (1, -1, 0), 2: (2, 1, 0, -1, -2)}   # m of x, y, z and of the d functions, in their order
-AXES = {"x": (1, 0, 0), "y": (0, 1, 0), "z": (0, 0, 1)}
+AXES = {"x": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0)}
+SIGNS = (1.0, -1.0)
 DISTANCE = (-1, "R")
 
 
@@ -54,29 +55,29 @@ LinearForm = tuple[tuple[tuple[int, str], float], ...]
 
 def charge(rho: str, weight: float = 1.0) -> list[Point]:
     """A charge at the atom."""
-    return [Point(weight, 0, 0, 0, "", rho)]
+    return [Point(weight, 0.0, 0.0, 0.0, "", rho)]
 
 
 def dipole(m: int, D: str, rho: str) -> list[Point]:
     """Charges +-1/2 at +-D along z (m = 0) or x (m = 1)."""
-    x, z = (0, 1) if m == 0 else (1, 0)
-    return [Point(sign / 2, sign * x, 0, sign * z, D, rho) for sign in (1, -1)]
+    x, z = (0.0, 1.0) if m == 0 else (1.0, 0.0)
+    return [Point(sign / 2, sign * x, 0.0, sign * z, D, rho) for sign in SIGNS]
 
 
 def on_axis(axis: str, distance: float, weight: float, D: str, rho: str) -> list[Point]:
     """Charges `weight` at +- distance D on an axis."""
     x, y, z = (distance * component for component in AXES[axis])
-    return [Point(weight, sign * x, sign * y, sign * z, D, rho) for sign in (1, -1)]
+    return [Point(weight, sign * x, sign * y, sign * z, D, rho) for sign in SIGNS]
 
 
 def linear_quadrupole(axis: str, rho: str, weight: float = 1.0) -> list[Point]:
     """1/4 at +-2Q on an axis, -1/2 at the atom."""
-    return on_axis(axis, 2, weight / 4, "Q", rho) + charge(rho, -weight / 2)
+    return on_axis(axis, 2.0, weight / 4, "Q", rho) + charge(rho, -weight / 2)
 
 
 def square_quadrupole(half: float, D: str, rho: str) -> list[Point]:
     """1/4 at (x,z) = +-(h,h), -1/4 at +-(h,-h), h = half D."""
-    return [Point(a * b / 4, a * half, 0, b * half, D, rho) for a, b in product((1, -1), repeat=2)]
+    return [Point(a * b / 4, a * half, 0.0, b * half, D, rho) for a, b in product(SIGNS, repeat=2)]
 
 
 def linear_pp_charge(rho: str) -> list[Point]:
@@ -98,7 +99,7 @@ def quadrupole(m: int, D: str, rho: str) -> list[Point]:
         return square_quadrupole(2**-0.5, D, rho)
     weights = {"z": 1 / 4, "x": -1 / 8, "y": -1 / 8} if m == 0 else {"x": 1 / 4, "y": -1 / 4}
     norm = 2 / 3**0.5 if m == 0 else 1.0
-    return [point for axis, weight in weights.items() for point in on_axis(axis, 1, norm * weight, D, rho)]
+    return [point for axis, weight in weights.items() for point in on_axis(axis, 1.0, norm * weight, D, rho)]
 
 
 def _only(points: list[Point]) -> Configuration:

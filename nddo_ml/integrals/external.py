@@ -12,12 +12,11 @@ the rule that p functions of helium feel no core.
 
 from collections.abc import Sequence
 from functools import partial
-from typing import cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]  (torch leaves parts untyped)
+from torch.utils.checkpoint import checkpoint
 
 from nddo_ml.common.struct import record
 from nddo_ml.errors import InvalidMolecule
@@ -106,7 +105,7 @@ def potential(
         encounters = Encounters(len(group), row, group.index_select(0, row), pair + before.index_select(0, row))
         part = partial(_components, n, encounters, atoms, charges, constants)
         again = total > CHUNK and torch.is_grad_enabled()
-        values = values + (cast(Tensor, checkpoint(part, use_reentrant=False, preserve_rng_state=False)) if again else part())
+        values = values + (checkpoint(part, use_reentrant=False, preserve_rng_state=False) if again else part())
     return (packed(values[:, :-1], n) if n else values[:, :0]), values[:, -1]
 
 

@@ -15,7 +15,7 @@ Mulliken, Rieke, Orloff, Orloff, J. Chem. Phys. 17, 1248 (1949)
 from functools import cache
 from itertools import product
 from math import factorial, inf, lgamma, log, sqrt
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -89,7 +89,7 @@ def resonance(
     return near, local[:, :, None]
 
 
-def fade(R: Float[Tensor, "pair"]) -> Float[Tensor, "pair"]:
+def fade(R: Float[Tensor, "*pair"]) -> Float[Tensor, "*pair"]:
     """Factor that takes resonance integrals to 0 at 15 angstrom with all their derivatives; 1 below 12."""
     return step((REACH - R) / (REACH - FADE))
 
@@ -102,7 +102,7 @@ def reach(
         return None, POINTS[0][0]
     low, high = zeta.aminmax(dim=1)
     bounds = torch.stack((R.max(), (high - low).max(), (high / low).max()))
-    farthest, difference, ratio = cast(list[float], bounds.tolist())     # torch leaves tolist untyped
+    farthest, difference, ratio = bounds.tolist()
     near, n = None, 2 * max(map(max, classes.numbers))
     if farthest > ALWAYS_NEAR:
         close = ((R < limit) & (R * low < negligible(n))).nonzero()[:, 0]

@@ -5,8 +5,6 @@ overlaps have and whether the cores need integrals of their own. None of this de
 that a network may shift: make it once per group of pairs and keep it while the atoms move.
 """
 
-from typing import cast
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -67,8 +65,8 @@ def slater_classes(shells: tuple[int, int], elements_i: Elements, elements_j: El
         absent.append(without_p)
     # no quantum number exceeds 7
     code = sum((n * 8**k for k, n in enumerate(columns)), torch.zeros_like(pairs))
-    distinct = cast(Tensor, torch.unique(code))     # torch leaves unique and tolist untyped
-    numbers = tuple(tuple(key // 8**k % 8 for k in range(len(columns))) for key in cast(list[int], distinct.tolist()))
+    distinct = torch.unique(code)
+    numbers = tuple(tuple(key // 8**k % 8 for k in range(len(columns))) for key in distinct.tolist())
     other = code[:, None] != distinct
     excluded = torch.cat((other, torch.stack(absent, 1)), 1)
     return SlaterClasses(numbers, excluded.to(torch.float64) if bool(excluded.any()) else None, pairs)

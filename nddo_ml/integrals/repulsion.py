@@ -58,7 +58,7 @@ def repulsion(
     return local[:, :, None]
 
 
-def published_join(R: Float[Tensor, "pair"]) -> Float[Tensor, "pair"]:
+def published_join(R: Float[Tensor, "*pair"]) -> Float[Tensor, "*pair"]:
     """PM7's weight of the multipole integrals, w = 1 - exp[-0.22 (R - 7)^2], 0 from 7 on; R in angstrom.
 
     Continuous with the first derivative; the second jumps by 0.44.         Stewart, J. Mol. Model. 19, 1 (2013)
@@ -66,7 +66,7 @@ def published_join(R: Float[Tensor, "pair"]) -> Float[Tensor, "pair"]:
     return -torch.expm1(-JOIN_EXPONENT * (JOIN_RANGE - R).clamp_min(0).square())
 
 
-def smooth_join(R: Float[Tensor, "pair"]) -> Float[Tensor, "pair"]:
+def smooth_join(R: Float[Tensor, "*pair"]) -> Float[Tensor, "*pair"]:
     """`published_join` with all its derivatives; R in angstrom.
 
     The published weight from 0.5 to 6. From there steps take it to 0 at 7, and to 1 at R = 0, where the published one leaves
