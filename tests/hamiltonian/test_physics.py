@@ -1,7 +1,7 @@
 """The physics every Hamiltonian must obey: symmetry (S), limits (L) and quality (Q), with numbers, for every model.
 
-What any method must pass is in nddo_ml.testing, the criteria of the integrals alone are in test_physics_integrals.py. Everything
-is converged to 1e-10 eV. What a published method itself breaks is listed in physics_models.EXCEPTIONS, with the reason and the
+What any method must pass is in nddo_ml.testing, what concerns the integrals alone in test_physics_integrals.py. Everything is
+converged to 1e-10 eV. What a published method itself breaks is listed in physics_models.EXCEPTIONS, with the reason and the
 number.
 """
 
