@@ -100,7 +100,7 @@ def _gaussian(text, path, form):
     atoms = read_gaussian_in(io.StringIO("\n".join(lines)), attach_calculator=True)
     said = atoms.calc.parameters
     atoms.info |= {"charge": said["charge"], "multiplicity": said["mult"]}
-    isotopes = {k: isotope_mass(atoms.numbers[k], value) if float(value).is_integer() else float(value)
+    isotopes = {k: isotope_mass(int(atoms.numbers[k]), int(value)) if float(value).is_integer() else float(value)
                 for k, value in enumerate(said.get("isolist") or ()) if value is not None}
     with_isotopes(atoms, isotopes)
     if len(codes) == len(atoms) and any(code < 0 for code in codes):
