@@ -23,7 +23,7 @@ LAYERS = (
     ("integrals",), ("methods",), ("networks", "scf"),
     ("properties",),
     ("hamiltonian",),
-    ("ensembles", "functional", "geometry"),
+    ("ensembles", "functional", "geometry", "testing"),
     ("labels",), ("training", "wavefunction"), ("active",),
     ("interfaces",),
     ("cli",),

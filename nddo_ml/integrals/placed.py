@@ -29,10 +29,10 @@ class Parameters:
     core_i: CoreParameters                                      # of atom i of each pair
     core_j: CoreParameters                                      # of atom j
     pairs: PairValues                                           # of the pair itself
-    U: Sequence[Float[Tensor, "k m"]]                           # one-electron blocks of the free atoms, eV
-    one: Sequence[Float[Tensor, "k m m"]]                       # their two-electron blocks, eV
-    # factors of the resonance integrals in the frame of the pair, alike for equal shells and m; None: 1
-    resonance: Sequence[Float[Tensor, "group_pair orbitals"]] | None = None
+    U: Sequence[Tensor]                                         # one-electron blocks (k, m) of the free atoms, eV
+    one: Sequence[Tensor]                                       # their two-electron blocks (k, m, m), eV
+    # factors of the resonance integrals (pair, n_i n_j) in the frame of the pair, alike for equal shells and m; None: 1
+    resonance: Sequence[Tensor] | None = None
     moved: Float[Tensor, "pair"] | None = None                  # change of the product of the core charges, e^2; None: none
 
 

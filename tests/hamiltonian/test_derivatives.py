@@ -28,12 +28,6 @@ ELEMENTS = {"PM6": "thiol", "AM1": "water", "MNDO/d": "thiol"}
 QUANTITIES = ("energy", "forces", "dipole", "charges")
 
 
-
-
-
-
-
-
 def loss(result, quantity):
     """A scalar of one quantity with no symmetry."""
     value = getattr(result, quantity)
@@ -238,19 +232,7 @@ def test_half_electron_parameters():
     close(grad[row], extrapolated(f, 1e-2), 1e-6)
 
 
-# --- forces of every method
-
-@every
-@pytest.mark.parametrize("which", MOLECULES)
-def test_forces_are_differences(name, which):
-    """Each molecule along one random direction, 1e-6 eV/angstrom; every coordinate in the slow test."""
-    here = molecule(which)
-    r = run(name, here, forces=True)
-    v = weights(here.positions, 7)
-    v = v / v.norm()
-    slope = extrapolated(lambda s: run(name, here.with_positions(here.positions + s * v)).energy[0], 2e-3)
-    assert abs(float((slope + (r.forces * v).sum()).detach())) < 1e-6
-
+# --- forces of every method; along one direction: test_physics.py, Q4
 
 @pytest.mark.slow
 @every

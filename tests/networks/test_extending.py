@@ -28,6 +28,7 @@ from nddo_ml.training.trainer import Training
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 HERE = __name__
+OWN_KEY = HERE.replace(".", "/")     # as torch lets modules be called
 SPECIES = [1, 6, 7, 8, 9, 16, 17]
 
 
@@ -207,7 +208,7 @@ def test_own_heads_add_up_and_fade():
         arguments = numbers, i, j, torch.tensor([R], dtype=torch.float64), torch.tensor([[0, 0, 1.0]], dtype=torch.float64)
         a, b = one(*arguments), alone(*arguments)
         env = environment(kinds(one.species, numbers, one.table), PairGeometry(*arguments[1:]), 5.0)
-        said = one.own[f"{HERE}:Everything"](env, one.features(env))["U"]
+        said = one.own[f"{OWN_KEY}:Everything"](env, one.features(env))["U"]
         gate = -torch.expm1(-2.0 * env.summed(switch(env.R, 5.0)))
         assert torch.allclose(a.U, b.U + said * gate[:, None], atol=1e-14) and float(said.abs().max()) > 1e-3
         assert (float(a.resonance.abs().max()) < 1e-12) == gone == (float(a.charges.abs().max() if gone else 1) < 1e-12)
@@ -268,7 +269,7 @@ def test_a_name_that_cannot_be_imported_says_what_is_missing(clean, name, words)
 
 def test_a_file_without_its_classes_says_which_module_is_missing(clean):
     """The methods it lies among can be listed; the command ends with the message."""
-    (clean / "gone.py").write_text("from test_extending import Neighbours\n\n\nclass Gone(Neighbours):\n    pass\n")
+    (clean / "gone.py").write_text(f"from {HERE} import Neighbours\n\n\nclass Gone(Neighbours):\n    pass\n")
     weights.save(trained({"features": "gone:Gone", "species": SPECIES, "heads": ["atom"]}), "gone.safetensors", "g", "l", "d")
     assert float(Hamiltonian("gone.safetensors")(molecule("water")).energy) != 0
     (clean / "gone.py").unlink()
@@ -365,7 +366,7 @@ def test_heads_of_ones_own_join_a_trained_network(tmp_path):
     weights.save(trained({"channels": 4, "layers": 1}), tmp_path / "a.safetensors", "a", "l", "d")
     model = {"start": str(tmp_path / "a.safetensors"), "network": {"heads": ["atom", "pair", f"{HERE}:Everything"]}}
     run = Training(training(tmp_path, {}, model=model), 0, tmp_path / "run")
-    assert f"{HERE}:Everything" in run.model.network.own
+    assert f"{OWN_KEY}:Everything" in run.model.network.own
     weights.save(trained(OWN["network"]), tmp_path / "b.safetensors", "b", "l", "d")
     model = {"start": str(tmp_path / "b.safetensors"), "network": {"heads": ["local"]}}
     with pytest.raises(UnknownOption, match="further heads"):
