@@ -140,8 +140,8 @@ class Method:
     @property
     def recipe(self) -> Recipe:
         """What the integrals need to know of the method."""
-        return Recipe(self.constants, self.elements, self.parameters.rho_core, self.core_rules, self.core_core.energy, self.join,
-                      self.fade)
+        return Recipe(self.constants, self.elements, self.parameters.rho_core, self.core_rules, self.core_core.energy,
+                      self.join, self.fade)
 
     @property
     def published(self) -> "Method":
