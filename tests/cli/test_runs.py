@@ -135,7 +135,8 @@ def test_one_functional_per_folder(tmp_path, another):
     pytest.importorskip("pyscf")
     from nddo_ml.functional.training.trainer import FunctionalTraining
 
-    one = functional.FunctionalConfig(str(tmp_path / "f"), data=functional.FunctionalData(only=("h2", "hf"), validation=0.5, test=0))
+    data = functional.FunctionalData(only=("h2", "hf"), validation=0.5, test=0.0)
+    one = functional.FunctionalConfig(str(tmp_path / "f"), data=data)
     (tmp_path / "f" / "seed-0").mkdir(parents=True)
     (tmp_path / "f" / "seed-0" / "metrics.jsonl").write_text("{}\n")
     process = another(tmp_path / "f" / "seed-0", tmp_path / "f")
@@ -247,10 +248,11 @@ def test_the_others_that_cannot_be():
                           ({"pick": {"distance": -0.1}}, "pick.distance"), ({"seed": -3}, "seed = -3")):
         with pytest.raises(UnknownOption, match=words):
             active_config.from_dict({**LOOP, **change}, "x.toml")
-    for change, words in (({"optimiser": functional.Optimisation(steps=-1)}, "optimiser.steps = -1"),
-                          ({"data": functional.FunctionalData(tolerance=0.0)}, "data.tolerance = 0.0"), ({"seeds": (1, 1)}, "twice"),
-                          ({"losses": functional.Losses(barrier=-2.0)}, "losses.barrier = -2.0"),
-                          ({"losses": functional.Losses(*[0.0] * 8)}, "nothing would be learned")):
+    for change, words in (({"optimiser": functional.FunctionalOptimisation(steps=-1)}, "optimiser.steps = -1"),
+                          ({"data": functional.FunctionalData(tolerance=0.0)}, "data.tolerance = 0.0"),
+                          ({"seeds": (1, 1)}, "twice"),
+                          ({"losses": functional.FunctionalLosses(barrier=-2.0)}, "losses.barrier = -2.0"),
+                          ({"losses": functional.FunctionalLosses(*[0.0] * 8)}, "nothing would be learned")):
         with pytest.raises(UnknownOption, match=words):
             functional.FunctionalConfig("x", **change).checked("x.toml")
     for change, words in (({"iterations": -1}, "iterations = -1"),
