@@ -68,14 +68,14 @@ def _train(file: Path, restart: bool, minutes: float | None) -> None:
 
 def _configuration(file: Path) -> "FunctionalConfig":
     """What a TOML file asks for; its paths are beside it."""
+    from nddo_ml.common.toml import from_table, read_toml
     from nddo_ml.functional import library
     from nddo_ml.functional.training.config import FunctionalConfig
-    from nddo_ml.training.config import read_toml, record
 
     def beside(name: str) -> str:
         return str(file.parent / name) if name else ""
 
-    config = record(FunctionalConfig, read_toml(file), str(file))
+    config = from_table(FunctionalConfig, read_toml(file), str(file))
     start = config.functional.start
     data = replace(config.data, file=beside(config.data.file), properties=beside(config.data.properties))
     form = replace(config.functional, start=beside(start) if start.endswith(library.SUFFIX) else start)

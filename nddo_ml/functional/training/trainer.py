@@ -18,7 +18,8 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from nddo_ml.common.files import finite, held, read_checkpoint, write_checkpoint, write_whole
+from nddo_ml.common.files import held, read_checkpoint, write_checkpoint, write_whole
+from nddo_ml.common.json import finite
 from nddo_ml.errors import IncompatibleFile, SCFNotConverged, UnknownOption
 from nddo_ml.functional import library
 from nddo_ml.functional.base import Functional
