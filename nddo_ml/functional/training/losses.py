@@ -38,7 +38,8 @@ def mean_errors(reactions: Iterable[Reaction], energies: Mapping[str, float],
     """Mean absolute error by kind: kcal/mol of reactions; debye, eV and bohr^-3 of properties; NaN where there is none."""
     errors = reaction_errors(reactions, energies)
     by_kind = {kind: [abs(e) for r, e in errors.items() if r.kind == kind] for kind in KINDS}
-    by_kind |= {kind: [abs(property_error(p, q)) for p, q in (values or {}).items() if p.kind == kind] for kind in PROPERTIES}
+    by_kind |= {kind: [abs(property_error(wanted, q)) for wanted, q in (values or {}).items() if wanted.kind == kind]
+                for kind in PROPERTIES}
     return {kind: sum(e) / len(e) if e else math.nan for kind, e in by_kind.items()}
 
 

@@ -53,10 +53,11 @@ def read_properties(path: str | Path) -> tuple[dict[str, ChemicalSystem], list[P
         properties = [Property(p["kind"], p["system"], p["reference"]) for p in _read(path).get("properties", [])]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _unfit(path, error) from None
-    for p in properties:
-        fits = isinstance(p.reference, str) if p.kind == "density" else isinstance(p.reference, int | float)
-        if p.system not in systems or p.kind not in PROPERTIES or not fits:
-            raise IncompatibleFile(f"{path}: the property {p.kind} = {p.reference!r} of {p.system!r} does not fit: expected a "
+    for wanted in properties:
+        kind, reference = wanted.kind, wanted.reference
+        fits = isinstance(reference, str) if kind == "density" else isinstance(reference, int | float)
+        if wanted.system not in systems or kind not in PROPERTIES or not fits:
+            raise IncompatibleFile(f"{path}: the property {kind} = {reference!r} of {wanted.system!r} does not fit: expected a "
                                    f"system of the file, one of {', '.join(PROPERTIES)}, and a number (a word for density).")
     return systems, properties
 

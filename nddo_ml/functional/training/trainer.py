@@ -130,7 +130,7 @@ class FunctionalTraining:
         if self.round == 0 and self._shared():
             return True
         keys = self.data.judged()
-        keys += [p.system for p in self.data.properties if p.system not in keys]
+        keys += [wanted.system for wanted in self.data.properties if wanted.system not in keys]
         for k, key in enumerate(dict.fromkeys(keys)):
             if self.stop():
                 return False
@@ -150,20 +150,22 @@ class FunctionalTraining:
         """Solve a system; its density and properties are then those of the functional as it is."""
         solved = solved_system(self.functional, self.data.systems[key], self.level, self.starts.get(key))
         self._keep(key, snapshot(self.functional, solved))
-        for p in (p for p in self.data.properties if p.system == key):
-            self.variations[p] = variation(self.functional, p, self.snapshots[key], solved, self._reference(p))
+        for wanted in self.data.properties:
+            if wanted.system == key:
+                made = variation(self.functional, wanted, self.snapshots[key], solved, self._reference(wanted))
+                self.variations[wanted] = made
 
     def _keep(self, key: str, made: Snapshot) -> None:
         self.snapshots[key], self.starts[key] = made, made.density_matrices
 
-    def _reference(self, p: Property) -> SpinMatrices | None:
+    def _reference(self, wanted: Property) -> SpinMatrices | None:
         """What the density of a system is compared with."""
-        if not isinstance(p.reference, str):
+        if not isinstance(wanted.reference, str):
             return None
-        if p not in self.references:
-            mf = mean_field(self.functional, self.data.systems[p.system], self.level)
-            self.references[p] = reference_density(mf, p.reference)
-        return self.references[p]
+        if wanted not in self.references:
+            mf = mean_field(self.functional, self.data.systems[wanted.system], self.level)
+            self.references[wanted] = reference_density(mf, wanted.reference)
+        return self.references[wanted]
 
     def _shared(self) -> bool:
         """Whether an earlier seed has left the densities of the same starting point; then they are taken."""
@@ -193,7 +195,7 @@ class FunctionalTraining:
         """Self-consistent errors; the best functional on the validation molecules is written."""
         parts = self.data.parts
         energies = {key: s.energy for key, s in self.snapshots.items() if key not in self.unconverged}
-        values = {p: v.value for p, v in self.variations.items() if p.system not in self.unconverged}
+        values = {wanted: v.value for wanted, v in self.variations.items() if wanted.system not in self.unconverged}
         errors = {"train": mean_errors(parts["train"], energies, values),
                   "validation": mean_errors(parts["validation"], energies)}
         judged = {kind: e if math.isnan(errors["validation"][kind]) else errors["validation"][kind]
@@ -234,7 +236,7 @@ class FunctionalTraining:
     def _hash(self) -> str:
         """Of what it was trained on."""
         used = json.dumps([[r.name, r.kind, r.reference] for r in self.data.parts["train"]]
-                          + [[p.system, p.kind, p.reference] for p in self.data.properties])
+                          + [[wanted.system, wanted.kind, wanted.reference] for wanted in self.data.properties])
         return hashlib.sha256(used.encode()).hexdigest()[:16]
 
     def _log(self, **entry: Any) -> None:
