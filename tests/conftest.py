@@ -11,4 +11,4 @@ from jaxtyping import install_import_hook
 torch.set_num_threads(1)
 
 # Every call of the package is checked against its annotations, shapes included.
-install_import_hook(os.environ.get("SHAPES", "nddo_ml").split(","), "beartype.beartype")
+install_import_hook(os.environ.get("SHAPES", "nddo_ml").split(","), "support.annotations.checked")
