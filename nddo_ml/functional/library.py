@@ -31,13 +31,13 @@ NETWORKS: dict[str, type[NeuralGGA] | type[NeuralMetaGGA]] = {"NeuralGGA": Neura
 class Recipe:
     """What an untrained functional is made of; the settings that files hold in their metadata, under these names."""
 
-    kind: str                                           # a name of PUBLISHED or NETWORKS, or "module:Class"
-    parent: str | None = None                           # a name of PUBLISHED; None: the usual parent of the network
-    width: int = 16                                     # of the hidden layers
-    correlation: bool = True                            # whether the correlation is corrected too
-    exact_exchange: float | int | None = None           # the fraction at the start; None: that of the parent
-    learned_fraction: bool = False                      # whether that fraction is a parameter
-    nonlocal_part: dict[str, Any] | None = None         # settings of forms.projection.Projected; None: without that part
+    kind: str                                       # a name of PUBLISHED or NETWORKS, or "module:Class"
+    parent: str | None = None                       # a name of PUBLISHED; None: the usual parent of the network
+    width: int = 16                                 # of the hidden layers
+    correlation: bool = True                        # whether the correlation is corrected too
+    exact_exchange: float | None = None             # the fraction at the start; None: that of the parent
+    learned_fraction: bool = False                  # whether that fraction is a parameter
+    nonlocal_part: dict[str, Any] | None = None     # settings of forms.projection.Projected; None: without that part
 
 
 def names() -> list[str]:

@@ -14,23 +14,23 @@ PROPERTIES = ("dipole", "orbital", "density")                                # k
 class ChemicalSystem:
     """A molecule or an atom."""
 
-    key: str                                                # by which reactions name it
-    symbols: tuple[str, ...]                                # of its elements
-    positions: tuple[tuple[float | int, ...], ...]          # of its atoms, angstrom
-    charge: int                                             # elementary charges
-    unpaired: int                                           # how many electrons are
-    missing: tuple[float | int, float | int] = (0.0, 0.0)   # electrons taken from the highest occupied orbital of either spin
+    key: str                                    # by which reactions name it
+    symbols: tuple[str, ...]                    # of its elements
+    positions: tuple[tuple[float, ...], ...]    # of its atoms, angstrom
+    charge: int                                 # elementary charges
+    unpaired: int                               # how many electrons are
+    missing: tuple[float, float] = (0.0, 0.0)   # electrons taken from the highest occupied orbital of either spin
 
 
 @dataclass(frozen=True)
 class Reaction:
     """sum(coefficients * E(systems)) = reference."""
 
-    kind: str                                   # one of KINDS
-    name: str                                   # of what is atomised, or of the transition state
-    systems: tuple[str, ...]                    # keys of the systems
-    coefficients: tuple[float | int, ...]       # of their energies
-    reference: float | int                      # kcal/mol
+    kind: str                           # one of KINDS
+    name: str                           # of what is atomised, or of the transition state
+    systems: tuple[str, ...]            # keys of the systems
+    coefficients: tuple[float, ...]     # of their energies
+    reference: float                    # kcal/mol
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Property:
     distance per electron, bohr^-3, from the density of a wave function, which should be 0).
     """
 
-    kind: str                           # one of PROPERTIES
-    system: str                         # key of the system
-    reference: float | int | str        # its value; of a density the name of the wave function
+    kind: str               # one of PROPERTIES
+    system: str             # key of the system
+    reference: float | str  # its value; of a density the name of the wave function
 
 
 def needed_systems(reactions: Sequence[Reaction]) -> list[str]:

@@ -68,7 +68,7 @@ class NeuralFunctional(Functional):
     mixing: Tensor      # the fraction of exact exchange; a parameter where it is learned
 
     def __init__(self, parent: Functional, width: int = 16, seed: int = 0, correlation: bool = True,
-                 exact_exchange: float | int | None = None, learned_fraction: bool = False) -> None:
+                 exact_exchange: float | None = None, learned_fraction: bool = False) -> None:
         super().__init__()
         fraction = parent.exact_exchange if exact_exchange is None else exact_exchange
         if not 0 <= fraction < 1:
@@ -116,7 +116,7 @@ class NeuralGGA(NeuralFunctional):
     """A corrected GGA of s for exchange, and of r_s, s and zeta^2 for correlation. Parent: PBE, or PBE0."""
 
     def __init__(self, parent: Functional | None = None, width: int = 16, seed: int = 0, correlation: bool = True,
-                 exact_exchange: float | int | None = None, learned_fraction: bool = False) -> None:
+                 exact_exchange: float | None = None, learned_fraction: bool = False) -> None:
         super().__init__(PBE() if parent is None else parent, width, seed, correlation, exact_exchange, learned_fraction)
 
 
@@ -127,7 +127,7 @@ class NeuralMetaGGA(NeuralFunctional):
     kinetic = True
 
     def __init__(self, parent: Functional | None = None, width: int = 16, seed: int = 0, correlation: bool = True,
-                 exact_exchange: float | int | None = None, learned_fraction: bool = False) -> None:
+                 exact_exchange: float | None = None, learned_fraction: bool = False) -> None:
         super().__init__(R2SCAN() if parent is None else parent, width, seed, correlation, exact_exchange, learned_fraction)
 
 

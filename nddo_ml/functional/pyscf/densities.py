@@ -137,7 +137,7 @@ def mean_field(functional: Functional | str, system: ChemicalSystem, level: Kohn
     return mf
 
 
-def _shortened(occupations: Callable[[Any, Any], Any], missing: Sequence[float | int]) -> Callable[..., Any]:
+def _shortened(occupations: Callable[[Any, Any], Any], missing: Sequence[float]) -> Callable[..., Any]:
     """PySCF's choice of occupied orbitals, less parts of an electron in the highest of either spin."""
     def chosen(mo_energy: Any = None, mo_coeff: Any = None) -> Any:
         occupied = occupations(mo_energy, mo_coeff)

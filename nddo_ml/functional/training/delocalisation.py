@@ -17,12 +17,12 @@ IONS = {"H": (1, 0, 0), "C": (2, 1, 0), "N": (3, 2, 0), "O": (2, 3, 1), "F": (1,
         "S": (2, 3, 1), "Cl": (1, 2, 1)}
 
 
-def hydrogen_ion(R: float | int) -> ChemicalSystem:
+def hydrogen_ion(R: float) -> ChemicalSystem:
     """H2+ with its protons at a distance R, angstrom."""
     return ChemicalSystem(f"H2+ {R:.4g}", ("H", "H"), ((0.0, 0.0, 0.0), (0.0, 0.0, R)), 1, 1)
 
 
-def atom(symbol: str, missing: float | int = 0.0) -> ChemicalSystem:
+def atom(symbol: str, missing: float = 0.0) -> ChemicalSystem:
     """An atom that lacks part of an electron; 1: its cation.
 
     Raises:

@@ -78,7 +78,7 @@ def _unfit(path: Path, error: Exception) -> IncompatibleFile:
                             f"{BUNDLED.name}.")
 
 
-def split(reactions: Sequence[Reaction], validation: float | int, test: float | int,
+def split(reactions: Sequence[Reaction], validation: float, test: float,
           seed: int = 0) -> dict[str, list[Reaction]]:
     """Reactions by part, drawn by the hash of their molecule's name; of either kind about the same fraction.
 
