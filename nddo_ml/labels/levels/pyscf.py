@@ -12,7 +12,7 @@ import numpy as np
 from nddo_ml.common.extras import needed
 from nddo_ml.common.struct import cached
 from nddo_ml.errors import SCFNotConverged, UnknownOption
-from nddo_ml.functional import Functional, library
+from nddo_ml.functional import Functional, attach, library
 from nddo_ml.labels.levels.theory import Label, Level, frontier_gap, without_sites
 from nddo_ml.labels.structures import Structure
 from nddo_ml.units import CODATA_2018
@@ -127,7 +127,7 @@ class Learned(KohnSham):
         return f"{LEARNED}{made.label}-{fingerprint(made)}{super().name.removeprefix(self.functional)}"
 
     def _kohn_sham(self, kind, mol):
-        return _functional(self.functional).attach(kind(mol))
+        return attach(kind(mol), _functional(self.functional))
 
 
 @cached
