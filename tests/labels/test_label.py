@@ -66,7 +66,7 @@ def test_a_structure_survives_its_file(tmp_path):
     """Ids, charges, texts: what is read is what was written, also where the format has traps."""
     made = [Structure([1, 9], [[0, 0, 0], [0, 0, 0.923456785]], smiles=s, how="md 300 K")
             for s in (r"F/C=C\F", "[H]", "C#N", "a 'b'")]
-    made += [Structure([8], [[0, -1e-12, 1 / 3]], -1, 2, sites=np.array([[1, 2, 3, -0.5]])),
+    made += [Structure([8], [[0, -1e-12, 1 / 3]], -1, 2, point_charges=np.array([[1, 2, 3, -0.5]])),
              Structure([1, 1], [[0, 0, 0], [0, 0, 2]], 0, 1, unrestricted=True, complex="A.B@1", fragment="AB")]
     back = [from_atoms(read(io.StringIO(text(s.atoms)), format="extxyz")) for s in made]
     for a, b in zip(made, back, strict=True):
@@ -82,7 +82,7 @@ def test_hydrogen_fluoride_is_not_false():
 def test_everything_that_decides_a_label_decides_the_id():
     a = water()
     others = [water(1e-6), Structure(a.numbers, a.positions, 2), Structure(a.numbers, a.positions, 0, 3),
-              Structure(a.numbers, a.positions, unrestricted=True), Structure(a.numbers, a.positions, sites=np.ones((1, 4)))]
+              Structure(a.numbers, a.positions, unrestricted=True), Structure(a.numbers, a.positions, point_charges=np.ones((1, 4)))]
     assert len({a.id, *(o.id for o in others)}) == 6
 
 
@@ -139,12 +139,12 @@ def test_an_own_method_labels_what_the_calculator_finds():
 
 def test_point_charges_come_with_their_forces():
     bare = water()
-    s = Structure(bare.numbers, bare.positions, sites=np.array([[0, 0, 3.0, -0.8], [2.5, 1, 0, 0.4]]))
+    s = Structure(bare.numbers, bare.positions, point_charges=np.array([[0, 0, 3.0, -0.8], [2.5, 1, 0, 0.4]]))
     found, step = LEVEL(s), 1e-3
-    shifted = [Structure(s.numbers, s.positions, sites=s.sites + d * np.array([[0, 0, step, 0], [0] * 4])) for d in (1, -1)]
+    shifted = [Structure(s.numbers, s.positions, point_charges=s.point_charges + d * np.array([[0, 0, step, 0], [0] * 4])) for d in (1, -1)]
     slope = (LEVEL(shifted[0]).energy - LEVEL(shifted[1]).energy) / (2 * step)
-    assert found.site_forces[0, 2] == pytest.approx(-slope, abs=1e-5) and abs(slope) > 0.01
-    np.testing.assert_allclose(found.forces.sum(0) + found.site_forces.sum(0), 0, atol=1e-6)
+    assert found.point_charge_forces[0, 2] == pytest.approx(-slope, abs=1e-5) and abs(slope) > 0.01
+    np.testing.assert_allclose(found.forces.sum(0) + found.point_charge_forces.sum(0), 0, atol=1e-6)
 
 
 def test_unknown_levels_are_refused_by_name(monkeypatch):
@@ -254,9 +254,9 @@ def test_sampling_repeats_itself_and_reports_what_fails(monkeypatch):
     assert [s.id for s in first] == [s.id for s in second] and not failed
     plain, charged = first[:5], first[5:]
     assert [s.how.partition(" ")[0] for s in plain] == ["", "md", "bond", "complex", "complex"]
-    assert len(charged) == 5 and all(s.sites is not None for s in charged)
+    assert len(charged) == 5 and all(s.point_charges is not None for s in charged)
     for s in charged:
-        assert np.linalg.norm(s.sites[:, None, :3] - s.positions[None], axis=-1).min() > 2.0
+        assert np.linalg.norm(s.point_charges[:, None, :3] - s.positions[None], axis=-1).min() > 2.0
     ring = Source(structure=from_atoms(PHOSPHORUS))
     _, failed = sampling.sampled((Sampling(plan("bonds:1"), CHEAP), ring))
     assert len(failed) == 1 and "ring" in failed[0]

@@ -32,7 +32,7 @@ def plain(level_, structure):
 
 
 @pytest.mark.parametrize("functional", ["wb97x-v", "pbe0", "pbe", "hf", "camb3lyp"])
-@pytest.mark.parametrize("structure", [WATER, NH2, Structure(WATER.numbers, WATER.positions, sites=SITES)],
+@pytest.mark.parametrize("structure", [WATER, NH2, Structure(WATER.numbers, WATER.positions, point_charges=SITES)],
                          ids=["restricted", "unrestricted", "sites"])
 def test_the_short_way_is_the_long_way(functional, structure):
     """Energy to 1e-7 eV, forces to 1e-4 eV/angstrom: the label stops at 1e-9 hartree."""
@@ -66,10 +66,10 @@ def test_exchange_correlation_forces_sum_to_the_error_of_the_grid_only():
 def test_forces_on_point_charges_are_the_slope_of_the_energy():
     own, step = small(), 1e-3
     shift = np.array([[0, 0, step, 0], [0] * 4])
-    at = [own(Structure(WATER.numbers, WATER.positions, sites=SITES + d * shift)) for d in (1, -1)]
-    found = own(Structure(WATER.numbers, WATER.positions, sites=SITES))
-    assert found.site_forces[0, 2] == pytest.approx(-(at[0].energy - at[1].energy) / (2 * step), abs=2e-5)
-    assert abs(found.site_forces[0, 2]) > 0.05
+    at = [own(Structure(WATER.numbers, WATER.positions, point_charges=SITES + d * shift)) for d in (1, -1)]
+    found = own(Structure(WATER.numbers, WATER.positions, point_charges=SITES))
+    assert found.point_charge_forces[0, 2] == pytest.approx(-(at[0].energy - at[1].energy) / (2 * step), abs=2e-5)
+    assert abs(found.point_charge_forces[0, 2]) > 0.05
 
 
 def test_where_diis_fails_newton_goes_on(monkeypatch):
@@ -140,7 +140,7 @@ def test_names_are_checked_before_any_work():
     with pytest.raises(UnknownOption, match="no setting 'grid'"):
         level("mp2/sto-3g", grid=3)
     with pytest.raises(UnknownOption, match="point charges"):
-        level("mp2/sto-3g")(Structure(WATER.numbers, WATER.positions, sites=SITES))
+        level("mp2/sto-3g")(Structure(WATER.numbers, WATER.positions, point_charges=SITES))
     assert level("wb97x-d3bj").name == level().name and level(functional="PBE0").dispersion_model == "pbe0"
     assert level("pbe/6-31g", dispersion_model="none").dispersion == "none"
     assert "pyscf" in sys.modules
