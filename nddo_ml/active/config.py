@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from nddo_ml.common.limits import COUNT, NUMBER, POSITIVE, SEED, check_limits
+from nddo_ml.common.toml import COUNT, NUMBER, POSITIVE, SEED, check_limits, from_table, read_toml
 from nddo_ml.errors import UnknownOption
-from nddo_ml.training.config import Config, read_config, read_toml, record
+from nddo_ml.training.config import Config, read_config
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def from_dict(values: dict, where: str = "the configuration") -> Active:
     Raises:
         UnknownOption: a key does not exist, or a value cannot be.
     """
-    config = record(Active, values, where)
+    config = from_table(Active, values, where)
     if not config.explore.temperatures or min(config.explore.temperatures) <= 0:
         raise UnknownOption(f"explore.temperatures = {list(config.explore.temperatures)} in {where}: give positive ones, in K.")
     check_limits(config, LIMITS, where)

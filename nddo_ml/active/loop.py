@@ -25,9 +25,10 @@ from nddo_ml.active.explore import Candidate, Explored, Start, explored, judged
 from nddo_ml.active.labelling import Labelling, copy_labels, labelled, read_structures, write_picked, write_structures
 from nddo_ml.active.pick import picked
 from nddo_ml.active.plots import reliability_picture, rounds_picture
-from nddo_ml.active.rounds import Rounds, write_json
+from nddo_ml.active.rounds import Rounds
 from nddo_ml.common.extras import needed
-from nddo_ml.common.files import finite, write_whole
+from nddo_ml.common.files import write_text
+from nddo_ml.common.json import finite, write_json
 from nddo_ml.ensembles.calibration import Reliability, reliability
 from nddo_ml.ensembles.ensemble import Ensemble
 from nddo_ml.errors import IncompatibleFile, InvalidMolecule, UnknownOption
@@ -325,7 +326,7 @@ class Loop:
     def _summary(self) -> None:
         """Records of all rounds in one file, and their picture."""
         lines = "".join(json.dumps(r) + "\n" for r in self.records)
-        write_whole(self.rounds.path / "rounds.jsonl", lambda unfinished: Path(unfinished).write_text(lines))
+        write_text(self.rounds.path / "rounds.jsonl", lines)
         rounds_picture(self.records, self.rounds.path / "rounds.png")
 
     def _write(self, number: int, record: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from nddo_ml.active.explore import Candidate
 from nddo_ml.active.labelling import labelled, read_picked
-from nddo_ml.common.files import write_whole
+from nddo_ml.common.json import write_json
 
 
 class Rounds:
@@ -48,8 +48,3 @@ class Rounds:
     def last(self) -> int:
         """The last round that is over."""
         return max((int(p.parent.name.rpartition("-")[2]) for p in self.path.glob("round-*/round.json")), default=0)
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write plain values as JSON, whole or not at all."""
-    write_whole(path, lambda unfinished: Path(unfinished).write_text(json.dumps(values, indent=1) + "\n"))
