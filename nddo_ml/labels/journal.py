@@ -12,7 +12,7 @@ import os
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from ase import Atoms
 from ase.io import iread, write
@@ -40,7 +40,7 @@ class Journal:
         self.failed: dict[str, str] = {}                    # id of a structure, or key of a source -> reason
         self._files: dict[Path, int] = {}                   # -> descriptor, while they are held
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Journal":
         try:
             for path in (self.path, self.structures_path, self.errors_path):
                 self._files[path] = _opened(path)

@@ -129,7 +129,7 @@ class _Run:
         self.journal.add_error(key, what, reason)
         self._count(errors=1, expected=-1, last=f"failed: {reason}")
 
-    def _count(self, last: str | None = None, **more: float) -> None:
+    def _count(self, last: str | None = None, **more: int | float) -> None:
         """Add to the numbers of the progress; last: what happened."""
         counts = {name: getattr(self.progress, name) + value for name, value in more.items()}
         self.progress = replace(self.progress, **counts, **({"last": last} if last else {}))

@@ -19,7 +19,7 @@ from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, runtime_checkable
 
 from nddo_ml.errors import UnknownOption
 
@@ -37,6 +37,7 @@ class TaskOutcome:
     seconds: float = 0.0        # that it took
 
 
+@runtime_checkable
 class Queue(Protocol):
     """Where tasks are worked on; a context manager, which abandons what is unfinished when it is left."""
 
@@ -58,7 +59,7 @@ class Queue(Protocol):
         """Outcomes as they come; ends when nothing is pending, or without `wait` when nothing else has finished yet."""
         ...
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> "Queue": ...
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None,
                  /) -> None: ...
@@ -121,7 +122,7 @@ class Inline:
         while self._tasks:
             yield attempt(*self._tasks.popleft())
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Inline":
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -172,7 +173,7 @@ class Processes:
             while self._done:
                 yield self._done.popleft()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Processes":
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -275,7 +276,7 @@ class Dask:
             yield future.result() if finished else TaskOutcome(argument, None, reason(future.exception()))
             future.release()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Dask":
         try:
             if self.address == "local":
                 self._cluster = self._distributed.LocalCluster(n_workers=self.width, threads_per_worker=1,

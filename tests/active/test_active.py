@@ -18,6 +18,7 @@ import torch
 from ase import units
 from ase.build import molecule as ase_molecule
 from ase.io import read, write
+from support.labels import structure
 from support.training_data import LABELLED_BY, write_labels
 from typer.testing import CliRunner
 
@@ -25,16 +26,17 @@ from nddo_ml import NDDO, Hamiltonian, Molecules
 from nddo_ml.active import loop
 from nddo_ml.active.calibrate import Opinion
 from nddo_ml.active.config import Explore, Pick, anchored, from_dict, read_active
-from nddo_ml.active.explore import Candidate, collided, distances, judged, picked, trajectories
+from nddo_ml.active.explore import Candidate, Start, collided, explored, judged
 from nddo_ml.active.labelling import labelled, read_picked, write_picked
 from nddo_ml.active.loop import active
+from nddo_ml.active.pick import distances, picked
 from nddo_ml.cli.main import app
 from nddo_ml.ensembles.ensemble import Ensemble
 from nddo_ml.errors import IncompatibleFile, InvalidMolecule, UnknownOption
 from nddo_ml.hamiltonian import weights
-from nddo_ml.labels.levels.catalogue import Own
+from nddo_ml.labels.levels.own import OwnMethod
 from nddo_ml.labels.sampling import Source
-from nddo_ml.labels.structures import Structure, from_atoms
+from nddo_ml.labels.structures import from_atoms
 from nddo_ml.networks import build
 from nddo_ml.training.batches import molecules_of
 from nddo_ml.training.dataset import read_frames
@@ -58,14 +60,14 @@ def ensemble():
     return Ensemble([member(k, 0.01) for k in range(2)])
 
 
-def structure(name="H2O"):
+def named(name="H2O"):
     return from_atoms(ase_molecule(name), multiplicity=1)
 
 
 def candidate(positions, uncertainty, trajectory=None, force=1.0):
     """A water molecule of which the ensemble says what is wanted."""
     opinion = Opinion(-1.0, np.full((3, 3), force), 0.1, np.full(3, uncertainty / 2), 0.2, np.full(3, uncertainty))
-    return Candidate(Structure([8, 1, 1], positions), opinion, trajectory)
+    return Candidate(structure([8, 1, 1], positions), opinion, trajectory)
 
 
 # exploring
@@ -74,7 +76,7 @@ def candidate(positions, uncertainty, trajectory=None, force=1.0):
 def test_dynamics_without_friction_keeps_the_energy(ensemble):
     """The driver's energy, not the mean's; velocities by central differences, whose error at 0.2 fs is a per cent or two."""
     settings = Explore((), steps=36, every=1, time_step=0.2, friction=0.0, stop=1e9)
-    found = trajectories(ensemble, [structure("CH4")], [300.0], settings, np.random.default_rng(0)).candidates
+    found = explored(ensemble, [Start(named("CH4"), 300.0)], settings, np.random.default_rng(0)).candidates
     x = np.stack([c.structure.positions for c in found])
     v = (x[2:] - x[:-2]) / (0.4 * units.fs)
     kinetic = 0.5 * (ase_molecule("CH4").get_masses()[:, None] * v**2).sum((1, 2))
@@ -88,8 +90,8 @@ def test_langevin_has_its_temperature(ensemble):
     independent: 13 % is one deviation; a wrong unit, mass or friction is farther off. Steps are correlated by
     (1 + exp(-friction dt)) / 2."""
     settings = Explore((), steps=20, every=1, time_step=0.5, friction=0.5, stop=1e9)
-    atoms = [Structure([1], [[0, 0, 0]], multiplicity=2)] * 40
-    found = trajectories(ensemble, atoms, [600.0] * 40, settings, np.random.default_rng(0))
+    atoms = [Start(structure([1], [[0, 0, 0]], multiplicity=2), 600.0)] * 40
+    found = explored(ensemble, atoms, settings, np.random.default_rng(0))
     assert found.ends == Counter(finished=40) and len(found.candidates) == 800
     x = np.stack([[c.structure.positions[0] for c in found.candidates if c.trajectory == k] for k in range(40)])
     v = np.diff(x, axis=1) / (0.5 * units.fs)
@@ -99,39 +101,40 @@ def test_langevin_has_its_temperature(ensemble):
 
 def test_exploration_is_repeated_by_its_seed(ensemble):
     settings = Explore((), steps=6, every=3)
-    runs = [trajectories(ensemble, [structure()] * 2, [300.0, 900.0], settings, np.random.default_rng(s)) for s in (1, 1, 2)]
+    starts = [Start(named(), 300.0), Start(named(), 900.0)]
+    runs = [explored(ensemble, starts, settings, np.random.default_rng(s)) for s in (1, 1, 2)]
     a, b, c = ([x.structure.id for x in r.candidates] for r in runs)
     assert a == b != c and len(a) == 4 and "active 900 K, step 6" in [x.structure.how for x in runs[0].candidates]
 
 
 def test_trajectories_end_where_they_become_meaningless(ensemble):
     settings = Explore((), steps=40, every=2, stop=1e-6)
-    found = trajectories(ensemble, [structure()] * 3, [300.0] * 3, settings, np.random.default_rng(0))
+    found = explored(ensemble, [Start(named(), 300.0)] * 3, settings, np.random.default_rng(0))
     assert found.ends == Counter(uncertain=3) and len(found.candidates) == 3, "the last frame is still a candidate"
     settings = Explore((), steps=40, every=50, collision=0.8, stop=1e9)
     seen = []
-    found = trajectories(ensemble, [structure("CH4"), structure("H2O")], [9000.0, 1.0], settings, np.random.default_rng(0), 0,
-                         seen.append)
+    starts = [Start(named("CH4"), 9000.0), Start(named("H2O"), 1.0)]
+    found = explored(ensemble, starts, settings, np.random.default_rng(0), 0, seen.append)
     assert found.ends["collision"] == 1 and found.ends["finished"] == 1 and not found.candidates
     assert seen[-1] == 1 and len(seen) == 40, "the other one went on alone"
 
 
 def test_collisions():
-    assert not collided(np.array([8, 1, 1]), structure().positions, 0.6)
-    assert collided(np.array([8, 1, 1]), 0.5 * structure().positions, 0.6)
+    assert not collided(np.array([8, 1, 1]), named().positions, 0.6)
+    assert collided(np.array([8, 1, 1]), 0.5 * named().positions, 0.6)
     assert not collided(np.array([8]), np.zeros((1, 3)), 0.6)
 
 
 def test_structures_in_which_atoms_collide_are_not_judged(ensemble):
-    squeezed = replace(structure(), positions=0.6 * structure().positions)
-    found = judged(ensemble, [structure(), squeezed, structure("CH4")], 0.6)
+    squeezed = replace(named(), positions=0.6 * named().positions)
+    found = judged(ensemble, [named(), squeezed, named("CH4")], 0.6)
     assert [c.structure.formula for c in found] == ["H2O", "CH4"] and all(c.uncertainty > 0 for c in found)
 
 
 # picking
 
 def shaken(k, size=0.4):
-    return structure().positions + np.random.default_rng(k).normal(0, size, (3, 3))
+    return named().positions + np.random.default_rng(k).normal(0, size, (3, 3))
 
 
 def test_the_most_uncertain_are_picked_first():
@@ -150,7 +153,7 @@ def test_near_identical_frames_are_picked_once():
     found = picked(some, Pick(distance=0.2))
     assert [c.uncertainty for c in found] == [0.9, 0.6], "shifted, mirrored or renumbered it is the same"
     assert [c.uncertainty for c in picked(some, Pick(distance=0.2), [some[0].structure])] == [0.6]
-    other = Structure(some[0].structure.numbers, base, charge=2)
+    other = structure(some[0].structure.numbers, base, charge=2)
     assert len(picked(some, Pick(distance=0.2), [other])) == 2, "an ion is another thing"
 
 
@@ -162,10 +165,10 @@ def test_few_of_one_trajectory_and_no_wild_forces():
 
 
 def test_distances_do_not_depend_on_the_order_of_atoms():
-    s = structure("CH3OH")
+    s = named("CH3OH")
     order = np.random.default_rng(0).permutation(6)
-    assert np.allclose(distances(s), distances(Structure(s.numbers[order], s.positions[order])))
-    assert distances(Structure([8], [[0, 0, 0]], multiplicity=3)).shape == (0,)
+    assert np.allclose(distances(s), distances(structure(s.numbers[order], s.positions[order])))
+    assert distances(structure([8], [[0, 0, 0]], multiplicity=3)).shape == (0,)
 
 
 def test_picks_come_back_from_their_file(tmp_path):
@@ -398,7 +401,7 @@ def test_asked_to_stop_it_goes_on_later(data, tmp_path, bare):
 
 
 def test_labels_that_fail_are_counted_and_not_awaited(data, tmp_path, monkeypatch, bare):
-    made = Own.__call__
+    made = OwnMethod.__call__
 
     def fails(self, s):
         if s.id == last:
@@ -407,7 +410,7 @@ def test_labels_that_fail_are_counted_and_not_awaited(data, tmp_path, monkeypatc
 
     run(data, tmp_path, rounds=1, stop=(tmp_path / "round-001" / "picked.extxyz").exists)
     last = read_picked(tmp_path / "round-001" / "picked.extxyz")[-1].structure.id
-    monkeypatch.setattr(Own, "__call__", fails)
+    monkeypatch.setattr(OwnMethod, "__call__", fails)
     records = run(data, tmp_path, rounds=1)
     assert records[-1]["failed"] == 1 and records[-1]["labels"] == 3 and records[-1]["outstanding"] == 0
 

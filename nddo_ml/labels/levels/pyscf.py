@@ -273,9 +273,10 @@ def _point_charge_forces(mf: PySCF) -> Float[np.ndarray, "site 3"]:
     return -(g.grad_nuc_mm() + g.grad_hcore_mm(density)) * EV / ANGSTROM
 
 
-def _correlated(level: WaveFunction, mf: PySCF, structure: Structure) -> tuple[float, np.ndarray | None, np.ndarray | None]:
-    """Energy (hartree), forces (atom 3; hartree/bohr; None where PySCF has no gradient) and density matrix in the basis (None
-    where it is too dear) of a wave function.
+def _correlated(level: WaveFunction, mf: PySCF,
+                structure: Structure) -> tuple[float, Float[np.ndarray, "atom 3"] | None, np.ndarray | tuple | None]:
+    """Energy (hartree), forces (hartree/bohr; None where PySCF has no gradient) and density matrix in the basis (one per spin of
+    an open shell; None where it is too dear) of a wave function.
     """
     from pyscf import cc, ci, fci, mp
 
@@ -335,7 +336,7 @@ def _check_functional(functional: str, dispersion: str) -> None:
         except (KeyError, ValueError) as error:
             raise UnknownOption(f"PySCF knows no functional or wave function {functional!r}; wave functions here: hf, "
                                 f"{', '.join(WAVE_FUNCTIONS)}.") from error
-    _check_dispersion(functional, functional != "hf" and dft.libxc.is_nlc(functional), dispersion)
+    _check_dispersion(functional, functional != "hf" and bool(dft.libxc.is_nlc(functional)), dispersion)
 
 
 def _check_dispersion(functional: str, has_vv10: bool, dispersion: str) -> None:

@@ -65,7 +65,7 @@ def coarse_density(mf: PySCF, dm0: np.ndarray | None = None) -> np.ndarray | Non
     return rough.make_rdm1() if rough.converged else dm0
 
 
-def remembering(numint: PySCF, memory: float) -> PySCF:
+def remembering(numint: PySCF, memory: int) -> PySCF:
     """PySCF's numerical integration with the orbitals on the last grid kept, where `memory` (MB) allows it."""
     class Remembering(type(numint)):
         _of: tuple = (None, None)           # grid and order of derivatives of the blocks that are kept

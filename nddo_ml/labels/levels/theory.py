@@ -1,7 +1,7 @@
 """A level of theory: what it is called with, what it returns, and how that is written down."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from ase import Atoms
@@ -31,6 +31,7 @@ class Label:
     iterations: int | None = None                                 # of the SCF
 
 
+@runtime_checkable
 class NamedLevel(Protocol):
     """What a level says of itself."""
 
@@ -45,6 +46,7 @@ class NamedLevel(Protocol):
         ...
 
 
+@runtime_checkable
 class Level(NamedLevel, Protocol):
     """A level of theory: a frozen record that can be pickled and turns structures into labels."""
 
