@@ -275,8 +275,8 @@ def _point_charge_forces(mf: PySCF) -> Float[np.ndarray, "site 3"]:
 
 def _correlated(level: WaveFunction, mf: PySCF,
                 structure: Structure) -> tuple[float, Float[np.ndarray, "atom 3"] | None, np.ndarray | tuple | None]:
-    """Energy (hartree), forces (hartree/bohr; None where PySCF has no gradient) and density matrix in the basis (one per spin of
-    an open shell; None where it is too dear) of a wave function.
+    """Energy (hartree), forces (hartree/bohr) and density matrix in the basis (of an open shell one per spin); forces are None
+    where PySCF has no gradient, the density where it is too dear.
     """
     from pyscf import cc, ci, fci, mp
 
