@@ -19,7 +19,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     ("units", "errors"), ("common",),
     ("elements",),
-    ("structures", "orbitals"), ("molecules",),
+    ("structures",), ("molecules",), ("pairs",), ("orbitals",),
     ("integrals",), ("methods",), ("networks", "scf"),
     ("properties",),
     ("hamiltonian",),
