@@ -12,7 +12,7 @@ import numpy as np
 from nddo_ml.ensembles.calibration import Calibration, Reliability, Scale, fit, reliability
 from nddo_ml.ensembles.ensemble import Ensemble, atom_spread
 from nddo_ml.training.batches import charges_of, draw, molecules_of, orbitals
-from nddo_ml.training.dataset import Frame, share
+from nddo_ml.training.dataset import LabelledFrame, share
 from nddo_ml.training.stages import has_dispersion, with_dispersion, without_dispersion
 
 BATCH = 24
@@ -50,7 +50,7 @@ class Errors:
 
 def opinions(ensemble: Ensemble, frames: Sequence, tolerance: float = TOLERANCE, batch: int = BATCH,
              progress: Callable[[int], None] | None = None) -> list[Opinion]:
-    """Opinions on frames (dataset.Frame, or anything with numbers, positions, charge, multiplicity and `external`). progress:
+    """Opinions on frames (LabelledFrame, or anything with numbers, positions, charge, multiplicity and `external`). progress:
     called with the number of frames just done."""
     found = [None] * len(frames)
     if not frames:
@@ -76,7 +76,8 @@ def split(result) -> list[Opinion]:
     return [Opinion(e, f, s, d, u, a) for e, s, u, f, d, a in zip(*energies, forces, spread, uncertainty, strict=True)]
 
 
-def on_scale(ensemble: Ensemble, frames: Sequence[Frame], labels: str = "apart", offsets: str = "atoms") -> list[Frame]:
+def on_scale(ensemble: Ensemble, frames: Sequence[LabelledFrame], labels: str = "apart",
+             offsets: str = "atoms") -> list[LabelledFrame]:
     """The frames with labels on the scale of the ensemble's energies: with dispersion if it has dispersion.
 
     labels: what they hold of it (stages.without_dispersion). offsets "fitted": energies of ions become NaN, because the model
@@ -87,7 +88,7 @@ def on_scale(ensemble: Ensemble, frames: Sequence[Frame], labels: str = "apart",
     return [replace(f, energy=float("nan")) if f.charge and offsets == "fitted" else f for f in found]
 
 
-def errors(frames: Sequence[Frame], found: Sequence[Opinion]) -> Errors:
+def errors(frames: Sequence[LabelledFrame], found: Sequence[Opinion]) -> Errors:
     """Errors of the opinions on these frames; frames of single atoms count for energies only."""
     many = [(f, o) for f, o in zip(frames, found, strict=True) if len(f) > 1]
 
@@ -110,7 +111,7 @@ def calibration(found: Errors) -> Calibration:
     return Calibration(energy, forces, frames, energy_worth, forces_worth)
 
 
-def calibrated(ensemble: Ensemble, frames: Sequence[Frame], progress: Callable[[int], None] | None = None) -> Ensemble:
+def calibrated(ensemble: Ensemble, frames: Sequence[LabelledFrame], progress: Callable[[int], None] | None = None) -> Ensemble:
     """The ensemble with a calibration fitted to labelled frames on its scale (`on_scale`), of molecules it was not trained
     on. UnknownOption: there are too few."""
     return Ensemble(ensemble.members, calibration(errors(frames, opinions(ensemble, frames, progress=progress))))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from nddo_ml.common.limits import COUNT, NUMBER, POSITIVE, SEED, check_limits
 from nddo_ml.errors import UnknownOption
-from nddo_ml.training.config import Config, read_config, read_toml, record
+from nddo_ml.training.config import TrainingConfig, read_config, read_toml, record
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ LIMITS = {
     "label.pending": NUMBER, "retrain.epochs": COUNT, "retrain.rate": (1e-12, 10.0)}
 
 
-def read_active(file: str | Path) -> tuple[Active, Config]:
+def read_active(file: str | Path) -> tuple[Active, TrainingConfig]:
     """The loop a TOML file describes, and its training; relative paths in it start at its folder. Raises IncompatibleFile,
     UnknownOption."""
     return anchored(from_dict(read_toml(file), str(file)), Path(file).parent)
@@ -108,7 +108,7 @@ def from_dict(values: dict, where: str = "the configuration") -> Active:
     return found
 
 
-def anchored(config: Active, folder: Path) -> tuple[Active, Config]:
+def anchored(config: Active, folder: Path) -> tuple[Active, TrainingConfig]:
     """The configuration with its relative paths as seen from `folder`, and the training it names. UnknownOption: that training
     makes no ensemble."""
     def at(name):

@@ -41,7 +41,7 @@ from nddo_ml.labels.levels.catalogue import level as find_level
 from nddo_ml.labels.queue import Processes, queue
 from nddo_ml.labels.sampling import Sampling, Source, plan, sampled
 from nddo_ml.training import trainer
-from nddo_ml.training.config import Config
+from nddo_ml.training.config import TrainingConfig
 from nddo_ml.training.dataset import SAME_KIND, part, read_frames
 from nddo_ml.training.stages import has_dispersion, stage_data
 from nddo_ml.units import CODATA_2018
@@ -61,9 +61,9 @@ class Silent:
     def labels(self, labelled: int, outstanding: int, failed: int) -> None:
         """So many labels there are, are being made, could not be made."""
 
-    def training(self, member: int, members: int) -> trainer.Silent:
+    def training(self, member: int, members: int) -> trainer.SilentTraining:
         """A member is trained; what hears of it."""
-        return trainer.Silent()
+        return trainer.SilentTraining()
 
     def done(self, record: dict) -> None:
         """A round is over."""
@@ -76,7 +76,7 @@ class _Stopped(Exception):
     """Somebody asked the loop to stop."""
 
 
-def active(config: Active, training: Config, sources: Sequence[Source], calculator: Callable[[str], Callable],
+def active(config: Active, training: TrainingConfig, sources: Sequence[Source], calculator: Callable[[str], Callable],
            report: Silent | None = None, stop: Callable[[], bool] = lambda: False) -> list[dict]:
     """Run the loop, from where an earlier run left it; the records of all rounds done, fewer than `rounds` where it was stopped
     or nothing uncertain was left.
@@ -102,7 +102,8 @@ def active(config: Active, training: Config, sources: Sequence[Source], calculat
 class Loop:
     """The state of a loop: records of the rounds done, the ensemble, the labelling."""
 
-    def __init__(self, config: Active, training: Config, sources, calculator, labelling: Labelling, report: Silent, stop):
+    def __init__(self, config: Active, training: TrainingConfig, sources, calculator, labelling: Labelling, report: Silent,
+                 stop):
         self.config, self.training, self.sources, self.calculator = config, training, sources, calculator
         self.labelling, self.report, self.stop = labelling, report, stop
         self.folder, self.records = Path(config.output), []

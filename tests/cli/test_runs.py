@@ -181,7 +181,7 @@ def numbers_of(cls, prefix=""):
 
 LOOP = {"output": "o", "train": "t", "explore": {"structures": ["s.smi"]}, "label": {"level": "AM1"}}
 KINDS = {
-    "train": (config.Config, config.LIMITS, lambda: config.from_dict(training(Path("nowhere")))),
+    "train": (config.TrainingConfig, config.LIMITS, lambda: config.from_dict(training(Path("nowhere")))),
     "active": (active_config.Active, active_config.LIMITS, lambda: active_config.from_dict(LOOP)),
     "functional": (functional.Config, functional.LIMITS, lambda: functional.Config("o")),
     "wavefunction": (wavefunction.Config, wavefunction.LIMITS, lambda: wavefunction.Config("He 0 0 0")),
