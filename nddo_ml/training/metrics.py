@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from nddo_ml.common.files import finite
+from nddo_ml.common.json import finite
 from nddo_ml.training.dataset import LabelledFrame
 from nddo_ml.training.step import BatchOutcome, FrameRecord
 from nddo_ml.units import CODATA_2018

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nddo_ml.common.files import held
-from nddo_ml.common.processes import World
+from nddo_ml.common.processes import ALONE, World
 from nddo_ml.hamiltonian.results import Result
 from nddo_ml.methods.learned import TrainedOn
 from nddo_ml.training import checkpoints, plots
@@ -69,10 +69,10 @@ class Training:
         UnknownOption: the model, or a loss of one's own, cannot be made.
     """
 
-    def __init__(self, config: TrainingConfig, seed: int, folder: Path, world: World | None = None,
+    def __init__(self, config: TrainingConfig, seed: int, folder: Path, world: World = ALONE,
                  report: SilentTraining | None = None):
         self.config, self.seed, self.folder = config, seed, Path(folder)
-        self.world, self.report = world or World(), report or SilentTraining()
+        self.world, self.report = world, report or SilentTraining()
         for name in {name for stage in config.stage for name in stage.losses.own}:
             own_loss(name)                     # refuses one that does not exist before any work
         self.model = hamiltonian_of(config, seed)
@@ -346,7 +346,7 @@ class Training:
                                  data.level, work.data.hash, notes, trained)
 
 
-def train(config: TrainingConfig, world: World | None = None, report: SilentTraining | None = None,
+def train(config: TrainingConfig, world: World = ALONE, report: SilentTraining | None = None,
           stop: Callable[[], bool] = lambda: False, restart: bool = False) -> list[Path]:
     """Train all members of an ensemble, one folder each (`seed-N`); the folders of those that are done.
 
