@@ -104,6 +104,12 @@ def test_one_member_that_fails_is_enough_to_know_nothing(ensemble, molecules):
         ensemble(molecules.select([0]), max_steps=1)
 
 
+def test_requests_that_an_ensemble_has_not_are_refused(ensemble, molecules):
+    """It is differentiated by nothing: an order of derivatives, which a Hamiltonian has, would promise what is not there."""
+    with pytest.raises(TypeError, match="no argument 'order'; it has guess, forces"):
+        ensemble(molecules, order=2)
+
+
 def test_an_ensemble_relaxes_like_a_hamiltonian(molecules):
     near = Ensemble([member(k, 0.02) for k in range(2)])
     found = relax(near, molecules.select([0]), fmax=0.02)
