@@ -218,7 +218,8 @@ def test_numbers_that_mean_nothing_are_refused_by_name(kind):
         path = name.split(".")
         for value in (low, high):
             check_limits(with_value(whole, path, value), {name: (low, high)}, "here")
-        for value in (float("nan"), low - max(1.0, abs(low)), *([2 * high + 1] if high < float("inf") else [])):
+        not_a_number = [] if isinstance(low, int) else [float("nan")]            # no integer
+        for value in (*not_a_number, low - max(1, abs(low)), *([2 * high + 1] if high < float("inf") else [])):
             with pytest.raises(UnknownOption, match=rf"{path[-1]} = .* in here: it must be at least"):
                 check_limits(with_value(whole, path, value), limits, "here")
 
