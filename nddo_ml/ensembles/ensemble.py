@@ -125,7 +125,8 @@ class Ensemble:
         return _device(self.members[0])
 
     @torch.no_grad()
-    def __call__(self, molecules: Molecules, *, guess: StartDensities | None = None, **request: Unpack[Request]) -> EnsembleResult:
+    def __call__(self, molecules: Molecules, *, guess: StartDensities | None = None,
+                 **request: Unpack[Request]) -> EnsembleResult:
         """Means and uncertainties of molecules, `forces` and other requests as for a Hamiltonian.
 
         The first member starts from the guess, the others from its density, which halves their iterations. Nothing is on a
