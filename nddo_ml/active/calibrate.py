@@ -13,7 +13,7 @@ from jaxtyping import Float
 from nddo_ml.ensembles.calibration import Calibration, Reliability, Scale, fit, reliability
 from nddo_ml.ensembles.ensemble import Ensemble, EnsembleResult, atom_spread
 from nddo_ml.training.batches import charges_of, draw, molecules_of, orbitals
-from nddo_ml.training.dataset import Frame, share
+from nddo_ml.training.dataset import LabelledFrame, share
 from nddo_ml.training.stages import has_dispersion, with_dispersion, without_dispersion
 
 BATCH = 24            # frames
@@ -52,7 +52,7 @@ class EnsembleErrors:
     of_atoms: np.ndarray        # `atom`: the same of each atom
 
 
-def opinions(ensemble: Ensemble, frames: Sequence[Frame], tolerance: float = TOLERANCE, batch: int = BATCH,
+def opinions(ensemble: Ensemble, frames: Sequence[LabelledFrame], tolerance: float = TOLERANCE, batch: int = BATCH,
              progress: Callable[[int], object] | None = None) -> list[Opinion]:
     """What an ensemble says of frames. progress: called with the number of frames just done. tolerance: of the SCF, eV."""
     if not frames:
@@ -79,7 +79,8 @@ def by_molecule(result: EnsembleResult) -> list[Opinion]:
     return [Opinion(e, f, s, d, u, a) for e, s, u, f, d, a in zip(*energies, forces, spread, uncertainty, strict=True)]
 
 
-def on_scale(ensemble: Ensemble, frames: Sequence[Frame], labels: str = "apart", offsets: str = "atoms") -> list[Frame]:
+def on_scale(ensemble: Ensemble, frames: Sequence[LabelledFrame], labels: str = "apart",
+             offsets: str = "atoms") -> list[LabelledFrame]:
     """The frames with labels on the scale of the ensemble's energies: with dispersion if it has dispersion.
 
     labels: what they hold of it (stages.without_dispersion). offsets "fitted": energies of ions become NaN, because the model
@@ -90,7 +91,7 @@ def on_scale(ensemble: Ensemble, frames: Sequence[Frame], labels: str = "apart",
     return [replace(f, energy=float("nan")) if f.charge and offsets == "fitted" else f for f in scaled]
 
 
-def errors(frames: Sequence[Frame], said: Sequence[Opinion]) -> EnsembleErrors:
+def errors(frames: Sequence[LabelledFrame], said: Sequence[Opinion]) -> EnsembleErrors:
     """Errors of the opinions on these frames; frames of single atoms count for energies only."""
     many = [(f, o) for f, o in zip(frames, said, strict=True) if len(f) > 1]
     forces = [o.forces - f.forces for f, o in many] or [np.zeros((0, 3))]
@@ -117,7 +118,8 @@ def calibration(errors: EnsembleErrors) -> Calibration:
     return Calibration(energy, forces, frames, energy_worth, forces_worth)
 
 
-def calibrated(ensemble: Ensemble, frames: Sequence[Frame], progress: Callable[[int], object] | None = None) -> Ensemble:
+def calibrated(ensemble: Ensemble, frames: Sequence[LabelledFrame],
+               progress: Callable[[int], object] | None = None) -> Ensemble:
     """The ensemble with a calibration fitted to labelled frames on its scale (`on_scale`), of molecules it was not trained on.
 
     Raises:

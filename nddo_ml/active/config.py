@@ -5,7 +5,7 @@ from pathlib import Path
 
 from nddo_ml.common.toml import COUNT, NUMBER, POSITIVE, SEED, check_limits, from_table, read_toml
 from nddo_ml.errors import UnknownOption
-from nddo_ml.training.config import Config, read_config
+from nddo_ml.training.config import TrainingConfig, read_config
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ LIMITS = {
     "label.pending": NUMBER, "retrain.epochs": COUNT, "retrain.rate": (1e-12, 10.0)}
 
 
-def read_active(file: str | Path) -> tuple[Active, Config]:
+def read_active(file: str | Path) -> tuple[Active, TrainingConfig]:
     """The loop a TOML file describes, and its training; relative paths in it start at its folder.
 
     Raises:
@@ -103,7 +103,7 @@ def from_dict(values: dict, where: str = "the configuration") -> Active:
     return config
 
 
-def anchored(config: Active, folder: Path) -> tuple[Active, Config]:
+def anchored(config: Active, folder: Path) -> tuple[Active, TrainingConfig]:
     """The configuration with its relative paths as seen from `folder`, and the training it names.
 
     Raises:

@@ -18,7 +18,7 @@ from nddo_ml.dynamics.langevin import Langevin, Trajectory, at_rest, thermal_vel
 from nddo_ml.dynamics.many_molecules import TOLERANCE, Evaluated, evaluated
 from nddo_ml.ensembles.ensemble import Ensemble
 from nddo_ml.labels.structures import Structure
-from nddo_ml.training.dataset import Frame
+from nddo_ml.training.dataset import LabelledFrame
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,9 +111,9 @@ def _snapshot(start: Start, trajectory: Trajectory, step: int) -> Structure:
     return replace(start.structure, positions=trajectory.positions, how=f"active {start.temperature:g} K, step {step}")
 
 
-def _unlabelled(s: Structure) -> Frame:
+def _unlabelled(s: Structure) -> LabelledFrame:
     """A structure as a frame without a label."""
-    return Frame(s.source, s.smiles, s.group, s.how, s.numbers, s.positions, s.charge, s.multiplicity, energy=np.nan,
+    return LabelledFrame(s.source, s.smiles, s.group, s.how, s.numbers, s.positions, s.charge, s.multiplicity, energy=np.nan,
                  forces=np.full_like(s.positions, np.nan))
 
 

@@ -41,8 +41,8 @@ from nddo_ml.labels.sampling import Sampling, Source, plan, sampled
 from nddo_ml.labels.structures import Structure
 from nddo_ml.methods.learned import Card
 from nddo_ml.training import trainer
-from nddo_ml.training.config import Config, Stage
-from nddo_ml.training.dataset import SAME_KIND, Frame, part, read_frames
+from nddo_ml.training.config import Stage, TrainingConfig
+from nddo_ml.training.dataset import SAME_KIND, LabelledFrame, part, read_frames
 from nddo_ml.training.stages import has_dispersion, stage_data
 from nddo_ml.units import CODATA_2018
 
@@ -61,9 +61,9 @@ class SilentLoop:
     def labels(self, labelled: int, outstanding: int, failed: int) -> None:
         """So many labels there are, are being made, could not be made."""
 
-    def training(self, member: int, members: int) -> trainer.Silent:
+    def training(self, member: int, members: int) -> trainer.SilentTraining:
         """A member is trained; what hears of it."""
-        return trainer.Silent()
+        return trainer.SilentTraining()
 
     def done(self, record: dict[str, Any]) -> None:
         """A round is over; its record is that of round.json."""
@@ -86,7 +86,7 @@ class Surroundings:
     stop: Callable[[], bool]                            # asked all the time
 
 
-def active(config: Active, training: Config, sources: Sequence[Source], calculator: Callable[[str], MakeCalculator],
+def active(config: Active, training: TrainingConfig, sources: Sequence[Source], calculator: Callable[[str], MakeCalculator],
            report: SilentLoop | None = None, stop: Callable[[], bool] = lambda: False) -> list[dict[str, Any]]:
     """Run the loop, from where an earlier run left it; the records of all rounds done, fewer than `rounds` where it was stopped
     or nothing uncertain was left. The last four arguments are those of Surroundings.
@@ -114,7 +114,7 @@ def active(config: Active, training: Config, sources: Sequence[Source], calculat
 class Loop:
     """A loop in its folder; `records`: those of the rounds done."""
 
-    def __init__(self, config: Active, training: Config, labelling: Labelling, surroundings: Surroundings):
+    def __init__(self, config: Active, training: TrainingConfig, labelling: Labelling, surroundings: Surroundings):
         self.config, self.training, self.labelling, self.surroundings = config, training, labelling, surroundings
         self.report = surroundings.report
         self.rounds, self.records = Rounds(Path(config.output)), []
@@ -284,7 +284,7 @@ class Loop:
             self._train(config, k, len(ensemble))
         return stage
 
-    def _train(self, config: Config, k: int, count: int) -> None:
+    def _train(self, config: TrainingConfig, k: int, count: int) -> None:
         """Train one member of `count`, or go on with it; one whose weights are there is done."""
         if (Path(config.output) / f"seed-{config.seeds[0]}" / "model.safetensors").exists():
             return
@@ -315,7 +315,7 @@ class Loop:
         kept_out = sum(part(f, data.validation, data.large) != "train" for f in frames)
         return {"fresh": _worth(energy, forces), "fresh_held_out": kept_out}
 
-    def _fresh_errors(self, number: int, ensemble: Ensemble) -> tuple[EnsembleErrors, list[Frame]]:
+    def _fresh_errors(self, number: int, ensemble: Ensemble) -> tuple[EnsembleErrors, list[LabelledFrame]]:
         opinion = {c.structure.id: c.opinion for c in self.rounds.picked(range(1, number + 1))}
         path, stage = self.rounds.labels(number), self.training.stage[-1]
         frames = on_scale(ensemble, read_frames(path), stage.dispersion, stage.offsets)

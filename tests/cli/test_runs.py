@@ -181,7 +181,7 @@ def numbers_of(cls, prefix=""):
 
 LOOP = {"output": "o", "train": "t", "explore": {"structures": ["s.smi"]}, "label": {"level": "AM1"}}
 KINDS = {
-    "train": (config.Config, config.LIMITS, lambda: config.from_dict(training(Path("nowhere")))),
+    "train": (config.TrainingConfig, config.LIMITS, lambda: config.from_dict(training(Path("nowhere")))),
     "active": (active_config.Active, active_config.LIMITS, lambda: active_config.from_dict(LOOP)),
     "functional": (functional.FunctionalConfig, functional.LIMITS, lambda: functional.FunctionalConfig("o")),
     "wavefunction": (wavefunction.Config, wavefunction.LIMITS, lambda: wavefunction.Config("He 0 0 0")),
@@ -219,7 +219,8 @@ def test_numbers_that_mean_nothing_are_refused_by_name(kind):
         path = name.split(".")
         for value in (low, high):
             check_limits(with_value(whole, path, value), {name: (low, high)}, "here")
-        for value in (float("nan"), low - max(1.0, abs(low)), *([2 * high + 1] if high < float("inf") else [])):
+        not_a_number = [] if isinstance(low, int) else [float("nan")]            # no integer
+        for value in (*not_a_number, low - max(1, abs(low)), *([2 * high + 1] if high < float("inf") else [])):
             with pytest.raises(UnknownOption, match=rf"{path[-1]} = .* in here: it must be at least"):
                 check_limits(with_value(whole, path, value), limits, "here")
 
