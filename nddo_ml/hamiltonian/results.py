@@ -53,17 +53,17 @@ class Result:
     def density(self, k: int = 0) -> Float[Tensor, "spin orbital orbital"]:
         """Density matrix of molecule k per spin channel: alpha and beta, or one that holds both alike (half the total
         density)."""
-        state, place, n = self._find(k)
+        state, place, n = self.find(k)
         return state.solution.D[place, :, :n, :n]
 
     def fock(self, k: int = 0) -> Float[Tensor, "spin orbital orbital"]:
         """Fock matrix of molecule k, eV."""
-        state, place, n = self._find(k)
+        state, place, n = self.find(k)
         return state.solution.F[place, :, :n, :n]
 
     def orbital_energies(self, k: int = 0) -> Float[Tensor, "spin orbital"]:
         """Orbital energies of molecule k, eV, ascending in each channel."""
-        state, place, n = self._find(k)
+        state, place, n = self.find(k)
         return state.levels()[place, :, :n].gather(-1, self._ascending(k))
 
     def gap(self, k: int = 0) -> Float[Tensor, ""]:
@@ -73,13 +73,13 @@ class Result:
 
     def occupations(self, k: int = 0) -> Float[Tensor, "spin orbital"]:
         """Occupations of the orbitals: 0 to 2 in a restricted state, 0 or 1 per spin in an unrestricted one."""
-        state, place, n = self._find(k)
+        state, place, n = self.find(k)
         f = state.orbitals.f[place, :, :n].gather(-1, self._ascending(k))
         return 2 * f if len(f) == 1 else f
 
     def coefficients(self, k: int = 0) -> Float[Tensor, "spin orbital level"]:
         """Orbital coefficients of molecule k; columns are orbitals."""
-        state, place, n = self._find(k)
+        state, place, n = self.find(k)
         C = state.orbitals.C[place, :, :n, :n]
         return C.gather(-1, self._ascending(k)[:, None].expand_as(C))
 
@@ -96,7 +96,7 @@ class Result:
         matrix, so a closed shell gives Wiberg's). Diagonal: the valence of each atom.  Wiberg, Tetrahedron 24, 1083 (1968);
         Mayer, CPL 97, 270 (1983)
         """
-        state, place, n = self._find(k)
+        state, place, n = self.find(k)
         D = self.density(k)
         layout = state.problem.layout
         owner = layout.owner[place, :n] - int((layout.molecule < place).sum())
@@ -130,10 +130,10 @@ class Result:
 
     def _ascending(self, k: int) -> Int[Tensor, "spin level"]:
         """Order of the levels by energy: the orbitals of an excited state are made occupied before empty."""
-        state, place, n = self._find(k)
+        state, place, n = self.find(k)
         return state.orbitals.eps[place, :, :n].argsort(dim=-1, stable=True)
 
-    def _find(self, k: int) -> tuple[State, int, int]:
+    def find(self, k: int) -> tuple[State, int, int]:
         """The state that holds molecule k, its place there and its number of orbitals."""
         for state in self.states:
             if k in state.index:
