@@ -8,7 +8,7 @@ published table that differ from it. The metadata (methods.learned) say of what 
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from safetensors import safe_open
@@ -29,6 +29,7 @@ TRAINED = "trained.molecules"
 NETWORK, TABLE, ATOMS = "network.", "table.", ("atom_offsets", "atom_energies")
 
 
+@runtime_checkable
 class Learned(Protocol):
     """What of a Hamiltonian is written to a file and read from it."""
 
@@ -123,7 +124,8 @@ def fill(hamiltonian: Learned, card: Card, given: bool = False) -> None:
     wrong = [key for key in sorted({*mine, *network}) if key not in mine or key not in network
              or mine[key].shape != network[key].shape]
     if wrong and given:
-        there, here = (tuple(tensors_of[wrong[0]].shape) if wrong[0] in tensors_of else "no such tensor" for tensors_of in (network, mine))
+        there, here = (tuple(tensors_of[wrong[0]].shape) if wrong[0] in tensors_of else "no such tensor"
+                       for tensors_of in (network, mine))
         raise IncompatibleFile(f"The network given does not fit the weights of {card.path}: {wrong[0]} is {there} there, "
                                f"{here} in it. The file's settings are {card.network}; leave `network` out to have it made "
                                f"from them, or give yours with the parent method {card.parent}.")

@@ -270,7 +270,8 @@ def test_a_name_that_cannot_be_imported_says_what_is_missing(clean, name, words)
 def test_a_file_without_its_classes_says_which_module_is_missing(clean):
     """The methods it lies among can be listed; the command ends with the message."""
     (clean / "gone.py").write_text(f"from {HERE} import Neighbours\n\n\nclass Gone(Neighbours):\n    pass\n")
-    weights.save(trained({"features": "gone:Gone", "species": SPECIES, "heads": ["atom"]}), "gone.safetensors", "g", weights.Origin("l", "d"))
+    gone = trained({"features": "gone:Gone", "species": SPECIES, "heads": ["atom"]})
+    weights.save(gone, "gone.safetensors", "g", weights.Origin("l", "d"))
     assert float(Hamiltonian("gone.safetensors")(molecule("water")).energy) != 0
     (clean / "gone.py").unlink()
     del sys.modules["gone"]
