@@ -7,6 +7,8 @@ an energy. Published methods are not judged: their limits are those of their pap
 """
 
 
+from collections.abc import Callable
+
 from jaxtyping import Float
 from torch import Tensor
 
