@@ -17,13 +17,13 @@ from nddo_ml.errors import UnknownOption
 from nddo_ml.geometry import constraints
 from nddo_ml.geometry.flat import lifted
 from nddo_ml.geometry.optimise import Optimised
-from nddo_ml.geometry.relax import Evaluation, to_minima
+from nddo_ml.geometry.relax import FollowedStates, to_minima
 from nddo_ml.hamiltonian.model import Hamiltonian
 from nddo_ml.hamiltonian.results import Result
 from nddo_ml.interfaces.ase import NDDO, ase_results, molecule, off_tape
 from nddo_ml.molecules import Molecules, PointCharges
 from nddo_ml.properties import response
-from nddo_ml.properties.thermochemistry import ATMOSPHERE, Thermochemistry, thermochemistry
+from nddo_ml.properties.thermochemistry import ATMOSPHERE, IdealGas, Thermochemistry, thermochemistry
 from nddo_ml.properties.vibrations import SOFT, Raman, Vibrations, ir_intensities, normal_modes, raman_activities
 from nddo_ml.scf.options import SCF
 
@@ -175,7 +175,7 @@ def calculate(atoms: Atoms, model: Hamiltonian, wanted: Wanted, progress: Callab
 
 def _relax(atoms, model, molecules, wanted, last, progress):
     """The optimisation, its accepted geometries and its last result."""
-    trajectory, evaluation = [], Evaluation(model, wanted.scf, last)
+    trajectory, evaluation = [], FollowedStates(model, wanted.scf, last)
 
     def seen(step):
         if bool(step.accepted[0]) or not trajectory:
@@ -233,8 +233,9 @@ def _spectroscopy(found, model, wanted, progress):
         raman = raman_activities(response.polarizability_derivatives(model, molecules, **options)[0].cpu(), vibrations.modes)
     if fixed is not None:
         return Spectroscopy(vibrations, intensities, raman, alpha, None)
-    thermo = thermochemistry(vibrations.frequencies, molecules.numbers, molecules.positions, weights, float(result.energy[0]),
-                             int(molecules.unpaired[0]) + 1, wanted.temperature, wanted.pressure, wanted.symmetry_number)
+    gas = IdealGas(float(result.energy[0]), int(molecules.unpaired[0]) + 1, wanted.temperature, wanted.pressure,
+                   wanted.symmetry_number)
+    thermo = thermochemistry(vibrations.frequencies, molecules.numbers, molecules.positions, weights, gas)
     return Spectroscopy(vibrations, intensities, raman, alpha, thermo)
 
 

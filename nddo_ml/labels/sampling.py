@@ -19,7 +19,8 @@ from ase.md.langevin import Langevin
 from ase.optimize import LBFGS
 
 from nddo_ml.elements import masses
-from nddo_ml.errors import InvalidMolecule, NDDOError, UnknownOption
+from nddo_ml.errors import InvalidMolecule, UnknownOption
+from nddo_ml.geometry.constraints import in_shorter_steps
 from nddo_ml.labels.clusters import joined, placed, surrounded
 from nddo_ml.labels.queue import reason
 from nddo_ml.labels.structures import Structure, from_smiles
@@ -156,17 +157,14 @@ def relaxed(start: Structure, calculator: Callable, steps: int = STEPS, fmax: fl
     shorter ones follow."""
     if len(start.numbers) == 1:
         return start
-    atoms, good, done = _ready(start, calculator), None, False
-    for longest in LONGEST:
-        try:
-            for reached in LBFGS(atoms, logfile=None, maxstep=longest).irun(fmax=fmax, steps=steps):
-                good, done = atoms.positions.copy(), bool(reached)
-            break
-        except NDDOError:
-            if good is None:
-                raise
-            atoms.positions = good
-    return _moved(start, good, how if done or steps < STEPS else f"{how} in part")
+    atoms, done = _ready(start, calculator), False
+
+    def run(longest):
+        return LBFGS(atoms, logfile=None, maxstep=longest).irun(fmax=fmax, steps=steps)
+
+    for reached in in_shorter_steps(atoms, LONGEST, run):
+        done = reached
+    return _moved(start, atoms.positions, how if done or steps < STEPS else f"{how} in part")
 
 
 def dynamics(start: Structure, step: Step, calculator: Callable, rng) -> list[Structure]:

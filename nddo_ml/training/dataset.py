@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from nddo_ml.elements import dipole_masses
 from nddo_ml.errors import IncompatibleFile, NDDOError
 from nddo_ml.methods.learned import TrainedOn
+from nddo_ml.molecules import Molecules
+from nddo_ml.properties.centres import centres_of_mass
 from nddo_ml.structures.reading import atoms_of, read
 
 PARTS = ("train", "validation", "ions", "radicals", "complexes", "embedded", "large", "dissociation", "atoms")
@@ -282,5 +282,4 @@ def _about_centre_of_mass(dipole, numbers, positions, charge):
     """The dipole of an ion, given about the origin, about its centre of mass."""
     if dipole is None or charge == 0:
         return dipole
-    masses = dipole_masses(torch.from_numpy(numbers)).numpy()
-    return dipole - charge * (masses[:, None] * positions).sum(0) / masses.sum()
+    return dipole - charge * centres_of_mass(Molecules.single(numbers, positions, charge))[0].numpy()

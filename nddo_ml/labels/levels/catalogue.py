@@ -12,7 +12,6 @@ import torch
 
 from nddo_ml.common.extras import needed
 from nddo_ml.common.struct import cached
-from nddo_ml.elements import dipole_masses
 from nddo_ml.errors import UnknownOption
 from nddo_ml.hamiltonian.model import Hamiltonian
 from nddo_ml.labels.levels.pyscf import LEARNED, pyscf_level
@@ -21,6 +20,8 @@ from nddo_ml.labels.structures import Structure
 from nddo_ml.methods import method as find_method
 from nddo_ml.methods import methods
 from nddo_ml.molecules import Molecules, PointCharges
+from nddo_ml.properties.centres import centres_of_mass
+from nddo_ml.properties.gaps import has_gap
 from nddo_ml.units import CODATA_2018
 
 DEFAULT = "wb97x-v/def2-tzvp"
@@ -118,10 +119,10 @@ class Own:
                                               point_charges=sites, raise_unconverged=True)
         finally:
             torch.set_num_threads(threads)
-        dipole = found.dipole[0].detach().numpy() + structure.charge * _centre_of_mass(molecules)
+        dipole = found.dipole[0].detach().numpy() + structure.charge * centres_of_mass(molecules)[0].numpy()
         s2 = float(found.s2[0].detach()) if structure.multiplicity > 1 or structure.unrestricted else None
         return Label(float(found.energy[0].detach()), found.forces.detach().numpy(), dipole, found.charges.detach().numpy(),
-                     float(found.gap(0).detach()) if _has_gap(found) else 0.0, s2,
+                     float(found.gap(0).detach()) if has_gap(found.occupations(0)) else 0.0, s2,
                      site_forces=None if sites is None else found.point_charge_forces.detach().numpy(),
                      iterations=int(found.iterations[0]))
 
@@ -129,14 +130,3 @@ class Own:
 @cached
 def _hamiltonian(method):
     return Hamiltonian(method)
-
-
-def _centre_of_mass(molecules):
-    """Where the dipole of an ion is taken about in Result."""
-    m = dipole_masses(molecules.numbers)
-    return ((m[:, None] * molecules.positions).sum(0) / m.sum()).numpy()
-
-
-def _has_gap(found):
-    f = found.occupations(0)
-    return bool((f < 2.0 / len(f)).any()) and bool((f > 0).any())
