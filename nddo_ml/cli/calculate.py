@@ -20,7 +20,9 @@ from nddo_ml.geometry.optimise import Optimised
 from nddo_ml.geometry.relax import FollowedStates, to_minima
 from nddo_ml.hamiltonian.model import Hamiltonian
 from nddo_ml.hamiltonian.results import Result
-from nddo_ml.interfaces.ase import NDDO, ase_results, molecule, off_tape
+from nddo_ml.interfaces.ase import NDDO
+from nddo_ml.interfaces.atoms import molecule
+from nddo_ml.interfaces.results import ase_results, off_tape
 from nddo_ml.molecules import Molecules, PointCharges
 from nddo_ml.properties import response
 from nddo_ml.properties.thermochemistry import ATMOSPHERE, IdealGas, Thermochemistry, thermochemistry
@@ -188,7 +190,7 @@ def _relax(atoms, model, molecules, wanted, last, progress):
 def _follow(atoms, model, molecules, wanted, last, progress):
     """The same with ASE's BFGS, for constraints that bend."""
     trajectory, moving, charges = [], atoms.copy(), wanted.point_charges
-    moving.calc = NDDO(model, int(molecules.charge[0]), int(molecules.unpaired[0]) + 1, wanted.unrestricted,
+    moving.calc = NDDO(model, int(molecules.charge[0]), int(molecules.unpaired[0]) + 1, unrestricted=wanted.unrestricted,
                        max_steps=wanted.max_steps, stability=wanted.stability,
                        point_charges=None if charges is None else (charges.positions.numpy(), charges.charges.numpy()))
 

@@ -65,7 +65,8 @@ class OptimisationStep:
 EnergyForces = Callable[[Molecules], tuple[Tensor, Tensor]]
 MemberEnergyForces = Callable[[Molecules, list[int]], tuple[Tensor, Tensor]]
 Callback = Callable[[OptimisationStep], object]
-Fixed = Sequence[Float[Tensor, "direction coordinate"] | None]     # orthonormal directions for each molecule; None: none
+# orthonormal directions for each molecule, None: none; their numbers differ from molecule to molecule
+Fixed = Sequence[Float[Tensor, "_direction _coordinate"] | None]
 
 
 @record

@@ -122,8 +122,8 @@ class FollowedStates:
         return torch.cat([energy for energy, _ in parts]), torch.cat([forces for _, forces in parts])
 
     def lower_states(self, optimised: Optimised) -> "tuple[list[int], FollowedStates]":
-        """The molecules of a finished optimisation that a calculation of their own finds in a lower state, and what follows them
-        from there."""
+        """The molecules of a finished optimisation that a calculation of their own finds in a lower state, and what follows
+        them from there."""
         anew = self._result(optimised.molecules, self.options)
         lower = (anew.energy < optimised.energy - LOWER).nonzero()[:, 0].tolist()
         again = FollowedStates(self.model, self._options(lower), anew)

@@ -8,10 +8,10 @@ pyscf_levels.py; here are the cheap ones: GFN-xTB through tblite, and our own me
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from nddo_ml.common.extras import needed
 from nddo_ml.common.struct import cached
+from nddo_ml.common.threads import threads
 from nddo_ml.errors import UnknownOption
 from nddo_ml.hamiltonian.model import Hamiltonian
 from nddo_ml.labels.levels.pyscf import LEARNED, pyscf_level
@@ -112,13 +112,9 @@ class Own:
         """The label. Raises MissingParameter, SCFNotConverged."""
         molecules = Molecules.single(structure.numbers, structure.positions, structure.charge, structure.multiplicity)
         sites = None if structure.sites is None else PointCharges.single(structure.sites[:, :3], structure.sites[:, 3])
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
+        with threads(1):
             found = _hamiltonian(self.method)(molecules, forces=True, unrestricted=True if structure.unrestricted else None,
                                               point_charges=sites, raise_unconverged=True)
-        finally:
-            torch.set_num_threads(threads)
         dipole = found.dipole[0].detach().numpy() + structure.charge * centres_of_mass(molecules)[0].numpy()
         s2 = float(found.s2[0].detach()) if structure.multiplicity > 1 or structure.unrestricted else None
         return Label(float(found.energy[0].detach()), found.forces.detach().numpy(), dipole, found.charges.detach().numpy(),
