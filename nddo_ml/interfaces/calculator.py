@@ -16,6 +16,7 @@ from nddo_ml.methods import Method
 from nddo_ml.molecules import Molecules
 from nddo_ml.scf.options import SCF
 
+
 @runtime_checkable
 class Calculated(Protocol):
     """What a calculator's model returns."""
