@@ -10,7 +10,8 @@ from ase import Atoms
 from jaxtyping import Float
 from torch import Tensor
 
-from nddo_ml.cli.optimisation import Optimisation, Report, optimised
+from nddo_ml.cli.optimisation import Optimisation, optimised
+from nddo_ml.cli.wanted import Report, Wanted
 from nddo_ml.elements import masses
 from nddo_ml.errors import NDDOError, UnknownOption
 from nddo_ml.geometry import constraints
@@ -19,43 +20,11 @@ from nddo_ml.hamiltonian.model import Hamiltonian
 from nddo_ml.hamiltonian.results import Result
 from nddo_ml.interfaces.atoms import molecule
 from nddo_ml.interfaces.results import array, off_tape
-from nddo_ml.molecules import Molecules, PointCharges
+from nddo_ml.molecules import Molecules
 from nddo_ml.properties import response
 from nddo_ml.properties.model import ModelKeywords
-from nddo_ml.properties.thermochemistry import ATMOSPHERE, IdealGas, Thermochemistry, thermochemistry
+from nddo_ml.properties.thermochemistry import IdealGas, Thermochemistry, thermochemistry
 from nddo_ml.properties.vibrations import Raman, Vibrations, ir_intensities, normal_modes, raman_activities
-from nddo_ml.scf.options import SCF
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What to calculate, and how."""
-
-    charge: int | None = None                           # e; None: what the structure says
-    multiplicity: int | None = None                     # 2S + 1; None: what the structure says
-    unrestricted: bool | None = SCF.unrestricted
-    stability: bool | None = SCF.stability
-    max_steps: int = SCF.max_steps
-    optimisation: bool = False
-    fmax: float = 0.01                                  # largest force on an atom at its end, eV/angstrom
-    steps: int = 500                                    # its evaluations at most
-    vibrations: bool = False
-    raman: bool = False
-    temperature: float = 298.15                         # of the thermochemistry, K
-    pressure: float = ATMOSPHERE                        # of the thermochemistry, Pa
-    symmetry_number: int | None = None                  # None: detected
-    point_charges: PointCharges | None = None           # around the structure
-
-    def __post_init__(self) -> None:
-        if self.point_charges is not None and self.vibrations:
-            raise UnknownOption("Frequencies are those of an isolated molecule, which turns and moves freely: leave out "
-                                "--point-charges, or take the Hessian from the calculator (get_hessian).")
-
-    @property
-    def scf(self) -> ModelKeywords:
-        """The part that is passed to the model."""
-        return {"unrestricted": self.unrestricted, "max_steps": self.max_steps, "stability": self.stability,
-                "point_charges": self.point_charges}
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,10 +7,9 @@ import os
 import sys
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from typer import Context
 from typer.core import TyperCommand
 
 import nddo_ml
@@ -29,7 +28,7 @@ app.add_typer(functional.app, name="functional")
 class RunCommand(TyperCommand):
     """The command `run`, with options whose value may be left out."""
 
-    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:       # the context of click, or of typer's copy of it
         """The words left over; OPTIONAL_FILES may stand without a value."""
         return super().parse_args(ctx, with_derived_files(args))
 
@@ -44,10 +43,11 @@ def with_derived_files(args: list[str]) -> list[str]:
     return complete
 
 
-def _version(wanted: bool):
+def _version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"nddo-ml {nddo_ml.__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
@@ -104,9 +104,9 @@ def run(
         if file is None and not example:
             raise IncompatibleFile("No structure given: nddo-ml run FILE, or nddo-ml run --example for the bundled aspirin.")
         from nddo_ml.cli import session
-        from nddo_ml.cli.calculate import Wanted
         from nddo_ml.cli.outputs import OutputFiles
         from nddo_ml.cli.structures import read_charges
+        from nddo_ml.cli.wanted import Wanted
 
         vibrations = vibrations or raman or ir_png is not None
         name = file or "aspirin"

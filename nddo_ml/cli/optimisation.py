@@ -1,14 +1,14 @@
 """The optimisation of one structure: by the package's own optimiser, or, with constraints that bend, by ASE's."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from ase import Atoms
 from jaxtyping import Float
 
+from nddo_ml.cli.wanted import Report, Wanted
 from nddo_ml.geometry import constraints
 from nddo_ml.geometry.optimise import OptimisationStep, Optimised
 from nddo_ml.geometry.relax import FollowedStates, to_minima
@@ -18,28 +18,6 @@ from nddo_ml.interfaces.ase import NDDO
 from nddo_ml.interfaces.results import array
 from nddo_ml.molecules import Molecules, PointCharges
 from nddo_ml.properties.model import ModelKeywords
-from nddo_ml.scf.options import SCF
-
-Report = Callable[[str, float], object]      # told what is being done and which fraction of it is done
-
-
-class Limits(Protocol):
-    """What of a request an optimisation needs."""
-
-    @property
-    def fmax(self) -> float:
-        """Largest force on an atom at the end, eV/angstrom."""
-        ...
-
-    @property
-    def steps(self) -> int:
-        """Evaluations at most."""
-        ...
-
-    @property
-    def scf(self) -> ModelKeywords:
-        """Keywords of the model's call."""
-        ...
 
 
 class Geometry(NamedTuple):
@@ -78,54 +56,52 @@ class _Trajectory:
                     min(1.0, self.fmax / max(largest, 1e-12)))
 
 
-def optimised(atoms: Atoms, model: Hamiltonian, molecules: Molecules, limits: Limits, report: Report) -> Optimisation:
+def optimised(atoms: Atoms, model: Hamiltonian, molecules: Molecules, wanted: Wanted, report: Report) -> Optimisation:
     """The optimisation of a structure and its molecule.
 
     Raises: NDDOError, if the first geometry cannot be calculated, with its reason.
     """
     # the first geometry on its own, so that a molecule that cannot be calculated is refused with its reason
-    options: ModelKeywords = {**limits.scf, "raise_unconverged": True}
+    options: ModelKeywords = {**wanted.scf, "raise_unconverged": True}
     first = model(molecules, forces=True, **options)
-    trajectory = _Trajectory(atoms, limits.fmax, report)
+    trajectory = _Trajectory(atoms, wanted.fmax, report)
     if constraints.is_linear(atoms):
-        return _relaxed(FollowedStates(model, limits.scf, first), molecules, limits, trajectory)
-    return _followed(model, molecules, limits, trajectory)
+        return _relaxed(FollowedStates(model, wanted.scf, first), molecules, wanted, trajectory)
+    return _followed(model, molecules, wanted, trajectory)
 
 
-def _relaxed(following: FollowedStates, molecules: Molecules, limits: Limits, trajectory: _Trajectory) -> Optimisation:
+def _relaxed(following: FollowedStates, molecules: Molecules, wanted: Wanted, trajectory: _Trajectory) -> Optimisation:
     """By the package's own optimiser."""
     def seen(step: OptimisationStep) -> None:
         if bool(step.accepted[0]) or not trajectory.geometries:
             trajectory.add(array(step.molecules.positions), float(step.energy[0]), array(step.forces))
 
     fixed = [constraints.fixed_directions(trajectory.start)]
-    minimum = to_minima(following, molecules, limits.fmax, limits.steps, seen, fixed)
+    minimum = to_minima(following, molecules, wanted.fmax, wanted.steps, seen, fixed)
     return Optimisation(minimum, trajectory.geometries, following.last[0][0])
 
 
-def _followed(model: Hamiltonian, molecules: Molecules, limits: Limits, trajectory: _Trajectory) -> Optimisation:
+def _followed(model: Hamiltonian, molecules: Molecules, wanted: Wanted, trajectory: _Trajectory) -> Optimisation:
     """By ASE's BFGS, which obeys constraints that bend."""
-    moving, scf = trajectory.start.copy(), limits.scf
-    calculator = NDDO(model, int(molecules.charge[0]), int(molecules.unpaired[0]) + 1, point_charges=_table(scf),
-                      unrestricted=scf.get("unrestricted"), max_steps=scf.get("max_steps", SCF.max_steps),
-                      stability=scf.get("stability"))
+    moving, charges = trajectory.start.copy(), wanted.point_charges
+    calculator = NDDO(model, int(molecules.charge[0]), int(molecules.unpaired[0]) + 1, point_charges=_table(charges),
+                      unrestricted=wanted.unrestricted, max_steps=wanted.max_steps, stability=wanted.stability)
     moving.calc = calculator
 
     def seen() -> None:
         trajectory.add(moving.positions, moving.get_potential_energy(), moving.get_forces(apply_constraint=False))
 
-    reached = constraints.follow(moving, limits.fmax, limits.steps, seen)
+    reached = constraints.follow(moving, wanted.fmax, wanted.steps, seen)
     last, count = calculator.result, len(trajectory.geometries)
     assert last is not None and last.forces is not None
     no, zero = torch.zeros_like(molecules.charge, dtype=torch.bool), torch.zeros_like(molecules.charge)
-    stuck = no | (not reached and count < limits.steps)
+    stuck = no | (not reached and count < wanted.steps)
     end = molecules.with_positions(torch.from_numpy(moving.positions))
     minimum = Optimised(end, last.energy, last.forces, converged=no | reached, failed=no, evaluations=zero + count, stuck=stuck,
                         lost=stuck, step=zero.double())
     return Optimisation(minimum, trajectory.geometries, last)
 
 
-def _table(scf: ModelKeywords) -> tuple[np.ndarray, np.ndarray] | None:
+def _table(charges: PointCharges | None) -> tuple[np.ndarray, np.ndarray] | None:
     """Point charges as the calculator takes them."""
-    charges: PointCharges | None = scf.get("point_charges")
     return None if charges is None else (array(charges.positions), array(charges.charges))

@@ -13,10 +13,10 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from nddo_ml.cli import structures, tables
 from nddo_ml.cli.advice import warnings
-from nddo_ml.cli.calculate import Calculation, Entries, Wanted, calculate
-from nddo_ml.cli.optimisation import Report
+from nddo_ml.cli.calculate import Calculation, Entries, calculate
 from nddo_ml.cli.outputs import OutputFiles, write
 from nddo_ml.cli.refusals import INCOMPLETE, REFUSED, refuse
+from nddo_ml.cli.wanted import Report, Wanted
 from nddo_ml.common.devices import usable
 from nddo_ml.elements import symbol
 from nddo_ml.errors import NDDOError

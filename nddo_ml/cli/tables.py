@@ -33,10 +33,9 @@ def heading(name: str, calculation: Calculation) -> Text:
     """One line: what was calculated and how."""
     r, multiplicity = calculation.result, calculation.multiplicity
     spins = "unrestricted" if len(r.density(0)) == 2 else "restricted" if multiplicity == 1 else "half-electron"
-    line = Text(name, style="bold")
+    line, named = Text(name, style="bold"), MULTIPLICITIES.get(multiplicity, f"multiplicity {multiplicity}")
     return line.append(f"   {calculation.atoms.get_chemical_formula()}, {len(calculation.atoms)} atoms, charge "
-                       f"{calculation.charge:+d}, {MULTIPLICITIES.get(multiplicity, f'multiplicity {multiplicity}')}   {r.method}, {spins}",
-                       style="not bold")
+                       f"{calculation.charge:+d}, {named}   {r.method}, {spins}", style="not bold")
 
 
 def energies(calculation: Calculation) -> Table:

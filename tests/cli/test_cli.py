@@ -17,8 +17,9 @@ from support.commands import nddo
 import nddo_ml
 from nddo_ml import Hamiltonian, Molecules
 from nddo_ml.cli.advice import of_optimisation, warnings
-from nddo_ml.cli.calculate import Wanted, calculate
+from nddo_ml.cli.calculate import calculate
 from nddo_ml.cli.structures import bundled
+from nddo_ml.cli.wanted import Wanted
 from nddo_ml.geometry.optimise import Optimised
 from nddo_ml.interfaces.ase import NDDO
 from nddo_ml.methods import methods

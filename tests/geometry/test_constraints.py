@@ -19,8 +19,9 @@ from typer.testing import CliRunner
 
 from nddo_ml import Hamiltonian, UnknownOption
 from nddo_ml.cli.advice import warnings
-from nddo_ml.cli.calculate import Wanted, calculate
+from nddo_ml.cli.calculate import calculate
 from nddo_ml.cli.main import app
+from nddo_ml.cli.wanted import Wanted
 from nddo_ml.geometry.constraints import described, fixed_directions, free_forces, is_linear
 from nddo_ml.properties.vibrations import normal_modes
 
