@@ -32,7 +32,7 @@ class SharedHamiltonians:
             if model is None or not self.unchanged(model):
                 model = Hamiltonian(method, device=device)
                 model.remembered = TOPOLOGIES
-                self._as_made[model] = model._tables(), _made_like(model)
+                self._as_made[model] = model.version(), _made_like(model)
                 if method.key == method.name:
                     self._models[key] = model
             return model
@@ -41,7 +41,7 @@ class SharedHamiltonians:
         """Whether a Hamiltonian is as `of` made it."""
         tables, like = self._as_made.get(model, (None, None))
         with ordinary():     # edits of `.data` change the tables, not the versions of the parameters
-            return model._tables() is tables and like == _made_like(model)
+            return model.version() is tables and like == _made_like(model)
 
 
 def _made_like(model: Hamiltonian) -> tuple:

@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[reportPrivateImportUsage]  # documented, missing in its list of exports
 
 from nddo_ml.errors import InvalidMolecule, NDDOError, SCFNotConverged
+from nddo_ml.hamiltonian.merging import implausible_state
 from nddo_ml.hamiltonian.model import Hamiltonian
-from nddo_ml.hamiltonian.results import Result, implausible_state
+from nddo_ml.hamiltonian.results import Result
 from nddo_ml.interfaces.atoms import molecule
 from nddo_ml.interfaces.results import array
 from nddo_ml.molecules import Molecules
