@@ -220,10 +220,10 @@ def evaluate(
     with refusals():
         import torch
 
-        from nddo_ml.cli.train import run_evaluation
+        from nddo_ml.cli.train import Scoring, run_evaluation
 
         torch.set_num_threads(threads)
-        run_evaluation(files, method, validation, large, labels, total, fit_offsets, output, picture)
+        run_evaluation(Scoring(files, method, validation, large, labels, total, fit_offsets, output, picture))
 
 
 @app.command()

@@ -1,6 +1,5 @@
 """The ASE calculator: `atoms.calc = NDDO("PM6-D3H4")`; charge and multiplicity as in interfaces/atoms.py."""
 
-from collections.abc import Sequence
 from typing import Any, ClassVar, Unpack
 
 import numpy as np
@@ -51,7 +50,7 @@ class NDDO(MoleculeCalculator[Result]):
 
     def __init__(self, method: str | Hamiltonian = "PM6-D3H4", charge: int | None = None, multiplicity: int | None = None, *,
                  device: str | torch.device | None = None, threads: int | None = None,
-                 point_charges: np.ndarray | Sequence[Any] | None = None, **keywords: Unpack[CalculatorKeywords]):
+                 point_charges: Any = None, **keywords: Unpack[CalculatorKeywords]):
         self._model: Hamiltonian | None = None
         self._shown = False
         super().__init__({"method": method, "charge": charge, "multiplicity": multiplicity, "device": device,

@@ -7,7 +7,6 @@ multiplicity of its electron count. Sparkles and pseudo-atoms are named in `atom
 (names of nddo_ml.elements; the atomic number of a pseudo-atom is 0, ASE's "X").
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -82,7 +81,7 @@ def spin_multiplicity(atoms: Atoms, method: Method, numbers: Int[np.ndarray, "at
     return 1 + (round(float(cores)) - charge) % 2
 
 
-def charge_table(given: np.ndarray | Sequence[Any]) -> Float[np.ndarray, "site 4"]:
+def charge_table(given: Any) -> Float[np.ndarray, "site 4"]:
     """Point charges as one array of x y z (angstrom) q (e), from that or from (positions, charges).
 
     Raises: InvalidMolecule, if they are neither.
