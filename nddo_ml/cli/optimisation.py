@@ -20,7 +20,7 @@ from nddo_ml.molecules import Molecules, PointCharges
 from nddo_ml.properties.model import ModelKeywords
 
 
-class Geometry(NamedTuple):
+class TrajectoryPoint(NamedTuple):
     """One geometry of a trajectory."""
 
     atoms: Atoms
@@ -33,7 +33,7 @@ class Optimisation:
     """How an optimisation went."""
 
     optimised: Optimised
-    trajectory: list[Geometry]      # the geometries that were accepted
+    trajectory: list[TrajectoryPoint]      # the geometries that were accepted
     last: Result                    # the last one of the model, which need not be of the final geometry
 
 
@@ -44,13 +44,13 @@ class _Trajectory:
     start: Atoms
     fmax: float
     report: Report
-    geometries: list[Geometry] = field(default_factory=list)
+    geometries: list[TrajectoryPoint] = field(default_factory=list)
 
     def add(self, positions: Float[np.ndarray, "atom 3"], energy: float, forces: Float[np.ndarray, "atom 3"]) -> None:
         """One more geometry."""
         atoms = self.start.copy()
         atoms.set_positions(positions, apply_constraint=False)
-        self.geometries.append(Geometry(atoms, energy, forces))
+        self.geometries.append(TrajectoryPoint(atoms, energy, forces))
         largest = float(np.linalg.norm(constraints.free_forces(atoms, forces), axis=-1).max())
         self.report(f"optimisation, step {len(self.geometries) - 1}: largest force {largest:.4f} eV/Å",
                     min(1.0, self.fmax / max(largest, 1e-12)))

@@ -163,8 +163,8 @@ def _parts(frames: Sequence[LabelledFrame], hamiltonian: Hamiltonian, wanted: Sc
         return split(frames, held, size), {"by": "name", "validation": held, "large": size, "known": card is None}, note
     used = trained if wanted.large is None else replace(trained, large=wanted.large)
     note = "" if wanted.validation is None else (
-        f"--validation {wanted.validation} is not needed: the file of {card.name} says which {len(trained.molecules)} molecules "
-        "it was trained on.")
+        f"--validation {wanted.validation} is not needed: the file of {card.name} says which {len(trained.molecules)} "
+        "molecules it was trained on.")
     return split_by(used, frames), {"by": "model", "large": used.large, "known": True}, note
 
 

@@ -94,7 +94,7 @@ def follow(atoms: Atoms, fmax: float, steps: int, seen: Callable[[], object]) ->
     """
     taken = 0
 
-    def run(longest):
+    def run(longest: float) -> Iterable[bool]:
         return BFGS(atoms, logfile=None, maxstep=longest).irun(fmax=fmax, steps=max(steps - 1 - taken, 0))
 
     for reached in in_shorter_steps(atoms, LONGEST, run):

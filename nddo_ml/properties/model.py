@@ -18,7 +18,7 @@ class ModelKeywords(SCFKeywords, total=False):
 
 
 @runtime_checkable
-class Model(Protocol):
+class EnergyModel(Protocol):
     """A Hamiltonian, or what behaves like one."""
 
     @property

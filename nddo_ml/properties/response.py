@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nddo_ml.common.struct import outside_inference
 from nddo_ml.molecules import Molecules
-from nddo_ml.properties.model import Model, ModelKeywords
+from nddo_ml.properties.model import EnergyModel, ModelKeywords
 
 CHUNK = 24   # directions differentiated at once: memory against speed
 
@@ -25,7 +25,7 @@ CHUNK = 24   # directions differentiated at once: memory against speed
 @outside_inference
 @torch.enable_grad()
 def hessian(
-    model: Model, molecules: Molecules, progress: Callable[[float], object] | None = None, differentiable: bool = False,
+    model: EnergyModel, molecules: Molecules, progress: Callable[[float], object] | None = None, differentiable: bool = False,
     **options: Unpack[ModelKeywords]
 ) -> list[Float[Tensor, "coordinate coordinate"]]:
     """d2E/dR2 of each molecule, eV/angstrom^2, rows and columns in the order x1 y1 z1 x2 ...
@@ -45,7 +45,7 @@ def hessian(
 
 @outside_inference
 @torch.enable_grad()
-def dipole_derivatives(model: Model, molecules: Molecules, **options: Unpack[ModelKeywords]
+def dipole_derivatives(model: EnergyModel, molecules: Molecules, **options: Unpack[ModelKeywords]
                        ) -> list[Float[Tensor, "coordinate 3"]]:
     """dmu/dR of each molecule, e, from mu = -dE/dF; origin of an ion's dipole fixed in space."""
     return [m.detach() for m in _dipoles(model, molecules, 2, options)[1]]
@@ -53,7 +53,7 @@ def dipole_derivatives(model: Model, molecules: Molecules, **options: Unpack[Mod
 
 @outside_inference
 @torch.enable_grad()
-def polarizability(model: Model, molecules: Molecules, differentiable: bool = False, **options: Unpack[ModelKeywords]
+def polarizability(model: EnergyModel, molecules: Molecules, differentiable: bool = False, **options: Unpack[ModelKeywords]
                    ) -> Float[Tensor, "molecule 3 3"]:
     """Static polarizability alpha = dmu/dF = -d2E/dF2 of each molecule, as a volume in angstrom^3.
 
@@ -67,7 +67,7 @@ def polarizability(model: Model, molecules: Molecules, differentiable: bool = Fa
 
 @outside_inference
 @torch.enable_grad()
-def polarizability_derivatives(model: Model, molecules: Molecules, **options: Unpack[ModelKeywords]
+def polarizability_derivatives(model: EnergyModel, molecules: Molecules, **options: Unpack[ModelKeywords]
                                ) -> list[Float[Tensor, "coordinate 3 3"]]:
     """d alpha/dR of each molecule, angstrom^2: what Raman activities are made of. Third derivatives of the energy."""
     positions, _, alpha = _dipoles(model, molecules, 3, options, create_graph=True)
@@ -82,7 +82,7 @@ def polarizability_derivatives(model: Model, molecules: Molecules, **options: Un
     return [block.reshape(3, 3, -1).permute(2, 0, 1) for block in full.split(molecules.sizes, 2)]
 
 
-def _dipoles(model: Model, molecules: Molecules, order: int, options: ModelKeywords, create_graph: bool = False,
+def _dipoles(model: EnergyModel, molecules: Molecules, order: int, options: ModelKeywords, create_graph: bool = False,
              positions: bool = True):
     """Positions on the tape, dmu/dR per molecule and the polarizability (angstrom^3) of each molecule."""
     x = _positions(molecules, create_graph) if positions or create_graph else molecules.positions.detach()
@@ -100,7 +100,7 @@ def _dipoles(model: Model, molecules: Molecules, order: int, options: ModelKeywo
     return x, per_molecule, alpha
 
 
-def _result(model: Model, molecules: Molecules, order: int, options: ModelKeywords):
+def _result(model: EnergyModel, molecules: Molecules, order: int, options: ModelKeywords):
     """The result of molecules that all converge."""
     converged: ModelKeywords = {**options, "raise_unconverged": True}
     return model(molecules, forces=False, order=order, **converged)
