@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nddo_ml.hamiltonian.state import State
 from nddo_ml.molecules import Molecules
+from nddo_ml.properties import gaps
 from nddo_ml.units import Constants
 
 
@@ -68,8 +69,7 @@ class Result:
 
     def gap(self, k: int = 0) -> Float[Tensor, ""]:
         """Lowest empty less highest occupied level over both spins, eV; on the tape where the result is."""
-        eps, f = self.orbital_energies(k), self.occupations(k)
-        return eps[f < 2.0 / len(f)].min() - eps[f > 0].max()
+        return gaps.gap(self.orbital_energies(k), self.occupations(k))
 
     def occupations(self, k: int = 0) -> Float[Tensor, "spin orbital"]:
         """Occupations of the orbitals: 0 to 2 in a restricted state, 0 or 1 per spin in an unrestricted one."""
@@ -85,11 +85,7 @@ class Result:
 
     def homo_lumo(self, k: int = 0) -> tuple[float, float]:
         """Highest occupied and lowest empty level over both spins, eV; infinite where there is none."""
-        eps, f = self.orbital_energies(k), self.occupations(k)
-        full = 2.0 / len(f)
-        below, above = eps[f > 0], eps[f < full]
-        highest = float(below.detach().max()) if len(below) else -torch.inf
-        return highest, float(above.detach().min()) if len(above) else torch.inf
+        return gaps.homo_lumo(self.orbital_energies(k), self.occupations(k))
 
     def bond_orders(self, k: int = 0) -> Float[Tensor, "atom atom"]:
         """Mayer bond orders of molecule k, 2 sum_spin D_ij^2 summed over the orbitals of two atoms (the overlap is the unit
@@ -109,9 +105,9 @@ class Result:
     def gaps(self) -> Float[Tensor, "molecule"]:
         """Lowest empty less highest occupied level of each molecule over both spins, eV, infinite where there is none of them;
         on the tape where the result is."""
-        gaps = torch.cat([state.gaps() for state in self.states])
+        unordered = torch.cat([state.gaps() for state in self.states])
         order = torch.tensor([k for state in self.states for k in state.index]).argsort()
-        return gaps[order.to(gaps.device)]
+        return unordered[order.to(unordered.device)]
 
     @property
     def drift(self) -> Float[Tensor, ""] | None:
