@@ -99,7 +99,7 @@ def core_shells(atom: int, Z: int) -> list[Shell]:
 def valence_shells(hamiltonian: Hamiltonian, molecule: Molecules) -> list[Shell]:
     """The shells of a Hamiltonian's orbitals at a molecule, in their order."""
     e, shells = hamiltonian.method.elements, []
-    n, zeta = (e.n_s, e.n_p, e.n_d), (hamiltonian.zeta_s, hamiltonian.zeta_p, hamiltonian.zeta_d)
+    n, zeta = (e.n_s, e.n_p, e.n_d), [hamiltonian.get_parameter(f"zeta_{shell}") for shell in "spd"]
     for atom, row in enumerate(hamiltonian.method.rows(molecule.numbers).tolist()):
         shells += [Shell(atom, int(n[l][row]), l, float(zeta[l][row])) for l in range(SHELLS[int(e.n_ao[row])])]
     return shells

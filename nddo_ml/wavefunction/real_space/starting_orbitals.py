@@ -1,8 +1,8 @@
 """Which orbitals a real-space ansatz starts from: a start has the symmetry of the state, or it is not used.
 
 An atom starts from Slater functions of its own, whose configuration interaction finds the term of the state; a molecule
-starts from the determinants of an NDDO method. The minimal basis of NDDO does not hold every state: PM6 has no 2s orbital of helium, so
-that its triplet is odd where the real one is even.
+starts from the determinants of an NDDO method. The minimal basis of NDDO does not hold every state: PM6 has no 2s orbital of
+helium, so that its triplet is odd where the real one is even.
 """
 
 from dataclasses import dataclass

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from nddo_ml.common.processes import World
+from nddo_ml.common.processes import ALONE, World
 from nddo_ml.errors import NDDOError
 from nddo_ml.wavefunction.natural_gradient import Adam, Memory, Spring
 from nddo_ml.wavefunction.real_space.ansatz import Wavefunction
@@ -23,7 +23,6 @@ from nddo_ml.wavefunction.real_space.systems import ElectronSystem
 STREAMS = 1_000_003        # between the seeds of two processes
 LATE = 0.2                 # share of the iterations that the parameters are averaged over
 SPIN_EVERY = 10            # local energies for one measurement of the spin
-ALONE = World()            # a single process
 
 
 class SamplingFailed(NDDOError, RuntimeError):
