@@ -70,8 +70,8 @@ class Backflow(nn.Module):
         M = 0.02 * torch.randn(sites, self.electrons, dtype=torch.float64)
         M[occupied, torch.arange(self.electrons)] += 1.0
         self.orbitals = nn.Parameter(M)
-        last = nn.Linear(width, sites * self.electrons)
-        self.network = nn.Sequential(nn.Linear(sites, width), nn.Tanh(), last).double()
+        first, last = nn.Linear(sites, width), nn.Linear(width, sites * self.electrons)
+        self.network = nn.Sequential(first, nn.Tanh(), last).double()
         with torch.no_grad():
             last.weight.mul_(0.1)
             last.bias.zero_()
@@ -156,22 +156,22 @@ def fit_state(state: nn.Module, H: SecondQuantisedHamiltonian, space: Space | No
             break
         O, eps = J - psi[:, None] * (psi @ J), energy * psi - M @ psi
         step, memory = optimiser.solve(O, eps, memory, t)
-        if not _lowered(state, n, M, step, energy):
+        if not _lowered(state, space, M, step, energy):
             step, memory = optimiser.solve(O, eps, fresh, t)         # without the momentum it goes downhill, if short enough
-            if not _lowered(state, n, M, step, energy):
+            if not _lowered(state, space, M, step, energy):
                 break
     with torch.no_grad():
         energy = float(rayleigh(M, amplitudes(state, space))) * unit
     return NeuralStateFit(energy, tuple(history), space)
 
 
-def _lowered(state, n, M, step, energy):
+def _lowered(state, space, M, step, energy):
     """Take the step, or a half of it, a quarter, ..., whichever first lowers the energy; whether one of them did."""
     before = parameters_to_vector(state.parameters()).detach()
     for k in range(HALVINGS):
         vector_to_parameters(before + step * 0.5**k, state.parameters())
         with torch.no_grad():
-            lowered = float(rayleigh(M, amplitudes(state, n)))
+            lowered = float(rayleigh(M, amplitudes(state, space)))
         if lowered < energy:
             return True
     vector_to_parameters(before, state.parameters())

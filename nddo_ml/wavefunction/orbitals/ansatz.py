@@ -190,11 +190,11 @@ def _lowered(network, functional, positions, equations, damping):
 class _Coordinates(nn.Module):
     """A module whose output are the coordinates of a network, as functional_call needs it."""
 
-    def __init__(self, network):
+    def __init__(self, network: OrbitalNetwork):
         super().__init__()
         self.network = network
 
-    def forward(self, positions):
+    def forward(self, positions: Float[Tensor, "molecule atom 3"]) -> Float[Tensor, "molecule rotation"]:
         return self.network.coordinates(positions)
 
 

@@ -107,12 +107,11 @@ class Wavefunction(nn.Module, MolecularAmplitude, DifferentiableAmplitude):
     def _envelopes(self, nucleus: Quantity) -> Quantity:
         """sum_A pi exp(-zeta rho), rho = sqrt(r^2 + 1/Z^2) - 1/Z: smooth, the Jastrow factor has the cusp."""
         rho = sqrt(square_length(nucleus) + self.core**2) - self.core
+        return self._by_spin(rho, self._envelopes_of_spin, -3)
 
-        def envelopes(x: Quantity, k: int) -> Quantity:
-            decay = exp(contract("iax,aoy->iao", x, -self.exponents[k][..., None]))
-            return mapped(decay * self.amplitudes[k], lambda t: t.sum(-2))
-
-        return self._by_spin(rho, envelopes, -3)
+    def _envelopes_of_spin(self, rho: Quantity, k: int) -> Quantity:
+        decay = exp(contract("iax,aoy->iao", rho, -self.exponents[k][..., None]))
+        return mapped(decay * self.amplitudes[k], lambda t: t.sum(-2))
 
     def _by_spin(self, x: Quantity, function: Callable[[Quantity, int], Quantity], axis: int = -2) -> Quantity:
         """function(x of one spin, its weights) for the electrons of each spin, which stand along `axis`, put together again."""

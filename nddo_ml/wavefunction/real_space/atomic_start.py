@@ -108,14 +108,19 @@ def _norm(s):
 
 def slater_integral(k: int, a: Shell, b: Shell, c: Shell, d: Shell) -> float:
     """R^k(ab, cd), the integral of R_a R_b(r1) r<^k / r>^(k+1) R_c R_d(r2), 1/bohr: a sum over both orders of the electrons."""
-    def ordered(p: int, alpha: float, q: int, beta: float) -> float:
-        """The part with electron 1 inside: integral of r1^(p+k) exp(-alpha r1) r2^(q-k-1) exp(-beta r2) over r1 < r2."""
-        m = q - k - 1
-        return sum(math.factorial(m) / math.factorial(j) * beta ** (j - m - 1) * math.factorial(p + k + j)
-                   / (alpha + beta) ** (p + k + j + 1) for j in range(m + 1))
-
     one, two = (a.n + b.n, a.zeta + b.zeta), (c.n + d.n, c.zeta + d.zeta)
-    return _norm(a) * _norm(b) * _norm(c) * _norm(d) * (ordered(*one, *two) + ordered(*two, *one))
+    return _norm(a) * _norm(b) * _norm(c) * _norm(d) * (_ordered(k, one, two) + _ordered(k, two, one))
+
+
+def _ordered(k, inner, outer):
+    """The part of a Slater integral with the inner electron at r1 < r2; inner is (p, alpha), outer (q, beta).
+
+    The integral of r1^(p+k) exp(-alpha r1) r2^(q-k-1) exp(-beta r2).
+    """
+    (p, alpha), (q, beta) = inner, outer
+    m = q - k - 1
+    return sum(math.factorial(m) / math.factorial(j) * beta ** (j - m - 1) * math.factorial(p + k + j)
+               / (alpha + beta) ** (p + k + j + 1) for j in range(m + 1))
 
 
 def _repulsion(shells):

@@ -20,7 +20,7 @@ LOOSE = ("output", "iterations", "evaluation", "log", "exact")     # may change 
 
 
 @dataclass(frozen=True)
-class Calculation:
+class RealSpaceCalculation:
     """What a checkpoint belongs to."""
 
     config: RealSpaceConfig
@@ -34,7 +34,7 @@ def plain(system: ElectronSystem) -> dict:
             "down": system.down}
 
 
-def write(path: Path, calculation: Calculation, state: WalkerState, world: World = ALONE) -> None:
+def write(path: Path, calculation: RealSpaceCalculation, state: WalkerState, world: World = ALONE) -> None:
     """Write a checkpoint with the states of all processes, whole or not at all."""
     states = world.gathered(asdict(state))
     if world.first:
@@ -42,7 +42,7 @@ def write(path: Path, calculation: Calculation, state: WalkerState, world: World
                                         "weights": calculation.psi.state_dict(), "states": states})
 
 
-def read(path: Path, calculation: Calculation, world: World = ALONE) -> WalkerState:
+def read(path: Path, calculation: RealSpaceCalculation, world: World = ALONE) -> WalkerState:
     """The state of this process in a checkpoint, whose weights are put into the calculation's wavefunction.
 
     Raises:

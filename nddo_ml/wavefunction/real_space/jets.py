@@ -190,15 +190,13 @@ def pair_sum(x: Quantity, weights: Float[Tensor, "electron electron"]) -> Quanti
 
     d/dr_k = delta_ik sum_j w_ij J_ij - w_ik J_ik, and the Laplacian by both ends is 2 sum_j w_ij L_ij.
     """
-    def total(t: Tensor) -> Tensor:
-        return torch.einsum("ij,...ijf->...if", weights, t)
-
+    total = torch.einsum("ij,...ijf->...if", weights, x.rows if isinstance(x, Jet) else x)
     if not isinstance(x, Jet):
-        return total(x)
+        return total
     own = torch.eye(len(weights), dtype=weights.dtype, device=weights.device)
-    dense = (torch.einsum("ki,c...if->kc...if", own, total(x.jacobian))
+    dense = (torch.einsum("ki,c...if->kc...if", own, total[2:])
              - torch.einsum("ik,c...ikf->kc...if", weights, x.jacobian))
-    return _stacked(total(x.value), 2 * total(x.laplacian), dense.flatten(0, 1))
+    return _stacked(total[0], 2 * total[1], dense.flatten(0, 1))
 
 
 def reordered(x: Quantity, order: list[int]) -> Quantity:

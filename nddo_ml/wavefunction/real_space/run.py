@@ -14,7 +14,7 @@ from nddo_ml.common.files import held, write_text
 from nddo_ml.common.processes import ALONE, World
 from nddo_ml.errors import UnknownOption
 from nddo_ml.wavefunction.real_space.ansatz import wavefunction
-from nddo_ml.wavefunction.real_space.checkpoint import Calculation, plain, read, write
+from nddo_ml.wavefunction.real_space.checkpoint import RealSpaceCalculation, plain, read, write
 from nddo_ml.wavefunction.real_space.config import RealSpaceConfig, check_config, sizes, variational_settings
 from nddo_ml.wavefunction.real_space.forces import Forces, forces
 from nddo_ml.wavefunction.real_space.mean_field_start import fit_to_field
@@ -38,7 +38,7 @@ RESULT = "nddo_ml wavefunction result 1"
 
 
 @dataclass(frozen=True)
-class RealSpaceRun(Calculation):
+class RealSpaceRun(RealSpaceCalculation):
     """Everything of a calculation before it starts."""
 
     settings: VariationalSettings       # of the training

@@ -74,20 +74,21 @@ def leap(psi: MolecularAmplitude, walkers: Walkers, generator: torch.Generator) 
     if len(nuclei) < 2:
         return walkers
     row = torch.arange(len(r), device=r.device)
-
-    def drawn(count: int) -> Tensor:
-        return torch.randint(count, (len(r),), generator=generator, device=generator.device).to(r.device)
-
     with torch.no_grad():
         hop = r.clone()
-        electron = drawn(r.shape[1])
-        hop[row, electron] += nuclei[drawn(len(nuclei))] - nuclei[drawn(len(nuclei))]
+        electron = _drawn(r.shape[1], row, generator)
+        hop[row, electron] += nuclei[_drawn(len(nuclei), row, generator)] - nuclei[_drawn(len(nuclei), row, generator)]
         r, log, _ = _chosen(psi, r, log, hop, generator)
         if psi.up and psi.down:
-            swap, up, down = r.clone(), drawn(psi.up), psi.up + drawn(psi.down)
+            swap, up, down = r.clone(), _drawn(psi.up, row, generator), psi.up + _drawn(psi.down, row, generator)
             swap[row, up], swap[row, down] = r[row, down], r[row, up]
             r, log, _ = _chosen(psi, r, log, swap, generator)
     return replace(walkers, r=r, log=log)
+
+
+def _drawn(count, row, generator):
+    """A random number below `count` for each row."""
+    return torch.randint(count, (len(row),), generator=generator, device=generator.device).to(row.device)
 
 
 def _chosen(psi, r, log, proposal, generator):

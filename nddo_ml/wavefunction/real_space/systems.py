@@ -18,7 +18,7 @@ LARGEST = 18            # nuclear charge: beyond argon the core electrons ask fo
 COINCIDENT = 0.1        # bohr
 UNITS = {"bohr": 1.0, "angstrom": 1 / CODATA_2018.bohr}
 
-Coordinates: TypeAlias = Tensor | np.ndarray | Sequence[Sequence[float]]
+Coordinates: TypeAlias = Tensor | np.ndarray | Sequence[Sequence[float | int]]
 
 
 @dataclass(frozen=True)
