@@ -79,8 +79,8 @@ def _run(config, restart, minutes, world):
     words = "" if config.exact is None else f"; exact {config.exact:.6f}, difference {1e3 * (e.mean - config.exact):+.3f} mHa"
     console.print(f"E = {e.mean:.6f} +- {e.error:.6f} hartree{words}", highlight=False)
     m = (system.up - system.down) / 2
-    console.print(f"<S^2> = {averages.spin.mean:.3f} +- {averages.spin.error:.3f}; {m * (m + 1):g} without other spins mixed in",
-                  highlight=False)
+    console.print(f"<S^2> = {averages.spin.mean:.3f} +- {averages.spin.error:.3f}; {m * (m + 1):g} without other spins mixed "
+                  "in", highlight=False)
     console.print(f"variance {e.variance:.5f}, correlation {e.correlation:.1f} blocks, acceptance {averages.acceptance:.2f}, "
                   f"walkers reset {reset[0] + averages.reset}", highlight=False)
     folder = Path(config.output)

@@ -101,6 +101,18 @@ def test_lookup():
         method("PM66")
 
 
+@pytest.mark.parametrize("name", ["MNDO/d", "PM7", "PM7-smooth"])
+def test_the_recipe_is_what_the_method_says(name):
+    """What the integrals are told of a method."""
+    m = method(name)
+    recipe = m.recipe
+    assert (recipe.constants, recipe.join, recipe.fade) == (m.constants, m.join, m.fade)
+    assert recipe.core_energy is m.core_core.energy and recipe.elements is m.elements
+    assert recipe.rho_core is m.parameters.rho_core
+    C_H = torch.tensor([row(name, "C")]), torch.tensor([row(name, "H")])
+    assert recipe.core_rules(*C_H).charge.tolist() == [4.0]
+
+
 def test_corrections_follow_the_base():
     base = method("PM6").corrections
     assert all(method(n).corrections[:len(base)] == base for n in methods() if n.startswith("PM6-"))

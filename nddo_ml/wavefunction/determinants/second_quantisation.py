@@ -61,22 +61,22 @@ def nddo_hamiltonian(functional: NDDOFunctional, canonical: bool = True) -> Seco
     """
     if functional.molecules != 1:
         raise InvalidMolecule(f"{functional.molecules} molecules: a Hamiltonian in second quantisation is of one.")
-    p, n = functional.state.problem, functional.size
+    problem, n = functional.problem, functional.size
     if n > ORBITALS:
         raise InvalidMolecule(f"{n} orbitals have {8e-9 * n**4:.1f} GB of integrals; the limit is {ORBITALS} orbitals: take a "
                               "smaller molecule, or an active space (pyscf_active_space).")
     r, s = torch.triu_indices(n, n)
-    unit = torch.zeros(len(r), n, n, dtype=p.h.dtype)
+    unit = torch.zeros(len(r), n, n, dtype=problem.h.dtype)
     unit[torch.arange(len(r)), r, s] += 0.5
     unit[torch.arange(len(r)), s, r] += 0.5
     # two channels, the second empty: the empty one feels J alone, (pq|rs)
     D = torch.stack([unit, torch.zeros_like(unit)], 1)[None]
-    coulomb = two_electron(p.layout, functional.kernel, D)[0, :, 1]
-    eri = torch.zeros(n, n, n, n, dtype=p.h.dtype)
+    coulomb = two_electron(problem.layout, functional.kernel, D)[0, :, 1]
+    eri = torch.zeros(n, n, n, n, dtype=problem.h.dtype)
     eri[:, :, r, s] = coulomb.movedim(0, -1)
     eri[:, :, s, r] = coulomb.movedim(0, -1)
     occupied = functional.occupied * (2 if len(functional.occupied) == 1 else 1)
-    atomic = SecondQuantisedHamiltonian(p.h[0], eri, float(functional.constant[0]), *occupied)
+    atomic = SecondQuantisedHamiltonian(problem.h[0], eri, float(functional.constant[0]), *occupied)
     return atomic.rotated(natural_orbitals(functional, functional.solve()[1])) if canonical else atomic
 
 

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from nddo_ml.errors import InvalidMolecule
 from nddo_ml.hamiltonian.model import Hamiltonian
-from nddo_ml.hamiltonian.results import State
 from nddo_ml.molecules import Molecules
 from nddo_ml.scf.fock import Kernel, fock, kernel
-from nddo_ml.scf.solve import Solution, solve
+from nddo_ml.scf.ladder import solve
+from nddo_ml.scf.options import SCF
+from nddo_ml.scf.problem import Problem, Solution
 
 OCCUPIED_FIRST = 1e3      # lowers occupied levels, so that they are diagonalised apart from the empty ones
 
@@ -78,7 +79,8 @@ def shared_composition(molecules: Molecules) -> tuple[list[int], int, int]:
 class NDDOFunctional:
     """The energy functional of the NDDO engine, eV; made by `nddo_functional`."""
 
-    state: State                                # of the engine, for its problem and its guess
+    problem: Problem                            # what the engine solves
+    start: Densities                            # its usual guess
     constant: Float[Tensor, "molecule"]         # core repulsion and corrections, eV
     occupied: tuple[int, ...]                   # orbitals of each spin channel
     tolerance: float                            # of the self-consistent field: largest commutator element, eV
@@ -92,18 +94,18 @@ class NDDOFunctional:
     @property
     def size(self) -> int:
         """Orbitals of each molecule."""
-        return self.state.problem.layout.size
+        return self.problem.layout.size
 
     def evaluate(self, D: Densities) -> tuple[Float[Tensor, "molecule"], Densities]:
         """(E, F) of the densities D: E = constant + (1/s) sum tr D (h + F), F = h + J - K, s spin channels."""
-        p = self.state.problem
-        F = fock(p.layout, self.kernel, p.h, D)
-        energy = ((p.h[:, None] + F) * D).sum((1, 2, 3)) / D.shape[1]
+        h = self.problem.h
+        F = fock(self.problem.layout, self.kernel, h, D)
+        energy = ((h[:, None] + F) * D).sum((1, 2, 3)) / D.shape[1]
         return self.constant + energy, F
 
     def solution(self, D: Densities | None = None) -> Solution:
         """The engine's self-consistent field from the densities D, or from its own guess."""
-        return solve(self.state.problem, self.state.solution.D if D is None else D, self.tolerance)
+        return solve(self.problem, self.start if D is None else D, SCF(tolerance=self.tolerance))
 
     def solve(self, D: Densities | None = None) -> tuple[Float[Tensor, "molecule"], Densities, Int[Tensor, "molecule"]]:
         """(E, D, iterations) of the self-consistent field from the densities D, or from the engine's own guess."""
@@ -122,11 +124,7 @@ def nddo_functional(hamiltonian: Hamiltonian, molecules: Molecules, unrestricted
     shared_composition(molecules)
     if unrestricted is False and bool((molecules.unpaired > 0).any()):
         raise InvalidMolecule("Half-electron open shells are no single determinant: use unrestricted orbitals.")
-    with torch.no_grad():
-        result = hamiltonian(molecules, unrestricted=unrestricted, tolerance=tolerance, max_steps=1, stability=False,
-                             raise_unconverged=False)
-    (state,) = result.states
-    constant = sum((value for name, value in result.energies.items() if name != "electronic"), torch.zeros_like(result.energy))
-    occupied = tuple(int(n) for n in state.problem.occupations[0].sum(-1).round().tolist())
-    return NDDOFunctional(state, constant.detach(), occupied, tolerance,
-                          kernel(state.problem.layout, state.problem.integrals))
+    problem, start, parts = hamiltonian.problem(molecules, unrestricted)
+    occupied = tuple(int(n) for n in problem.occupations[0].sum(-1).round().tolist())
+    return NDDOFunctional(problem, start.density, torch.stack(list(parts.values())).sum(0), occupied, tolerance,
+                          kernel(problem.layout, problem.integrals))
