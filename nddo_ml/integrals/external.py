@@ -41,7 +41,7 @@ class PlacedAtoms:
     elements: Elements                          # of each atom
     integrals: AtomIntegrals                    # of each atom
     positions: Float[Tensor, "atom 3"]          # angstrom
-    names: Sequence[int | str] | None = None    # of the molecules in an error; None for a single one
+    names: Sequence[int] | None = None         # of the molecules in an error; None for a single one
 
 
 @record
