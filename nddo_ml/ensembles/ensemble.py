@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypedDict, Unpack, runtime_checkable
+from typing import Any, Protocol, Unpack, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -26,6 +26,7 @@ from nddo_ml.hamiltonian.model import Hamiltonian
 from nddo_ml.hamiltonian.results import Result
 from nddo_ml.methods import Method, learned
 from nddo_ml.molecules import Molecules, PointCharges
+from nddo_ml.scf.options import SCFKeywords
 
 FORMAT = "nddo_ml ensemble 1"
 FILE = "ensemble.json"
@@ -72,19 +73,6 @@ class StartDensities(Protocol):
         ...
 
 
-class Request(TypedDict, total=False):
-    """What an ensemble may be asked for; each is that of Hamiltonian.forward, with the same default."""
-
-    forces: bool
-    unrestricted: bool | None
-    field: Float[Tensor, "molecule 3"] | None           # V/angstrom
-    point_charges: PointCharges | None
-    tolerance: float                                    # eV
-    max_steps: int
-    stability: bool | None
-    raise_unconverged: bool | None
-
-
 class Ensemble:
     """Learned Hamiltonians as one model: `Ensemble(["a.safetensors", "b.safetensors"])(molecules)`.
 
@@ -125,23 +113,21 @@ class Ensemble:
         return _device(self.members[0])
 
     @torch.no_grad()
-    def __call__(self, molecules: Molecules, *, guess: StartDensities | None = None,
-                 **request: Unpack[Request]) -> EnsembleResult:
-        """Means and uncertainties of molecules, `forces` and other requests as for a Hamiltonian.
+    def __call__(self, molecules: Molecules, *, forces: bool = False, guess: StartDensities | None = None,
+                 field: Float[Tensor, "molecule 3"] | None = None, point_charges: PointCharges | None = None,
+                 **scf: Unpack[SCFKeywords]) -> EnsembleResult:
+        """Means and uncertainties of molecules; arguments as for a Hamiltonian.
 
         The first member starts from the guess, the others from its density, which halves their iterations. Nothing is on a
         tape.
 
         Raises:
-            TypeError: an ensemble has no such request.
             InvalidMolecule, MissingParameter, SCFNotConverged, UnknownOption: as a Hamiltonian does.
         """
-        unknown = sorted(request.keys() - Request.__annotations__.keys())
-        if unknown:
-            raise TypeError(f"An ensemble has no argument {unknown[0]!r}; it has guess, {', '.join(Request.__annotations__)}.")
         results: list[Result] = []
         for member in self.members:
-            results.append(member(molecules, guess=results[0] if results else guess, **request))
+            results.append(member(molecules, forces=forces, guess=results[0] if results else guess, field=field,
+                                  point_charges=point_charges, **scf))
         return combined(results, self.calibration)
 
     @staticmethod
