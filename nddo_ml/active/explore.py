@@ -52,8 +52,8 @@ class TrajectoryStart:
     temperature: float      # K
 
 
-def explored(ensemble: Ensemble, starts: Sequence[TrajectoryStart], settings: Explore, rng: np.random.Generator, driver: int = 0,
-             progress: Callable[[int], None] | None = None) -> Explored:
+def explored(ensemble: Ensemble, starts: Sequence[TrajectoryStart], settings: Explore, rng: np.random.Generator,
+             driver: int = 0, progress: Callable[[int], None] | None = None) -> Explored:
     """Langevin dynamics from each start, all together; a candidate every `settings.every` steps.
 
     driver: the member whose forces move the atoms. progress: called after each step with the number of trajectories that go on;
