@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Unpack, runtime_checkable
+from typing import Any, Unpack
 
 import torch
 from jaxtyping import Bool, Float
@@ -24,9 +24,10 @@ from nddo_ml.ensembles.calibration import Calibration
 from nddo_ml.errors import IncompatibleFile, UnknownOption
 from nddo_ml.hamiltonian.model import Hamiltonian
 from nddo_ml.hamiltonian.results import Result
+from nddo_ml.hamiltonian.starts import HasDensity
 from nddo_ml.methods import Method, learned
 from nddo_ml.molecules import Molecules, PointCharges
-from nddo_ml.scf.options import SCFKeywords
+from nddo_ml.scf.options import SCFKeywords, asked
 
 FORMAT = "nddo_ml ensemble 1"
 FILE = "ensemble.json"
@@ -59,18 +60,6 @@ class EnsembleResult:
     def density(self, k: int = 0) -> Float[Tensor, "spin orbital orbital"]:
         """Density matrix of molecule k of the first member: an ensemble's result serves as guess for the next."""
         return self.members[0].density(k)
-
-
-@runtime_checkable
-class StartDensities(Protocol):
-    """StartDensities to start from: earlier results of the same molecules, or as much of them as a start needs."""
-
-    @property
-    def molecules(self) -> Molecules: ...
-
-    def density(self, k: int) -> Tensor:
-        """The density of molecule k, (spin, orbital, orbital)."""
-        ...
 
 
 class Ensemble:
@@ -113,7 +102,7 @@ class Ensemble:
         return _device(self.members[0])
 
     @torch.no_grad()
-    def __call__(self, molecules: Molecules, *, forces: bool = False, guess: StartDensities | None = None,
+    def __call__(self, molecules: Molecules, *, forces: bool = False, guess: HasDensity | None = None,
                  field: Float[Tensor, "molecule 3"] | None = None, point_charges: PointCharges | None = None,
                  **scf: Unpack[SCFKeywords]) -> EnsembleResult:
         """Means and uncertainties of molecules; arguments as for a Hamiltonian.
@@ -122,8 +111,10 @@ class Ensemble:
         tape.
 
         Raises:
+            TypeError: an ensemble has no such option.
             InvalidMolecule, MissingParameter, SCFNotConverged, UnknownOption: as a Hamiltonian does.
         """
+        asked(scf)
         results: list[Result] = []
         for member in self.members:
             results.append(member(molecules, forces=forces, guess=results[0] if results else guess, field=field,

@@ -41,7 +41,7 @@ from nddo_ml.molecules import NOTHING, Molecules, PointCharges, Surroundings, ch
 from nddo_ml.networks.shifts import Shifts
 from nddo_ml.pairs import Distances
 from nddo_ml.properties.populations import populations
-from nddo_ml.scf.options import SCF, SCFKeywords
+from nddo_ml.scf.options import SCF, SCFKeywords, asked
 from nddo_ml.scf.orders import Order
 from nddo_ml.scf.problem import Problem
 
@@ -167,7 +167,7 @@ class Hamiltonian(nn.Module):
                 molecule can be in (plausibility.py).
             UnknownOption: an option means nothing.
         """
-        options = SCF(**scf)
+        options = asked(scf)
         check_order(order)
         check_plain((molecules, field, point_charges), self.parameters())
         check(molecules)
