@@ -25,6 +25,7 @@ from ase.io import write
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from peers import predictions
 
+from nddo_ml.common.json import finite
 from nddo_ml.methods import method
 from nddo_ml.training.dataset import HELD_OUT, content_hash, limited, load, split
 from nddo_ml.training.evaluate import scores, with_offsets
@@ -185,13 +186,6 @@ def counted(parts):
                        "smallest": min(map(len, whole), default=0), "largest": max(map(len, whole), default=0),
                        "interactions": len(complexes)}
     return found
-
-
-def finite(tree):
-    """The same with None for what is not a finite number."""
-    if isinstance(tree, dict):
-        return {k: finite(v) for k, v in tree.items()}
-    return None if isinstance(tree, float) and not np.isfinite(tree) else tree
 
 
 def inserted(path, text):

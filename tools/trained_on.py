@@ -9,9 +9,9 @@ import json
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from nddo_ml.common.files import write_whole
+from nddo_ml.common.files import write_tensors
 from nddo_ml.hamiltonian.weights import TRAINED
 from nddo_ml.methods.learned import card
 from nddo_ml.training.config import read_config
@@ -37,7 +37,7 @@ def main():
         said = archive.metadata()
     said["split"] = json.dumps({"validation": config.data.validation, "large": config.data.large})
     tensors = {**load_file(chosen.weights), TRAINED: torch.tensor(sorted(molecules), dtype=torch.int64)}
-    write_whole(chosen.weights, lambda unfinished: save_file(tensors, unfinished, metadata=said))
+    write_tensors(chosen.weights, tensors, said)
     print(f"{chosen.weights}: trained on {len(molecules)} molecules")
 
 

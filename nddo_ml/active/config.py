@@ -3,9 +3,9 @@
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from nddo_ml.common.limits import COUNT, NUMBER, POSITIVE, SEED, check_limits
+from nddo_ml.common.toml import COUNT, NUMBER, POSITIVE, SEED, check_limits, from_table, read_toml
 from nddo_ml.errors import UnknownOption
-from nddo_ml.training.config import Config, read_config, read_toml, record
+from nddo_ml.training.config import Config, read_config
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def read_active(file: str | Path) -> tuple[Active, Config]:
 
 def from_dict(values: dict, where: str = "the configuration") -> Active:
     """An Active from plain values. UnknownOption for a key that does not exist, or a value that cannot be."""
-    found = record(Active, values, where)
+    found = from_table(Active, values, where)
     if not found.explore.temperatures or min(found.explore.temperatures) <= 0:
         raise UnknownOption(f"explore.temperatures = {list(found.explore.temperatures)} in {where}: give positive ones, in K.")
     check_limits(found, LIMITS, where)

@@ -13,7 +13,7 @@ from ase.io.extxyz import key_val_str_to_dict
 
 from nddo_ml.active.calibrate import Opinion
 from nddo_ml.active.explore import Candidate
-from nddo_ml.common.files import write_whole
+from nddo_ml.common.files import write_text
 from nddo_ml.labels.journal import Journal, text, whole_frames
 from nddo_ml.labels.label import described
 from nddo_ml.labels.levels.theory import Level, frame
@@ -64,7 +64,7 @@ def write_picked(path: Path, candidates: Sequence[Candidate]) -> None:
         atoms.info |= {"pred_energy": o.energy, "energy_spread": o.energy_spread, "energy_uncertainty": o.energy_uncertainty}
         atoms.arrays |= {"pred_forces": o.forces, "atom_spread": o.atom_spread, "atom_uncertainty": o.atom_uncertainty}
         parts.append(text(atoms))
-    write_whole(str(path), lambda unfinished: Path(unfinished).write_text("".join(parts)))
+    write_text(path, "".join(parts))
 
 
 def read_picked(path: Path) -> list[Candidate]:
@@ -81,7 +81,7 @@ def read_picked(path: Path) -> list[Candidate]:
 
 def write_structures(path: Path, structures: Sequence[Structure]) -> None:
     """Write structures, whole or not at all."""
-    write_whole(str(path), lambda unfinished: Path(unfinished).write_text("".join(text(s.atoms) for s in structures)))
+    write_text(path, "".join(text(s.atoms) for s in structures))
 
 
 def read_structures(path: Path) -> list[Structure]:
@@ -92,7 +92,7 @@ def read_structures(path: Path) -> list[Structure]:
 def copy_labels(journal: Path, path: Path, ids: Sequence[str]) -> None:
     """Copy the labelled frames of these ids, in this order, from a journal to a file of their own, whole or not at all."""
     frames = labelled(journal)
-    write_whole(str(path), lambda unfinished: Path(unfinished).write_text("".join(frames[key] for key in ids)))
+    write_text(path, "".join(frames[key] for key in ids))
 
 
 def labelled(path: Path) -> dict[str, str]:

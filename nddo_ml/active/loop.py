@@ -32,7 +32,8 @@ from nddo_ml.active.labelling import (
 )
 from nddo_ml.active.plots import reliability_picture, rounds_picture
 from nddo_ml.common.extras import needed
-from nddo_ml.common.files import write_whole
+from nddo_ml.common.files import write_text
+from nddo_ml.common.json import finite, write_json
 from nddo_ml.ensembles.calibration import Reliability, reliability
 from nddo_ml.ensembles.ensemble import Ensemble
 from nddo_ml.errors import IncompatibleFile, InvalidMolecule, UnknownOption
@@ -201,7 +202,7 @@ class Loop:
         before = [c.structure for k in range(1, number) for c in read_picked(self._at(k) / "picked.extxyz")]
         chosen = picked(found.candidates, self.config.pick, [*starts, *before])
         sure = [c.uncertainty for c in found.candidates]
-        _write_json(folder / "explored.json", {
+        write_json(folder / "explored.json", {
             "trajectories": found.trajectories, "ends": dict(found.ends), "candidates": len(sure),
             "median_uncertainty": float(np.median(sure)) if sure else None, "largest_uncertainty": max(sure, default=None)})
         write_picked(folder / "picked.extxyz", chosen)
@@ -307,11 +308,11 @@ class Loop:
     def _summary(self):
         """Records of all rounds in one file, and their picture."""
         lines = "".join(json.dumps(r) + "\n" for r in self.records)
-        write_whole(str(self.folder / "rounds.jsonl"), lambda unfinished: Path(unfinished).write_text(lines))
+        write_text(self.folder / "rounds.jsonl", lines)
         rounds_picture(self.records, self.folder / "rounds.png")
 
     def _write(self, number, record):
-        _write_json(self._at(number) / "round.json", record)
+        write_json(self._at(number) / "round.json", record)
         self.report.done(record)
 
     def _last(self):
@@ -353,8 +354,4 @@ def _worth(energy: Reliability, forces: Reliability) -> dict:
     kcal = CODATA_2018.kcal_mol
     found = {"energy": energy, "forces": forces}
     plain = {name: asdict(replace(r, error=r.error * kcal, uncertainty=r.uncertainty * kcal)) for name, r in found.items()}
-    return {name: {k: v if np.isfinite(v) else None for k, v in r.items()} for name, r in plain.items()}
-
-
-def _write_json(path, values):
-    write_whole(str(path), lambda unfinished: Path(unfinished).write_text(json.dumps(values, indent=1) + "\n"))
+    return finite(plain)

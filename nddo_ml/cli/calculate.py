@@ -11,7 +11,7 @@ import torch
 from ase import Atoms
 from ase.outputs import all_outputs
 
-from nddo_ml.common.files import finite
+from nddo_ml.common.json import finite
 from nddo_ml.elements import masses
 from nddo_ml.errors import UnknownOption
 from nddo_ml.geometry import constraints

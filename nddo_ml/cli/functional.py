@@ -50,13 +50,13 @@ def _train(file, restart, minutes):
 
     from nddo_ml.cli.train import Stop
     from nddo_ml.common.files import held
+    from nddo_ml.common.toml import from_table, read_toml
     from nddo_ml.functional import library
     from nddo_ml.functional.training.config import Config
-    from nddo_ml.training.config import read_toml, record
 
     torch.set_num_threads(1)
     sys.path.insert(0, str(file.parent.resolve()))      # where a class of the user's own may stand
-    config = record(Config, read_toml(file), str(file))
+    config = from_table(Config, read_toml(file), str(file))
     at = file.parent
     d, start = config.data, config.functional.start
     config = replace(config, output=str(at / config.output), data=replace(

@@ -15,12 +15,12 @@ import nddo_ml
 from nddo_ml.cli import structures, tables
 from nddo_ml.cli.calculate import UNITS, Calculation, Wanted, calculate, record, state, written
 from nddo_ml.cli.refusals import INCOMPLETE, REFUSED, refuse
-from nddo_ml.common.files import finite
+from nddo_ml.common.devices import usable
+from nddo_ml.common.json import finite
 from nddo_ml.elements import symbol
 from nddo_ml.errors import NDDOError
 from nddo_ml.geometry.constraints import described
 from nddo_ml.hamiltonian.model import Hamiltonian
-from nddo_ml.interfaces.ase import check_device
 from nddo_ml.interfaces.molden import write_molden
 from nddo_ml.methods import learned, methods
 from nddo_ml.methods import method as find_method
@@ -48,7 +48,7 @@ def run(name: str, method: str, wanted: Wanted, outputs: Outputs, device: str, t
     """The exit code: 0, REFUSED if a frame could not be calculated, INCOMPLETE if an optimisation did not converge."""
     console = _console()
     find_method(method)
-    check_device(device)
+    usable(device)
     path = structures.find(name)
     frames = reading.read(path, isolated, wanted.charge, wanted.multiplicity)
     check_outputs(outputs)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from nddo_ml.common import processes as parallel
+from nddo_ml.common.processes import joined
 from nddo_ml.errors import UnknownOption
 from nddo_ml.hamiltonian.model import Hamiltonian
 from nddo_ml.hamiltonian.weights import trained_on
@@ -93,17 +93,13 @@ def run_training(file: Path, restart: bool, minutes: float | None) -> None:
     """Train as the file says; what each printed figure is, it says at the start."""
     findable(file.parent)
     config = read_config(file)
-    world = parallel.start()
-    console = Console(quiet=not world.first)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
                TextColumn("{task.fields[live]}"))
-    stop = Stop(minutes)
-    console.print("Errors of test sets: F kcal/mol/Å / E kcal/mol / µ D; * the best so far", highlight=False)
-    try:
+    with joined() as world:
+        console, stop = Console(quiet=not world.first), Stop(minutes)
+        console.print("Errors of test sets: F kcal/mol/Å / E kcal/mol / µ D; * the best so far", highlight=False)
         with Progress(*columns, console=console, disable=not world.first, refresh_per_second=2) as progress:
             folders = train(config, world, Terminal(console, progress), stop, restart)
-    finally:
-        parallel.finish()
     if stop():
         console.print("Stopped; the same command goes on from here.", highlight=False)
     for folder in folders:

@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from nddo_ml.cli.train import Stop
-from nddo_ml.common import processes as parallel
+from nddo_ml.common.processes import joined
+from nddo_ml.common.toml import from_table, read_toml
 from nddo_ml.errors import MissingExtra, UnknownOption
-from nddo_ml.training.config import read_toml, record
 from nddo_ml.wavefunction.real_space.plots import pictures
 from nddo_ml.wavefunction.real_space.run import Config, calculate, prepared, with_output
 
@@ -28,18 +28,15 @@ def configuration(file: Path | None, molecule: str | None, unit: str | None, out
         values["molecule"] = molecule
     if unit is not None:
         values["unit"] = unit
-    config = record(Config, values, "the command" if file is None else str(file))
+    config = from_table(Config, values, "the command" if file is None else str(file))
     config = config if file is None else with_output(config, file.parent)
     return config if output is None else replace(config, output=output)
 
 
 def run_wavefunction(config: Config, restart: bool, minutes: float | None) -> None:
     """Calculate, alone or with the other processes of torchrun, and print what came out."""
-    world = parallel.start()
-    try:
+    with joined() as world:
         _run(config, restart, minutes, world)
-    finally:
-        parallel.finish()
 
 
 def _run(config, restart, minutes, world):

@@ -1,19 +1,21 @@
-"""Files: tensors, written whole or not at all and refused by name where they are something else; what JSON can hold; folders
-that one run at a time writes into.
+"""Files: text and tensors, written whole or not at all and refused by name where they are something else; folders that one run
+at a time writes into.
 """
 
-
-import math
 import os
 import pickle
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
+from nddo_ml.common.processes import ALONE, World
 from nddo_ml.errors import IncompatibleFile
 
 try:
@@ -38,21 +40,22 @@ def alone(descriptor: int) -> bool:
 
 
 @contextmanager
-def held(*folders: str | Path, world=None) -> Iterator[None]:
-    """Hold folders, made where they are missing, for this run while the context lasts. IncompatibleFile: another run holds one.
+def held(*folders: str | Path, world: World = ALONE) -> Iterator[None]:
+    """Hold folders, made where they are missing, for this run while the context lasts.
 
-    world: the processes of this run (`rank`, `gathered`), if it has several: the first holds the folders, all are refused.
+    world: the processes of this run, if it has several: the first holds the folders, all are refused.
+
+    Raises: IncompatibleFile, if another run holds one of them or it cannot be written.
     """
     descriptors, refusal = [], ""
     try:
-        if world is None or world.rank == 0:
+        if world.first:
             try:
                 for folder in folders:
                     descriptors.append(_claimed(Path(folder)))
             except IncompatibleFile as error:
                 refusal = str(error)
-        if world is not None:
-            refusal = world.gathered(refusal)[0]
+        refusal = world.gathered(refusal)[0]
         if refusal:
             raise IncompatibleFile(refusal)
         yield
@@ -61,7 +64,7 @@ def held(*folders: str | Path, world=None) -> Iterator[None]:
             os.close(descriptor)
 
 
-def _claimed(folder):
+def _claimed(folder: Path) -> int:
     """A descriptor that holds a folder; the file behind it says which process does."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -88,27 +91,43 @@ def write_whole(path: str | Path, write: Callable[[str], object]) -> None:
     os.replace(unfinished, path)
 
 
-def write_checkpoint(path: str | Path, form: str, content: dict) -> None:
+def write_text(path: str | Path, text: str) -> None:
+    """Write text, whole or not at all."""
+    write_whole(path, lambda unfinished: Path(unfinished).write_text(text))
+
+
+def write_checkpoint(path: str | Path, form: str, content: dict[str, Any]) -> None:
     """Write a checkpoint of the format `form`, whole or not at all."""
     write_whole(path, lambda unfinished: torch.save({"format": form, **content}, unfinished))
 
 
-def read_checkpoint(path: str | Path, form: str, device: str = "cpu") -> dict:
-    """What `write_checkpoint` wrote. IncompatibleFile for anything else."""
+def read_checkpoint(path: str | Path, form: str, device: str = "cpu") -> dict[str, Any]:
+    """What `write_checkpoint` wrote, its tensors on `device`.
+
+    Raises: IncompatibleFile, for anything else.
+    """
     try:
-        found = torch.load(path, weights_only=True, map_location=device)
+        content = torch.load(path, weights_only=True, map_location=device)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         raise IncompatibleFile(f"{path} is not a readable checkpoint ({type(error).__name__}): choose another output "
                                "folder, or --restart.") from error
-    if not isinstance(found, dict) or found.get("format") != form:
+    if not isinstance(content, dict) or content.get("format") != form:
         raise IncompatibleFile(f"{path} is not a checkpoint of this version: expected {form!r}. Choose another output "
                                "folder, or --restart.")
-    return found
+    return content
 
 
-def metadata(path: Path, form: str, expected: str, suffix: str) -> dict:
-    """What a safetensors file of the format `form` says about itself. IncompatibleFile: it is none; expected: what it should
-    have been, in words."""
+def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], said: Mapping[str, str]) -> None:
+    """Write a safetensors file, whole or not at all. said: its metadata, "format" among them."""
+    plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    write_whole(path, lambda unfinished: save_file(plain, unfinished, metadata=dict(said)))
+
+
+def metadata(path: Path, form: str, expected: str, suffix: str) -> dict[str, str]:
+    """What a safetensors file of the format `form` says about itself. expected: what it should have been, in words.
+
+    Raises: IncompatibleFile, if there is no such file, or one of another format.
+    """
     if not path.is_file():
         raise IncompatibleFile(f"There is no file {path}: expected {expected} ({suffix}).")
     try:
@@ -117,15 +136,6 @@ def metadata(path: Path, form: str, expected: str, suffix: str) -> dict:
     except (SafetensorError, OSError) as error:
         raise IncompatibleFile(f"{path} is not a safetensors file ({error}): expected {expected}.") from None
     if said.get("format") != form:
-        found = f"format {said['format']!r}" if "format" in said else "no format"
-        raise IncompatibleFile(f"{path} holds other tensors ({found} in its metadata): expected {form!r}, {expected}.")
+        other = f"format {said['format']!r}" if "format" in said else "no format"
+        raise IncompatibleFile(f"{path} holds other tensors ({other} in its metadata): expected {form!r}, {expected}.")
     return said
-
-
-def finite(tree):
-    """Plain data with every number that JSON has no word for (NaN, infinity) as None."""
-    if isinstance(tree, dict):
-        return {key: finite(value) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [finite(value) for value in tree]
-    return None if isinstance(tree, float) and not math.isfinite(tree) else tree

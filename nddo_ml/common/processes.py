@@ -1,45 +1,49 @@
-"""Several processes, one training: `torchrun --nproc-per-node N -m nddo_ml.cli.main train CONFIG.toml`.
+"""Several processes of one calculation, started as `torchrun --nproc-per-node N -m nddo_ml.cli.main COMMAND ...`.
 
-Each process owns a fixed share of the frames (so that it keeps their densities), computes gradients of its own batch, and all
-step with the mean. With one process nothing here does anything.
+A training shares out its frames among them, a wavefunction its walkers; all take the same steps, and the first writes and
+speaks. With one process nothing here does anything.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a training: `rank` of this one, `size` of all."""
+    """The processes of a calculation, as this one sees them."""
 
-    rank: int = 0
-    size: int = 1
+    rank: int = 0     # of this process, counted from 0
+    size: int = 1     # number of processes
 
     @property
     def first(self) -> bool:
         """Whether this process writes files and speaks."""
         return self.rank == 0
 
-    def share(self, items: Sequence) -> list:
+    def share(self, items: Sequence[T]) -> list[T]:
         """This process's part of a list that all have."""
         return list(items[self.rank::self.size])
 
-    def gathered(self, value) -> list:
+    def gathered(self, value: T) -> list[T]:
         """The values of all processes, in the order of their ranks."""
         if self.size == 1:
             return [value]
-        found = [None] * self.size
-        dist.all_gather_object(found, value)
-        return found
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
 
-    def join(self, mine: list, count: int) -> list:
+    def join(self, mine: list[T], count: int) -> list[T]:
         """The list of `count` items whose shares the processes hold."""
-        joined = [None] * count
+        joined: list[Any] = [None] * count
         for rank, part in enumerate(self.gathered(mine)):
             joined[rank::self.size] = part
         return joined
@@ -63,17 +67,19 @@ class World:
                 dist.broadcast(t, 0)
 
 
-def start() -> World:
-    """The processes `torchrun` started, joined through gloo (nccl where each has a GPU); a single one without it."""
+ALONE = World()     # a single process
+
+
+@contextmanager
+def joined() -> Iterator[World]:
+    """The processes that `torchrun` started, connected through gloo (nccl where each has a GPU) while the context lasts; a
+    single one without it."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        return World()
-    if not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.device_count() >= size else "gloo")
-    return World(dist.get_rank(), dist.get_world_size())
-
-
-def finish() -> None:
-    """Leave the group of processes, if there is one."""
-    if dist.is_initialized():
+        yield ALONE
+        return
+    dist.init_process_group("nccl" if torch.cuda.device_count() >= size else "gloo")
+    try:
+        yield World(dist.get_rank(), dist.get_world_size())
+    finally:
         dist.destroy_process_group()

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from scipy.optimize import minimize
 from scipy.stats import norm, spearmanr
 
+from nddo_ml.common.json import finite
 from nddo_ml.errors import IncompatibleFile, UnknownOption
 
 LEVELS = np.linspace(0.01, 0.99, 99)      # of confidence, at which coverage is compared
@@ -66,7 +67,7 @@ class Calibration:
 
     def as_dict(self) -> dict:
         """Plain values, for a file; what is not finite becomes None."""
-        return _plain(asdict(self))
+        return finite(asdict(self))
 
     @staticmethod
     def from_dict(values: dict, where: str = "the calibration") -> "Calibration":
@@ -146,9 +147,3 @@ def _finite(spread, error):
     e = np.asarray(error, dtype=np.float64).reshape(len(s), -1)
     kept = np.isfinite(s) & np.isfinite(e).all(1)
     return s[kept], e[kept]
-
-
-def _plain(value):
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from nddo_ml.common.files import write_whole
+from nddo_ml.common.json import write_json
 from nddo_ml.elements import symbol
 from nddo_ml.ensembles.calibration import Calibration
 from nddo_ml.errors import IncompatibleFile, UnknownOption
@@ -141,7 +141,7 @@ class Ensemble:
         elements = " ".join(symbol(z) for z in cards[0].elements)
         said = {"format": FORMAT, "level": self.level, "elements": elements, "members": names,
                 "sha256": [_digest(c.path) for c in cards], "calibration": self.calibration.as_dict()}
-        write_whole(str(path), lambda unfinished: Path(unfinished).write_text(json.dumps(said, indent=1) + "\n"))
+        write_json(path, said)
         return path
 
 

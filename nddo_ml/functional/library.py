@@ -5,7 +5,7 @@ from importlib import import_module
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import nddo_ml
 from nddo_ml.common import files
@@ -116,9 +116,7 @@ def save(functional: Functional, path, name: str, level: str = "", data: str = "
         raise UnknownOption(f"Functionals are saved as {SUFFIX} files: {path!r} ends otherwise.")
     said = {"format": FORMAT, "name": name, "settings": json.dumps(settings(functional)), "level": level, "data": data,
             "exact_exchange": repr(functional.exact_exchange), "code": nddo_ml.__version__, "notes": notes}
-    tensors = {key: value.detach().cpu().contiguous() for key, value in functional.state_dict().items()}
-    tensors = tensors or {"empty": torch.zeros(1)}
-    files.write_whole(path, lambda unfinished: save_file(tensors, unfinished, metadata=said))
+    files.write_tensors(path, functional.state_dict() or {"empty": torch.zeros(1)}, said)
 
 
 def metadata(path) -> dict:

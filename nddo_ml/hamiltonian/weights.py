@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 import nddo_ml
-from nddo_ml.common.files import write_whole
+from nddo_ml.common.files import write_tensors
 from nddo_ml.elements import symbol
 from nddo_ml.errors import IncompatibleFile, UnknownOption
 from nddo_ml.integrals.corrections.d3 import DispersionD3BJ
@@ -62,8 +62,7 @@ def save(hamiltonian: nn.Module, path, name: str | None = None, level: str = "un
     if trained is not None:
         said["split"] = json.dumps({"validation": trained.validation, "large": trained.large})
         tensors[TRAINED] = torch.tensor(sorted(trained.molecules), dtype=torch.int64)
-    tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    write_whole(path, lambda unfinished: save_file(tensors, unfinished, metadata=said))
+    write_tensors(path, tensors, said)
 
 
 def _elements(hamiltonian) -> list[int]:

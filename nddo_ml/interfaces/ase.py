@@ -17,6 +17,7 @@ import torch
 from ase.calculators.calculator import Calculator, all_changes
 from ase.outputs import Properties, all_outputs
 
+from nddo_ml.common.devices import usable
 from nddo_ml.common.struct import Lock, in_turn, ordinary
 from nddo_ml.elements import SPARKLE, is_sparkle, number, symbol
 from nddo_ml.errors import InvalidMolecule, UnknownOption
@@ -100,7 +101,7 @@ class NDDO(Calculator):
         if isinstance(options.get("method"), str):
             options["method"] = find_method(options["method"]).key
         if options.get("device") is not None:
-            check_device(options["device"])
+            usable(options["device"])
         if options.get("point_charges") is not None:
             options["point_charges"] = charge_table(options["point_charges"])
         changed = super().set(**options)
@@ -288,18 +289,6 @@ def threads(count: int | None):
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def check_device(name) -> torch.device:
-    """The torch device of that name; UnknownOption where this machine has none."""
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UnknownOption(f"There is no device {str(name)!r} here ({str(error).splitlines()[0]}): use cpu"
-                            f"{', or cuda' if torch.cuda.is_available() else ' (cuda needs a GPU and a CUDA build of torch)'}."
-                            ) from error
-    return device
 
 
 def off_tape(result):

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 
 import nddo_ml
-from nddo_ml.common.files import finite
+from nddo_ml.common.devices import usable
+from nddo_ml.common.json import finite
 from nddo_ml.elements import number
 from nddo_ml.errors import InvalidMolecule, NDDOError, SCFNotConverged, UnknownOption
 from nddo_ml.hamiltonian.model import Hamiltonian
-from nddo_ml.interfaces.ase import check_device, off_tape, threads
+from nddo_ml.interfaces.ase import off_tape, threads
 from nddo_ml.molecules import Molecules
 from nddo_ml.properties.response import hessian
 from nddo_ml.scf.options import SCF
@@ -68,7 +69,7 @@ def _result(atomic_input):
     with threads(keywords.pop("threads")):
         device = keywords.pop("device")
         model = Hamiltonian(_given(_given(atomic_input, "model", "the input"), "method", "the model"),
-                            None if device is None else check_device(device))
+                            None if device is None else usable(device))
         result = off_tape(model(molecule, forces=driver in ("gradient", "properties"), raise_unconverged=True, **keywords))
         found = properties(result)
         if driver == "hessian":

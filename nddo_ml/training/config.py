@@ -3,15 +3,24 @@
 Every table of the file is a frozen record below; a key that does not exist is refused with the nearest one that does.
 """
 
-import tomllib
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
-from difflib import get_close_matches
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from types import UnionType
-from typing import get_args, get_origin
 
-from nddo_ml.common.limits import COUNT, FRACTION, MEMORY, NUMBER, POSITIVE, SEED, WEIGHT, check_limits, check_seeds
-from nddo_ml.errors import IncompatibleFile, UnknownOption
+from nddo_ml.common.toml import (
+    COUNT,
+    FRACTION,
+    MEMORY,
+    NUMBER,
+    POSITIVE,
+    SEED,
+    WEIGHT,
+    check_choice,
+    check_limits,
+    check_seeds,
+    from_table,
+    read_toml,
+)
+from nddo_ml.errors import UnknownOption
 from nddo_ml.training.losses import Weights, Widths
 
 KINDS = ("frozen", "pretrain", "finetune")
@@ -143,20 +152,9 @@ def read_config(file: str | Path) -> Config:
     return anchored(from_dict(read_toml(file), str(file)), Path(file).parent)
 
 
-def read_toml(file: str | Path) -> dict:
-    """The values of a TOML file. IncompatibleFile: it is none."""
-    path = Path(file)
-    try:
-        return tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        raise IncompatibleFile(f"There is no configuration file {path}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise IncompatibleFile(f"{path} is not a TOML file: {error}.") from None
-
-
 def from_dict(values: dict, where: str = "the configuration") -> Config:
     """A Config from plain values. UnknownOption for a key that does not exist, or a value that cannot be."""
-    return checked(record(Config, _own_losses(values), where), where)
+    return checked(from_table(Config, _own_losses(values), where), where)
 
 
 def _own_losses(values):
@@ -177,13 +175,13 @@ def checked(config: Config, where: str = "the configuration") -> Config:
     """Itself. UnknownOption: a value that cannot be."""
     if not config.stage:
         raise UnknownOption(f"{where} has no [[stage]]: give at least one, with kind, files and epochs.")
-    _one_of(config.model.trainable, TRAINABLE, "model.trainable", where)
+    check_choice(config.model.trainable, TRAINABLE, "model.trainable", where)
     check_seeds(config.seeds, where)
     check_limits(config, LIMITS, where)
     for k, stage in enumerate(config.stage, 1):
-        _one_of(stage.kind, KINDS, f"stage {k}: kind", where)
-        _one_of(stage.offsets, OFFSETS, f"stage {k}: offsets", where)
-        _one_of(stage.dispersion, DISPERSION, f"stage {k}: dispersion", where)
+        check_choice(stage.kind, KINDS, f"stage {k}: kind", where)
+        check_choice(stage.offsets, OFFSETS, f"stage {k}: offsets", where)
+        check_choice(stage.dispersion, DISPERSION, f"stage {k}: dispersion", where)
         for name, weight in stage.losses.own.items():
             if type(weight) not in (int, float) or not WEIGHT[0] <= weight <= WEIGHT[1]:
                 raise UnknownOption(f"stage {k}: losses.{name} = {weight!r} in {where}: expected a weight of at least 0.")
@@ -206,43 +204,3 @@ def anchored(config: Config, folder: Path) -> Config:
     if model.start is not None and (folder / model.start).exists():
         model = replace(model, start=at(model.start))
     return replace(config, output=at(config.output), stage=stages, model=model)
-
-
-def _one_of(value, allowed, name, where):
-    if value not in allowed:
-        raise UnknownOption(f"{name} = {value!r} in {where}: expected {', '.join(allowed)}.")
-
-
-def record(cls, values, where: str, prefix: str = ""):
-    """A record of frozen dataclasses from a table of the file `where`. UnknownOption for a key that does not exist, one that
-    is missing, or a value of another type."""
-    if not isinstance(values, dict):
-        raise UnknownOption(f"{prefix or 'the top level'} in {where} must be a table.")
-    known = {f.name: f for f in fields(cls)}
-    for key in values:
-        if key not in known:
-            near = get_close_matches(key, known, 1, 0.5)
-            hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}."
-            raise UnknownOption(f"{prefix}{key} in {where} does not exist: {hint}")
-    for name, f in known.items():
-        if name not in values and f.default is MISSING and f.default_factory is MISSING:
-            raise UnknownOption(f"{where} lacks {prefix}{name}.")
-    return cls(**{key: _value(known[key].type, value, where, prefix + key) for key, value in values.items()})
-
-
-def _value(kind, value, where, name):
-    """A value of the type its record declares."""
-    if is_dataclass(kind):
-        return record(kind, value, where, name + ".")
-    if get_origin(kind) is tuple:
-        if not isinstance(value, list | tuple):
-            raise UnknownOption(f"{name} = {value!r} in {where}: expected a list.")
-        return tuple(_value(get_args(kind)[0], x, where, f"{name}[{k}]" if is_dataclass(get_args(kind)[0]) else name)
-                     for k, x in enumerate(value))
-    if isinstance(kind, UnionType):
-        kind = get_args(kind)[0]
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is not kind:
-        raise UnknownOption(f"{name} = {value!r} in {where}: expected {kind.__name__}.")
-    return value

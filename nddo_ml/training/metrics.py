@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from nddo_ml.common.files import finite
+from nddo_ml.common.json import finite
 from nddo_ml.training.dataset import Frame
 from nddo_ml.training.step import Outcome, Record
 from nddo_ml.units import CODATA_2018

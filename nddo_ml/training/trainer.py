@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from nddo_ml.common.files import held
-from nddo_ml.common.processes import World
+from nddo_ml.common.processes import ALONE, World
 from nddo_ml.hamiltonian.weights import trained_on
 from nddo_ml.methods.learned import TrainedOn
 from nddo_ml.training import checkpoints, plots
@@ -61,7 +61,7 @@ class Training:
 
     def __init__(self, config: Config, seed: int, folder: Path, world: World | None = None, report: Silent | None = None):
         self.config, self.seed, self.folder = config, seed, Path(folder)
-        self.world, self.report = world or World(), report or Silent()
+        self.world, self.report = world or ALONE, report or Silent()
         for name in {name for stage in config.stage for name in stage.losses.own}:
             own_loss(name)                     # refuses one that does not exist before any work
         self.model = hamiltonian_of(config, seed)
@@ -386,7 +386,7 @@ def train(config: Config, world: World | None = None, report: Silent | None = No
     checked(config)
     folders = [Path(config.output) / f"seed-{seed}" for seed in config.seeds]
     done = []
-    with held(*folders, world=world):
+    with held(*folders, world=world or ALONE):
         for seed, folder in zip(config.seeds, folders, strict=True):
             training = Training(config, seed, folder, world, report)
             if restart:

@@ -17,6 +17,7 @@ from nddo_ml.active import config as active_config
 from nddo_ml.active.loop import active
 from nddo_ml.cli.main import app
 from nddo_ml.common.files import LOCK, held
+from nddo_ml.common.processes import World
 from nddo_ml.errors import IncompatibleFile, UnknownOption
 from nddo_ml.functional.training import config as functional
 from nddo_ml.labels.journal import Journal
@@ -83,19 +84,17 @@ def test_a_held_folder_is_refused_until_its_holder_is_gone(tmp_path, another):
 
 def test_all_processes_of_a_run_are_refused(tmp_path):
     """The first holds the folder, the others hear of it."""
-    class World:
-        def __init__(self, rank, said=""):
-            self.rank, self.said = rank, said
-
+    class Two(World):
         def gathered(self, value):
-            return [value if self.rank == 0 else self.said, ""]
+            return [value if self.first else refusal, ""]
 
-    with held(tmp_path / "a", world=World(0)):
+    refusal = ""
+    with held(tmp_path / "a", world=Two(0, 2)):
         assert (tmp_path / "a" / LOCK).exists()
-    with held(tmp_path / "b", world=World(1)):
+    with held(tmp_path / "b", world=Two(1, 2)):
         assert not (tmp_path / "b").exists(), "only the first touches the folder"
-    with pytest.raises(IncompatibleFile, match="written by another"), \
-            held(tmp_path / "b", world=World(1, "written by another")):
+    refusal = "written by another"
+    with pytest.raises(IncompatibleFile, match=refusal), held(tmp_path / "b", world=Two(1, 2)):
         pass
 
 
@@ -211,7 +210,7 @@ def with_value(record, path, value):
 @each_kind
 def test_numbers_that_mean_nothing_are_refused_by_name(kind):
     """NaN, and what lies below or above the limits of each; what lies at them passes."""
-    from nddo_ml.common.limits import check_limits
+    from nddo_ml.common.toml import check_limits
 
     _, limits, example = KINDS[kind]
     whole = example()

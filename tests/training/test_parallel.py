@@ -1,13 +1,10 @@
 """Several processes train one model, and the commands `train` and `evaluate` work from files."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from support.commands import torchrun
 from support.training_data import write_labels
 from typer.testing import CliRunner
 
@@ -78,26 +75,17 @@ def test_bad_configurations_end_with_a_message(tmp_path):
 
 AVERAGED = """
 import torch
-from nddo_ml.training import parallel
-world = parallel.start()
-p, q = torch.nn.Parameter(torch.zeros(2, 2)), torch.nn.Parameter(torch.zeros(3))
-p.grad = torch.full((2, 2), float(world.rank + 1))
-total = world.average([p, q], [3.0, 1.0][world.rank])
-assert total == 4.0 and torch.allclose(p.grad, torch.full((2, 2), 1.25)) and torch.equal(q.grad, torch.zeros(3))
-p.grad = torch.full((2, 2), float("nan") if world.rank else 2.0)
-assert world.average([p, q], 1.0 - world.rank) == 1.0 and torch.equal(p.grad, torch.full((2, 2), 2.0))
-items = list(range(5))
-assert world.join([x * 10 for x in world.share(items)], 5) == [0, 10, 20, 30, 40]
-parallel.finish()
+from nddo_ml.common.processes import joined
+with joined() as world:
+    p, q = torch.nn.Parameter(torch.zeros(2, 2)), torch.nn.Parameter(torch.zeros(3))
+    p.grad = torch.full((2, 2), float(world.rank + 1))
+    total = world.average([p, q], [3.0, 1.0][world.rank])
+    assert total == 4.0 and torch.allclose(p.grad, torch.full((2, 2), 1.25)) and torch.equal(q.grad, torch.zeros(3))
+    p.grad = torch.full((2, 2), float("nan") if world.rank else 2.0)
+    assert world.average([p, q], 1.0 - world.rank) == 1.0 and torch.equal(p.grad, torch.full((2, 2), 2.0))
+    items = list(range(5))
+    assert world.join([x * 10 for x in world.share(items)], 5) == [0, 10, 20, 30, 40]
 """
-
-
-def torchrun(arguments, cwd, **more):
-    # on CPUs; `-m torch.distributed.run` is what the command torchrun runs
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
-                   "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])}
-    return subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments],
-                          cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, **more)
 
 
 @pytest.mark.slow

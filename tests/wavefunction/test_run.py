@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.commands import torchrun
 from typer.testing import CliRunner
 
 from nddo_ml.cli.main import app
+from nddo_ml.common.toml import from_table
 from nddo_ml.errors import IncompatibleFile, InvalidMolecule, UnknownOption
-from nddo_ml.training.config import record
 from nddo_ml.wavefunction.real_space.forces import warp
 from nddo_ml.wavefunction.real_space.run import Ansatz, Averages, Config, Log, Sampling, calculate, prepared
 
@@ -51,11 +52,12 @@ def test_an_interrupted_run_ends_as_the_whole_one(tmp_path):
 
 def test_a_killed_run_goes_on_exactly(tmp_path):
     """SIGKILL in the middle, lines beyond the last checkpoint: the continuation equals the whole run."""
+    here = Path(__file__).parent
     code = ("import torch; torch.set_num_threads(1)\n"
-            "import os, sys, signal\nsys.path.insert(0, {tests!r})\n"
+            "import os, sys, signal\nsys.path[:0] = {tests!r}\n"
             "from test_run import config, prepared, calculate\n"
             "def die(p):\n    if p.iteration == 4: os.kill(os.getpid(), signal.SIGKILL)\n"
-            "calculate(prepared(config({folder!r})), die)\n").format(tests=str(Path(__file__).parent),
+            "calculate(prepared(config({folder!r})), die)\n").format(tests=[str(here), str(here.parent)],
                                                                     folder=str(tmp_path / "b"))
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode < 0
     assert not (tmp_path / "b" / "result.json").exists() and (tmp_path / "b" / "checkpoint.pt").exists()
@@ -94,7 +96,7 @@ def test_settings_that_cannot_be(tmp_path):
                            ({"evaluation": {"forces": -1}}, "evaluation.forces"),
                            ({"ansatz": {"kind": "psiformer", "width": 30}}, "multiple of ansatz.heads")):
         with pytest.raises(UnknownOption, match=words):
-            prepared(record(Config, {"molecule": "He 0 0 0", **changes}, "here"))
+            prepared(from_table(Config, {"molecule": "He 0 0 0", **changes}, "here"))
     assert not list(tmp_path.iterdir())
 
 
@@ -116,7 +118,7 @@ def test_the_command(tmp_path):
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda p: p.stem)
 def test_shipped_configurations_are_valid(file):
-    run = prepared(replace(record(Config, tomllib.loads(file.read_text()), str(file)), device="cpu"))
+    run = prepared(replace(from_table(Config, tomllib.loads(file.read_text()), str(file)), device="cpu"))
     assert run.config.exact is not None and run.config.exact < 0
 
 
@@ -151,7 +153,7 @@ GATES = {"wavefunction": 1e-4, "wavefunction_h2": 1e-4, "wavefunction_li": 5e-4,
 def test_energies(name, tmp_path):
     """|E - exact| < 3 sigma + tolerance and E >= exact - 3 sigma, sigma itself at most the tolerance: a wrong energy fails."""
     file = Path(__file__).parents[2] / "examples" / f"{name}.toml"
-    config = replace(record(Config, tomllib.loads(file.read_text()), str(file)), output=str(tmp_path))
+    config = replace(from_table(Config, tomllib.loads(file.read_text()), str(file)), output=str(tmp_path))
     found = calculate(prepared(config)).energy
     assert found.error < GATES[name]
     assert abs(found.mean - config.exact) < 3 * found.error + GATES[name]
@@ -170,7 +172,7 @@ def test_energies_of_a_rectangle_of_hydrogens(angle, exact, tmp_path):
     """Two ways to pair the atoms cross at the square, states of other spin lie near. Exact to 3e-4: full CI in cc-pVTZ and, in
     40 to 64 natural orbitals, cc-pVQZ, extrapolated as H2 at the distances of the sides asks for; at 90 degrees -2.0155 in
     D. Pfau et al., Phys. Rev. Research 2, 033429 (2020)."""
-    square = record(Config, tomllib.loads((EXAMPLES[0].parents[1] / "wavefunction_h4.toml").read_text()), "")
+    square = from_table(Config, tomllib.loads((EXAMPLES[0].parents[1] / "wavefunction_h4.toml").read_text()), "")
     found = calculate(prepared(replace(square, molecule=rectangle(angle), output=str(tmp_path))))
     assert found.energy.error < 5e-4 and found.spin.mean < 0.1
     assert exact - 3 * found.energy.error - 3e-4 < found.energy.mean < exact + 3 * found.energy.error + 1.6e-3
@@ -213,12 +215,10 @@ def test_two_processes_share_the_walkers(tmp_path):
     """torchrun on two processes: one folder, one set of weights, and a continuation like the whole run."""
     toml = ('molecule = "He 0 0 0"\noutput = "{}"\niterations = {}\n[ansatz]\nstart = ""\n[sampling]\nwalkers = 16\n'
             "steps = 2\nburn_in = 10\n[evaluation]\nblocks = 3\n[log]\ncheckpoint = 2\n")
-    base = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "nddo_ml.cli.main",
-            "wavefunction"]
     for name, iterations in (("whole", 4), ("parts", 2), ("parts", 4)):
         file = tmp_path / f"{name}.toml"
         file.write_text(toml.format(name, iterations))
-        done = subprocess.run([*base, str(file)], cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300)
+        done = torchrun(["-m", "nddo_ml.cli.main", "wavefunction", str(file)], tmp_path)
         assert done.returncode == 0, done.stderr[-2000:]
         assert done.stdout.count("Done:") == 1
     whole, parts = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "parts"))

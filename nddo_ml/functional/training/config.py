@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, field, fields
 
-from nddo_ml.common.limits import COUNT, FRACTION, POSITIVE, SEED, WEIGHT, check_limits, check_seeds
+from nddo_ml.common.toml import COUNT, FRACTION, POSITIVE, SEED, WEIGHT, check_limits, check_seeds
 from nddo_ml.errors import UnknownOption
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from nddo_ml.common.files import held, read_checkpoint, write_checkpoint, write_whole
+from nddo_ml.common.json import finite
 from nddo_ml.errors import IncompatibleFile, SCFNotConverged, UnknownOption
 from nddo_ml.functional import library
 from nddo_ml.functional.base import Functional
@@ -176,7 +177,7 @@ class Training:
 
     def _save(self, errors):
         held_out = {part: sorted({r.name for r in self.parts[part]}) for part in ("validation", "test")}
-        notes = {"errors": _finite(errors), "round": self.round, "seed": self.seed, **held_out}
+        notes = {"errors": finite(errors), "round": self.round, "seed": self.seed, **held_out}
         library.save(self.functional, self.folder / FILE, name=Path(self.config.output).name, level=self.level.name,
                      data=self._hash(), notes=json.dumps(notes))
 
@@ -204,7 +205,7 @@ class Training:
 
     def _log(self, **entry):
         with open(self.folder / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(_finite(entry)) + "\n")
+            file.write(json.dumps(finite(entry)) + "\n")
 
     def _checkpoint(self):
         content = {"config": self.config.as_dict(), "round": self.round, "best": self.best,
@@ -280,13 +281,6 @@ def best_seed(config: Config) -> Path:
     chosen = found[min(found)]
     write_whole(output / FILE, lambda path: Path(path).write_bytes(chosen.read_bytes()))
     return chosen
-
-
-def _finite(value):
-    """The value with None for what JSON has no number for."""
-    if isinstance(value, dict):
-        return {key: _finite(x) for key, x in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclass(frozen=True)

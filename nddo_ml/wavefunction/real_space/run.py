@@ -13,8 +13,9 @@ from pathlib import Path
 
 import torch
 
-from nddo_ml.common.files import held, read_checkpoint, write_checkpoint, write_whole
-from nddo_ml.common.limits import COUNT, MEMORY, NUMBER, POSITIVE, SEED, check_limits
+from nddo_ml.common.files import held, read_checkpoint, write_checkpoint, write_text
+from nddo_ml.common.processes import ALONE, World
+from nddo_ml.common.toml import COUNT, MEMORY, NUMBER, POSITIVE, SEED, check_limits
 from nddo_ml.errors import IncompatibleFile, UnknownOption
 from nddo_ml.wavefunction.natural_gradient import Adam, Spring, stable_rate
 from nddo_ml.wavefunction.real_space.ansatz import Wavefunction, wavefunction
@@ -24,9 +25,7 @@ from nddo_ml.wavefunction.real_space.sampling import Walkers
 from nddo_ml.wavefunction.real_space.starting_orbitals import beginning
 from nddo_ml.wavefunction.real_space.systems import System, from_text
 from nddo_ml.wavefunction.real_space.variational import (
-    ALONE,
     Evaluation,
-    Processes,
     Progress,
     Settings,
     State,
@@ -173,7 +172,7 @@ def prepared(config: Config, where: str = "the configuration") -> Run:
 
 def calculate(run: Run, report: Callable[[Progress], None] = lambda progress: None,
               measured: Callable[[int], None] = lambda blocks: None, stop: Callable[[], bool] = lambda: False,
-              restart: bool = False, world: Processes = ALONE) -> Evaluation | None:
+              restart: bool = False, world: World = ALONE) -> Evaluation | None:
     """Train to the iterations asked for and evaluate; from the checkpoint in the output folder if there is one.
 
     None: stop() said so before the end; the next call goes on as if it had not. Several processes share the walkers, the first
@@ -224,7 +223,7 @@ def _calculated(run, report, measured, stop, restart, world):
         return found
     felt = forces(psi, state, averages.forces, averages.steps) if averages.forces else None
     text = json.dumps(result(run, state, found, felt), indent=1)
-    write_whole(folder / "result.json", lambda path: Path(path).write_text(text))
+    write_text(folder / "result.json", text)
     return found
 
 
@@ -239,7 +238,7 @@ def result(run: Run, state: State, found: Evaluation, felt: Forces | None = None
             "difference": None if exact is None else e.mean - exact, "config": asdict(run.config)}
 
 
-def write(path: Path, run: Run, state: State, world: Processes = ALONE) -> None:
+def write(path: Path, run: Run, state: State, world: World = ALONE) -> None:
     """Write a checkpoint with the states of all processes, whole or not at all."""
     states = world.gathered(asdict(state))
     if world.rank == 0:
@@ -247,7 +246,7 @@ def write(path: Path, run: Run, state: State, world: Processes = ALONE) -> None:
                                         "weights": run.psi.state_dict(), "states": states})
 
 
-def read(path: Path, run: Run, world: Processes = ALONE) -> State:
+def read(path: Path, run: Run, world: World = ALONE) -> State:
     """This process's state of a checkpoint; its weights are put into run.psi.
 
     IncompatibleFile: unreadable, of another molecule, of other settings or of another number of processes.
@@ -279,7 +278,7 @@ def _plain(system):
 def _cut(path, iterations):
     """Keep the lines of the first iterations."""
     lines = path.read_text().splitlines() if path.exists() else []
-    write_whole(path, lambda unfinished: Path(unfinished).write_text("".join(line + "\n" for line in lines[:iterations])))
+    write_text(path, "".join(line + "\n" for line in lines[:iterations]))
 
 
 def with_output(config: Config, folder: Path) -> Config:

@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -11,6 +10,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
+from nddo_ml.common.processes import ALONE, World
 from nddo_ml.errors import NDDOError
 from nddo_ml.wavefunction.natural_gradient import Adam, Spring
 from nddo_ml.wavefunction.real_space.local_energy import clipped, local_energies
@@ -26,39 +26,6 @@ SPIN_EVERY = 10            # local energies for one measurement of the spin
 
 class SamplingFailed(NDDOError, RuntimeError):
     """The walkers or the parameters of a wavefunction left the finite numbers."""
-
-
-class Processes(Protocol):
-    """Several processes at one calculation, each with a share of the walkers; nddo_ml.common.processes.World is one."""
-
-    rank: int
-    size: int
-
-    def gathered(self, value) -> list:
-        """The values of all, in the order of their ranks."""
-        ...
-
-    def same(self, tensors) -> None:
-        """Give all the values of the first."""
-        ...
-
-
-@dataclass(frozen=True)
-class Alone:
-    """A single process."""
-
-    rank: int = 0
-    size: int = 1
-
-    def gathered(self, value) -> list:
-        """The value alone."""
-        return [value]
-
-    def same(self, tensors) -> None:
-        """Nothing to do."""
-
-
-ALONE = Alone()
 
 
 @dataclass(frozen=True)
@@ -123,7 +90,7 @@ def derivatives(psi, r: Float[Tensor, "walker electron 3"]) -> Float[Tensor, "wa
     return torch.cat([each[k].reshape(len(r), -1) for k in parameters], 1)
 
 
-def start(psi, system: System, settings: Settings, seed: int = 0, world: Processes = ALONE) -> State:
+def start(psi, system: System, settings: Settings, seed: int = 0, world: World = ALONE) -> State:
     """This process's walkers in equilibrium with psi, and an optimiser that has seen nothing."""
     generator = torch.Generator().manual_seed(seed + STREAMS * world.rank)
     r = scattered(system, settings.walkers // world.size, generator).to(psi.nuclei)
@@ -134,7 +101,7 @@ def start(psi, system: System, settings: Settings, seed: int = 0, world: Process
     return State(0, walkers, settings.optimiser.start(parameters, psi.nuclei), generator.get_state())
 
 
-def iteration(psi, state: State, settings: Settings, world: Processes = ALONE) -> tuple[State, Progress]:
+def iteration(psi, state: State, settings: Settings, world: World = ALONE) -> tuple[State, Progress]:
     """One iteration; psi's parameters are changed in place, with several processes by the walkers of all.
 
     SamplingFailed: no walker has a finite energy.
@@ -167,7 +134,7 @@ def _of_all(world, values, axis=0):
 
 def train(psi, system: System, settings: Settings, iterations: int, state: State | None = None, seed: int = 0,
           report: Callable[[Progress, State], None] = lambda progress, state: None,
-          stop: Callable[[], bool] = lambda: False, world: Processes = ALONE) -> State:
+          stop: Callable[[], bool] = lambda: False, world: World = ALONE) -> State:
     """Train until `iterations` are done in all, or stop() says so; from a state, exactly as if there had been no pause."""
     state = start(psi, system, settings, seed, world) if state is None else state
     while state.iteration < iterations and not any(world.gathered(stop())):
@@ -194,7 +161,7 @@ def in_double(psi):
 
 def evaluate(psi, state: State, blocks: int, steps: int = 10, burn_in: int = 20,
              report: Callable[[int, Tensor], None] = lambda done, energies: None,
-             stop: Callable[[], bool] = lambda: False, world: Processes = ALONE) -> Evaluation:
+             stop: Callable[[], bool] = lambda: False, world: World = ALONE) -> Evaluation:
     """Energy and spin of the wavefunction as it is: taken at `blocks` times, `steps` Metropolis steps apart, nothing clipped.
 
     Local energies are those of double precision; a wavefunction of single precision leads the walkers only.
