@@ -7,8 +7,9 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 import torch
 from jaxtyping import install_import_hook
+from support import annotations
 
 torch.set_num_threads(1)
 
 # Every call of the package is checked against its annotations, shapes included.
-install_import_hook(os.environ.get("SHAPES", "nddo_ml").split(","), "beartype.beartype")
+install_import_hook(os.environ.get("SHAPES", "nddo_ml").split(","), f"{annotations.__name__}.checked")
