@@ -1,4 +1,4 @@
-"""The README is true: its Python runs and prints what stands there, its first run gives its numbers, its test command is found."""
+"""The README is true: its Python prints what stands there, its first run gives its numbers, its test command is found."""
 
 import re
 import subprocess
