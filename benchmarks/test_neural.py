@@ -19,12 +19,12 @@ from nddo_ml import Hamiltonian, Molecules
 from nddo_ml.integrals.corrections.d3 import OMEGA_B97X_D3BJ
 from nddo_ml.networks import build
 from nddo_ml.training.batches import collate, draw, orbitals
-from nddo_ml.training.config import SCF
+from nddo_ml.training.config import TrainingSCF
 from nddo_ml.training.dataset import read_frames, split
 from nddo_ml.training.losses import Weights, Widths
-from nddo_ml.training.optimiser import Average, Optimiser, clipped, trainable
+from nddo_ml.training.optimiser import Average, MuonAdamW, clipped, trainable
 from nddo_ml.training.starts import Densities
-from nddo_ml.training.step import Step
+from nddo_ml.training.step import TrainingStep
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]
@@ -68,8 +68,8 @@ def test_training_epoch(benchmark, parent):
     frames = split(read_frames(ROOT / "labels/pool.extxyz.gz"))["train"][:240]
     torch.manual_seed(0)
     hamiltonian = Hamiltonian(parent, network=build({}))
-    step = Step(hamiltonian, Weights(), Widths(), SCF(), 0.3)
-    optimiser, average, densities = Optimiser(hamiltonian), Average(trainable(hamiltonian), 0.99), Densities()
+    step = TrainingStep(hamiltonian, Weights(), Widths(), TrainingSCF(), 0.3)
+    optimiser, average, densities = MuonAdamW(hamiltonian), Average(trainable(hamiltonian), 0.99), Densities()
     sizes, channels = orbitals(hamiltonian.method, frames), [2 if f.multiplicity > 1 else 1 for f in frames]
     epochs = iter(range(100))
 

@@ -62,7 +62,7 @@ def test_single(benchmark, name, method):
     molecules = Molecules.single(atoms.numbers, atoms.positions)
 
     def run():
-        model._topologies.clear()
+        model.memory.forget()
         return model(molecules, forces=True)
 
     benchmark.group = f"{name} {method}"
@@ -78,7 +78,7 @@ def test_batch(benchmark, method):
     model = Hamiltonian(method)
 
     def run():
-        model._topologies.clear()
+        model.memory.forget()
         return model(molecules, forces=True)
 
     benchmark.group = f"batch of 256 {method}"

@@ -32,7 +32,11 @@ _NUMBERS = {name.lower(): number for number, name in _SYMBOLS.items()}
 
 
 def symbol(number: int) -> str:
-    """Name of a species: "Fe", "Eu:sparkle", "+1/2". InvalidMolecule for a number that is no species."""
+    """Name of a species: "Fe", "Eu:sparkle", "+1/2".
+
+    Raises:
+        InvalidMolecule: the number is that of no species.
+    """
     try:
         return _SYMBOLS[int(number)]
     except KeyError:
@@ -42,7 +46,11 @@ def symbol(number: int) -> str:
 
 
 def number(name: str | int) -> int:
-    """Species number of a name (upper or lower case), or of a number given as such. InvalidMolecule for anything else."""
+    """Species number of a name (upper or lower case), or of a number given as such.
+
+    Raises:
+        InvalidMolecule: it is the name or number of no species.
+    """
     text = str(name).strip()
     if text.isdigit():
         symbol(int(text))
@@ -77,11 +85,13 @@ def covalent_radii(numbers: Int[Tensor, "atom"]) -> Float[Tensor, "atom"]:
 
 
 @cached
-def _per_species(quantity, device):
+def _per_species(quantity: str, device: torch.device) -> Tensor:
+    """A quantity of each species number: "mass", "dipole mass" or "radius"."""
     values = np.zeros(SPECIES)
     source = {"mass": data.atomic_masses, "dipole mass": data.atomic_masses, "radius": data.covalent_radii}[quantity].copy()
     if quantity == "dipole mass":
-        table = np.loadtxt(files("nddo_ml") / "data" / "dipole_masses.csv", delimiter=",", skiprows=3, usecols=(0, 2))
+        lines = files("nddo_ml").joinpath("data", "dipole_masses.csv").read_text(encoding="utf-8").splitlines()
+        table = np.loadtxt(lines, delimiter=",", skiprows=3, usecols=(0, 2))
         source[table[:, 0].astype(int)] = table[:, 1]
     values[1 : ELEMENTS + 1] = source[1 : ELEMENTS + 1]
     for z in LANTHANIDES:

@@ -5,6 +5,7 @@ is padded here. `numbers` are species numbers: atomic numbers, or those of spark
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,22 +16,25 @@ from nddo_ml.common.struct import record, tensor_map
 from nddo_ml.errors import InvalidMolecule
 
 FARTHEST = 1e8      # angstrom from the origin; beyond, squares of distances lose everything that is near
+Numbers = Sequence[int] | np.ndarray | Tensor           # of the atoms of one molecule
+Positions = Sequence[Any] | np.ndarray | Tensor         # of one molecule, (atom, 3), angstrom
+Values = Sequence[float] | np.ndarray | Tensor
+Names = Sequence[int] | None                            # what errors call molecules; None: there is one only
+
 COINCIDENT = 0.05   # angstrom; two atoms closer than this are a mistake in the input, not chemistry
 
 
 @record
 class Molecules:
-    """A batch of molecules: numbers `atom`, positions `atom 3` in angstrom, molecule `atom` (owner, non-decreasing),
-    charge `molecule` in e, unpaired electrons (multiplicity - 1) `molecule`.
-    """
+    """A batch of molecules."""
 
-    numbers: Int[Tensor, "atom"]
-    positions: Float[Tensor, "atom 3"]
-    molecule: Int[Tensor, "atom"]
-    charge: Int[Tensor, "molecule"]
-    unpaired: Int[Tensor, "molecule"]
+    numbers: Int[Tensor, "atom"]            # species numbers
+    positions: Float[Tensor, "atom 3"]      # angstrom
+    molecule: Int[Tensor, "atom"]           # owner of each atom, non-decreasing
+    charge: Int[Tensor, "molecule"]         # e
+    unpaired: Int[Tensor, "molecule"]       # electrons: multiplicity - 1
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.charge.shape[0]
 
     @property
@@ -39,12 +43,13 @@ class Molecules:
         return torch.bincount(self.molecule, minlength=len(self)).tolist()
 
     @staticmethod
-    def single(numbers, positions, charge=0, multiplicity=1) -> "Molecules":
+    def single(numbers: Numbers, positions: Positions, charge: int = 0, multiplicity: int = 1) -> "Molecules":
         """One molecule from sequences or arrays; positions in angstrom. A tensor of positions keeps its tape."""
         return Molecules.batch([numbers], [positions], [charge], [multiplicity])
 
     @staticmethod
-    def batch(numbers: Sequence, positions: Sequence, charge=0, multiplicity=1) -> "Molecules":
+    def batch(numbers: Sequence[Numbers], positions: Sequence[Positions], charge: int | Sequence[int] = 0,
+              multiplicity: int | Sequence[int] = 1) -> "Molecules":
         """Several molecules, one entry of `numbers` and of `positions` each; charge and multiplicity one for all or one
         each."""
         count = len(numbers)
@@ -68,7 +73,7 @@ class Molecules:
             torch.from_numpy(_whole("multiplicity", multiplicity, count) - 1).to(xyz.device),
         )
 
-    def to(self, device) -> "Molecules":
+    def to(self, device: torch.device | str) -> "Molecules":
         """The same molecules on another device."""
         return tensor_map(lambda t: t.to(device), self)
 
@@ -89,28 +94,28 @@ class Molecules:
 
 @record
 class PointCharges:
-    """External point charges of a batch of molecules: positions `site 3` in angstrom, charges `site` in e, molecule `site` (the
-    molecule that feels it, non-decreasing), rho `site` in bohr (additive term that softens its potential; 0: a bare charge).
+    """External point charges of a batch of molecules.
 
     Charges do not move, polarise or feel each other. Tensors keep their tape: energies are differentiable by all but
     `molecule`.
     """
 
-    positions: Float[Tensor, "site 3"]
-    charges: Float[Tensor, "site"]
-    molecule: Int[Tensor, "site"]
-    rho: Float[Tensor, "site"]
+    positions: Float[Tensor, "site 3"]      # angstrom
+    charges: Float[Tensor, "site"]          # e
+    molecule: Int[Tensor, "site"]           # that feels each of them, non-decreasing
+    rho: Float[Tensor, "site"]              # additive term that softens its potential, bohr; 0: a bare charge
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.charges.shape[0]
 
     @staticmethod
-    def single(positions, charges, rho=0.0) -> "PointCharges":
+    def single(positions: Positions, charges: Values, rho: Values | float = 0.0) -> "PointCharges":
         """The charges around one molecule, from sequences or arrays; rho one for all or one each."""
         return PointCharges.batch([positions], [charges], rho)
 
     @staticmethod
-    def batch(positions: Sequence, charges: Sequence, rho=0.0) -> "PointCharges":
+    def batch(positions: Sequence[Positions], charges: Sequence[Values], rho: Sequence[Values] | Values | float = 0.0
+              ) -> "PointCharges":
         """The charges around several molecules, one entry of `positions` and of `charges` per molecule (empty: none); rho one
         for all, or one entry per molecule."""
         if len(positions) != len(charges):
@@ -122,12 +127,7 @@ class PointCharges:
         positions = [_numbers("positions of point charges", k, x, (len(q), 3))
                      for k, (x, q) in enumerate(zip(positions, charges, strict=True))]
         sizes = [len(q) for q in charges]
-        single = isinstance(rho, float | int) or (isinstance(rho, Tensor) and rho.dim() == 0)
-        if not single and len(rho) != len(sizes):
-            raise InvalidMolecule(f"rho has {len(rho)} entries for {len(sizes)} molecules: give one value for all or one entry "
-                                  "per molecule.")
-        values = [torch.as_tensor(rho, dtype=torch.float64).expand(n) if single
-                  else _numbers("rho of point charges", k, rho[k], (n,)) for k, n in enumerate(sizes)]
+        values = _each(rho, sizes)
         owner = torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes))
         xyz, q, values = (torch.cat(parts) for parts in (positions, charges, values))
         return PointCharges(xyz, q, owner.to(xyz.device), values)
@@ -136,7 +136,7 @@ class PointCharges:
         """Charges of each of so many molecules."""
         return torch.bincount(self.molecule, minlength=molecules).tolist()
 
-    def to(self, device) -> "PointCharges":
+    def to(self, device: torch.device | str) -> "PointCharges":
         """The same charges on another device."""
         return tensor_map(lambda t: t.to(device), self)
 
@@ -152,6 +152,30 @@ class PointCharges:
         return PointCharges(positions, self.charges, self.molecule, self.rho)
 
 
+@record
+class Surroundings:
+    """What molecules are placed in; nothing unless given."""
+
+    field: Float[Tensor, "molecule 3"] | None = None    # uniform electric field, V/angstrom
+    charges: PointCharges | None = None                 # around the molecules
+
+    def __bool__(self) -> bool:
+        return self.field is not None or self.charges is not None
+
+    def tensors(self) -> list[Tensor]:
+        """All that an energy may be differentiated by."""
+        charges = [] if self.charges is None else [self.charges.positions, self.charges.charges, self.charges.rho]
+        return charges if self.field is None else [self.field, *charges]
+
+    def select(self, indices: Sequence[int]) -> "Surroundings":
+        """The surroundings of the molecules of these indices, in this order."""
+        return Surroundings(None if self.field is None else self.field[list(indices)],
+                            None if self.charges is None else self.charges.select(indices))
+
+
+NOTHING = Surroundings()
+
+
 def check(molecules: Molecules) -> None:
     """Refuse what cannot be calculated (InvalidMolecule): no Molecules, atoms not in the order of their molecules, non-finite
     coordinates, impossible multiplicities.
@@ -159,6 +183,12 @@ def check(molecules: Molecules) -> None:
     if not isinstance(molecules, Molecules):
         raise InvalidMolecule(f"A {type(molecules).__name__} was given: expected nddo_ml.Molecules, as Molecules.single("
                               "numbers, positions) makes them; for ase.Atoms use the calculator nddo_ml.NDDO.")
+    atoms = len(molecules.numbers)
+    shapes = {"positions": (atoms, 3), "numbers": (atoms,), "molecule": (atoms,), "unpaired": (len(molecules),)}
+    for name, shape in shapes.items():
+        if tuple(getattr(molecules, name).shape) != shape:
+            raise InvalidMolecule(f"The {name} of the molecules have shape {tuple(getattr(molecules, name).shape)}: expected "
+                                  f"{shape}, for {atoms} atoms in {len(molecules)} molecules.")
     x, names = molecules.positions.detach(), None if len(molecules) == 1 else range(len(molecules))
     if x.dtype != torch.float64:
         raise InvalidMolecule(f"The positions are {x.dtype}: expected torch.float64 (positions.double(), or Molecules.batch).")
@@ -202,21 +232,39 @@ def check_charges(charges: PointCharges, molecules: Molecules) -> None:
                               f"{FARTHEST:g} angstrom, rho not negative.")
 
 
-def coinciding(owner: Int[Tensor, "atom"], names, i: int, j: int, distance: float) -> InvalidMolecule:
+def received(field: Float[Tensor, "molecule 3"] | None, charges: PointCharges | None, molecules: Molecules) -> Surroundings:
+    """A field (V/angstrom) and point charges around molecules, checked and on their device.
+
+    Raises:
+        InvalidMolecule: they cannot be used with these molecules.
+    """
+    device = molecules.positions.device
+    if field is not None:
+        if tuple(field.shape) != (len(molecules), 3) or not bool(torch.isfinite(field.detach()).all()):
+            raise InvalidMolecule(f"The field has shape {tuple(field.shape)}: expected {(len(molecules), 3)}, finite, in "
+                                  "V/angstrom.")
+        field = field.to(device)
+    if charges is not None:
+        check_charges(charges, molecules)
+        charges = charges.to(device)
+    return Surroundings(field, charges)
+
+
+def coinciding(owner: Int[Tensor, "atom"], names: Names, i: int, j: int, distance: float) -> InvalidMolecule:
     """The error for two atoms on top of each other; names: those of the molecules, None for a single one."""
     first, second = (named(owner, names, k) for k in sorted((i, j)))
     return InvalidMolecule(f"Atoms {first} and {second} are {distance:.4f} angstrom apart: distances below {COINCIDENT} are "
                            "taken as a mistake in the coordinates (units must be angstrom).")
 
 
-def named(owner: Int[Tensor, "atom"], names, atom: int) -> str:
+def named(owner: Int[Tensor, "atom"], names: Names, atom: int) -> str:
     """An atom as its user counts: from 0 within its molecule, the molecule named where there are several (names not None)."""
     k = int(owner[atom])
     local = atom - int((owner < k).sum())
     return f"{local} (counting from 0)" if names is None else f"{local} of molecule {names[k]} (counting from 0)"
 
 
-def _species(k, numbers):
+def _species(k: int, numbers: Any) -> np.ndarray:
     """The species numbers of molecule k as an array of integers."""
     array = np.asarray(numbers)
     if array.shape == (0,):
@@ -227,7 +275,7 @@ def _species(k, numbers):
     return array.astype(np.int64)
 
 
-def _coordinates(k, positions, atoms):
+def _coordinates(k: int, positions: Any, atoms: int) -> np.ndarray | Tensor:
     """The positions of molecule k, a tensor as it is, anything else as an array of floats."""
     if isinstance(positions, Tensor):
         array = positions
@@ -246,7 +294,7 @@ def _coordinates(k, positions, atoms):
     return array
 
 
-def _numbers(name, k, values, shape):
+def _numbers(name: str, k: int, values: Any, shape: tuple[int, ...]) -> Tensor:
     """Values of molecule k as a tensor of floats of that shape (-1: any length); a tensor of floats keeps its tape."""
     if not isinstance(values, Tensor):
         try:
@@ -266,7 +314,17 @@ def _numbers(name, k, values, shape):
     return values
 
 
-def _whole(name, value, count):
+def _each(rho: Any, sizes: list[int]) -> list[Tensor]:
+    """rho of the charges of each molecule: one number for all, or one entry per molecule."""
+    if isinstance(rho, float | int) or (isinstance(rho, Tensor) and rho.dim() == 0):
+        return [torch.as_tensor(rho, dtype=torch.float64).expand(n) for n in sizes]
+    if len(rho) != len(sizes):
+        raise InvalidMolecule(f"rho has {len(rho)} entries for {len(sizes)} molecules: give one value for all or one entry "
+                              "per molecule.")
+    return [_numbers("rho of point charges", k, rho[k], (n,)) for k, n in enumerate(sizes)]
+
+
+def _whole(name: str, value: Any, count: int) -> np.ndarray:
     """`value` as an integer array of length `count`; a fraction or a wrong length is refused."""
     array = np.asarray(value)
     rounded = np.rint(array.astype(float)) if array.dtype.kind in "iufb" else None

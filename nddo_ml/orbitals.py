@@ -17,13 +17,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nddo_ml.common.struct import record
+from nddo_ml.pairs import all_pairs
 
 PACKED_BELOW = 300   # pairs; above, one kernel per pair class wins (docs/performance.md)
+Counts = Int[np.ndarray, "atom"]
 DISTRIBUTIONS = {0: 0, 1: 1, 4: 10, 9: 45}   # orbitals of an atom -> products of two of them
 
 
 @cache
-def packed_pairs(orbitals: int):
+def packed_pairs(orbitals: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The (a >= b) orbital pairs of an atom in packed order, and the (orbitals, orbitals) table that finds them."""
     a, b = np.tril_indices(orbitals)
     table = np.zeros((orbitals, orbitals), dtype=np.int64)
@@ -33,68 +35,62 @@ def packed_pairs(orbitals: int):
 
 @record
 class AtomGroup:
-    """Atoms treated with the same number of orbitals: `atoms` (k), where their packed density lies in the flattened matrices
-    `packed` (k, m) and its weight (k, m): 1 on the diagonal, 2 off it, 0 for ghosts; the molecule of each atom.
-    """
+    """Atoms treated with the same number of orbitals."""
 
     orbitals: int
     atoms: Int[Tensor, "k"]
-    packed: Int[Tensor, "k m"]
-    weight: Float[Tensor, "k m"]
-    molecule: Int[Tensor, "k"]
+    packed: Int[Tensor, "k m"]      # where their packed density lies in the flattened matrices
+    weight: Float[Tensor, "k m"]    # of its elements: 1 on the diagonal, 2 off it, 0 for ghosts
+    molecule: Int[Tensor, "k"]      # owner of each atom
 
 
 @record
 class PairGroup:
-    """Pairs of one class, the larger shell first: atoms i, j; their places (group, row) in the atom groups; where the block
-    lies in the flattened matrices (pair, n_i n_j); `mask`, 0 for ghosts (None where there are none); the molecule.
-    """
+    """Pairs of one class, the larger shell first."""
 
-    shells: tuple
-    i: Int[Tensor, "pair"]
-    j: Int[Tensor, "pair"]
-    groups: tuple
-    row_i: Int[Tensor, "pair"]
-    row_j: Int[Tensor, "pair"]
-    block: Int[Tensor, "pair ab"]
-    mask: Float[Tensor, "pair ab"] | None
-    molecule: Int[Tensor, "pair"]
+    shells: tuple[int, int]                     # orbitals of atoms i and j
+    i: Int[Tensor, "group_pair"]
+    j: Int[Tensor, "group_pair"]
+    groups: tuple[int, int]                     # the atom groups of i and j
+    row_i: Int[Tensor, "group_pair"]            # places of i and j there
+    row_j: Int[Tensor, "group_pair"]
+    block: Int[Tensor, "group_pair ab"]         # where the block of n_i n_j elements lies in the flattened matrices
+    mask: Float[Tensor, "group_pair ab"] | None     # 0 for ghosts; None where there are none
+    molecule: Int[Tensor, "group_pair"]         # owner of each pair
 
 
 @record
 class Layout:
-    """Indices of a batch of `molecules` molecules padded to `size` orbitals: orbitals of each atom, as they are (n_ao) and as
-    they are `treated` by the pair classes, owner of each atom; of each orbital its atom (-1: padding, `real` 0) and its place
-    `shell` there; `source` (molecule * size * size) finds each matrix element in the concatenated packed blocks of the atom
-    groups, blocks of the pair groups and a final zero.
-    """
+    """Indices of a batch of molecules in padded matrices."""
 
     molecules: int
-    size: int
-    n_ao: Int[Tensor, "atom"]
-    treated: Int[Tensor, "atom"]
-    molecule: Int[Tensor, "atom"]
-    orbitals: Int[Tensor, "molecule"]
-    real: Float[Tensor, "molecule orbital"]
-    owner: Int[Tensor, "molecule orbital"]
-    shell: Int[Tensor, "molecule orbital"]
-    atoms: tuple
-    pairs: tuple
+    size: int                                   # orbitals of the matrices
+    n_ao: Int[Tensor, "atom"]                   # orbitals of each atom as they are
+    treated: Int[Tensor, "atom"]                # and as the pair classes treat them
+    molecule: Int[Tensor, "atom"]               # owner of each atom
+    orbitals: Int[Tensor, "molecule"]           # of each molecule
+    real: Float[Tensor, "molecule orbital"]     # 0: padding
+    owner: Int[Tensor, "molecule orbital"]      # the atom of each orbital, -1: padding
+    shell: Int[Tensor, "molecule orbital"]      # its place there
+    atoms: tuple[AtomGroup, ...]
+    pairs: tuple[PairGroup, ...]
+    # of each matrix element (molecules size size): its place in the concatenated packed blocks of the atom groups, blocks of
+    # the pair groups and a final zero
     source: Int[Tensor, "element"]
 
 
-def layout(n_ao: np.ndarray, molecule: np.ndarray, count: int, device=None, treated=None) -> Layout:
+def layout(n_ao: Counts, molecule: Counts, count: int, device: torch.device | None = None, treated: Counts | None = None
+           ) -> Layout:
     """The layout of atoms with `n_ao` orbitals each, owned by `molecule` (non-decreasing, `count` molecules).
 
     treated: orbitals each atom is given in the pair classes; by default those of a packed layout where that is faster.
     """
-    n_ao, molecule = np.asarray(n_ao), np.asarray(molecule)
     orbitals = np.bincount(molecule, weights=n_ao, minlength=count).astype(np.int64)
     size = int(orbitals.max(initial=1)) or 1
     before = np.cumsum(n_ao) - n_ao
     first = np.concatenate([[0], np.cumsum(orbitals)])[:-1]
     offset = before - first[molecule]                       # of each atom inside its molecule's matrix
-    i, j = _pairs(molecule)
+    i, j = all_pairs(molecule)
 
     if treated is None:
         treated = np.where((n_ao == 1) & bool((n_ao == 4).any()), 4, n_ao) if len(i) < PACKED_BELOW else n_ao
@@ -136,12 +132,12 @@ def layout(n_ao: np.ndarray, molecule: np.ndarray, count: int, device=None, trea
     owner, shell = np.full((2, count, size), -1, dtype=np.int64)
     owner[real] = np.repeat(np.arange(len(n_ao)), n_ao)
     shell[real] = np.arange(n_ao.sum()) - np.repeat(before, n_ao)
-    arrays = (n_ao, treated, molecule, orbitals, real.astype(float), owner, shell)
-    return Layout(count, size, *(_t(x, device) for x in arrays),
-                  tuple(atom_groups), tuple(pair_groups), _t(builder.finish(), device))
+    return Layout(count, size, _t(n_ao, device), _t(treated, device), _t(molecule, device), _t(orbitals, device),
+                  _t(real.astype(float), device), _t(owner, device), _t(shell, device), tuple(atom_groups), tuple(pair_groups),
+                  _t(builder.finish(), device))
 
 
-def matrices(layout: Layout, blocks: list) -> Float[Tensor, "molecule vector orbital orbital"]:
+def matrices(layout: Layout, blocks: list[Tensor]) -> Float[Tensor, "molecule vector orbital orbital"]:
     """Symmetric matrices from blocks: (k, m, vector) for each atom group, then (pair, n_i n_j, vector) for each pair group."""
     vectors = blocks[0].shape[-1]
     values = torch.cat([b.reshape(-1, vectors) for b in blocks] + [blocks[0].new_zeros(1, vectors)])
@@ -154,7 +150,8 @@ def flattened(matrix: Float[Tensor, "molecule vector orbital orbital"]) -> Float
     return matrix.movedim(1, -1).reshape(-1, matrix.shape[1])
 
 
-def atom_densities(group: AtomGroup, flat, weight=None) -> Float[Tensor, "k m vector"]:
+def atom_densities(group: AtomGroup, flat: Float[Tensor, "element vector"], weight: Float[Tensor, "k m"] | None = None
+                   ) -> Float[Tensor, "k m vector"]:
     """Packed one-centre density of each atom, off-diagonal elements counted twice; weight: the group's in the precision of
     `flat`."""
     k, m = group.packed.shape
@@ -162,7 +159,8 @@ def atom_densities(group: AtomGroup, flat, weight=None) -> Float[Tensor, "k m ve
     return flat.index_select(0, group.packed.view(-1)).view(k, m, -1) * weight[:, :, None]
 
 
-def pair_densities(group: PairGroup, flat, mask=None) -> Float[Tensor, "pair ab vector"]:
+def pair_densities(group: PairGroup, flat: Float[Tensor, "element vector"],
+                   mask: Float[Tensor, "group_pair ab"] | None = None) -> Float[Tensor, "group_pair ab vector"]:
     """Off-diagonal density blocks of each pair, n_i n_j elements in row order; mask: the group's in the precision of `flat`."""
     pairs, block = group.block.shape
     values = flat.index_select(0, group.block.view(-1)).view(pairs, block, -1)
@@ -170,31 +168,21 @@ def pair_densities(group: PairGroup, flat, mask=None) -> Float[Tensor, "pair ab 
     return values if mask is None else values * mask[:, :, None]
 
 
-def _pairs(molecule: np.ndarray):
-    """All i < j of the same molecule, for owners in non-decreasing order."""
-    n = len(molecule)
-    end = np.searchsorted(molecule, molecule, side="right")
-    counts = end - np.arange(n) - 1
-    i = np.repeat(np.arange(n), counts)
-    j = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + i + 1
-    return i, j
-
-
 class _Source:
     """Collects, block list by block list, which entry of the concatenation each matrix element comes from."""
 
-    def __init__(self, elements):
+    def __init__(self, elements: int) -> None:
         self.index, self.length = np.full(elements, -1, dtype=np.int64), 0
 
-    def add(self, forward, backward, real):
+    def add(self, forward: np.ndarray, backward: np.ndarray, real: np.ndarray) -> None:
         position = self.length + np.arange(forward.size).reshape(forward.shape)
         self.index[forward[real]] = position[real]
         self.index[backward[real]] = position[real]
         self.length += forward.size
 
-    def finish(self):
+    def finish(self) -> np.ndarray:
         return np.where(self.index < 0, self.length, self.index)
 
 
-def _t(array, device):
+def _t(array: np.ndarray, device: torch.device | None) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array)).to(device)

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Constants:
-    """Physical constants of a method: hartree (eV), bohr (angstrom), kcal_mol (kcal/mol per eV), debye (D per e angstrom)."""
+    """The physical constants that a method was fitted with."""
 
-    hartree: float
-    bohr: float
-    kcal_mol: float
-    debye: float
+    hartree: float      # eV
+    bohr: float         # angstrom
+    kcal_mol: float     # kcal/mol in an eV
+    debye: float        # D in an e angstrom
 
     @property
-    def coulomb(self):
+    def coulomb(self) -> float:
         """e^2/(4 pi eps0) in eV angstrom."""
         return self.hartree * self.bohr
 

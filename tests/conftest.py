@@ -5,11 +5,20 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+import pytest
 import torch
-from jaxtyping import install_import_hook
+from jaxtyping import config, install_import_hook
 from support import annotations
 
 torch.set_num_threads(1)
 
 # Every call of the package is checked against its annotations, shapes included.
 install_import_hook(os.environ.get("SHAPES", "nddo_ml").split(","), f"{annotations.__name__}.checked")
+
+
+@pytest.fixture
+def wrong_types():
+    """Without the checks of annotations: for tests of what the package itself says of arguments of wrong types."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)

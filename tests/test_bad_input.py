@@ -7,6 +7,8 @@ import torch
 from nddo_ml import Hamiltonian, InvalidMolecule, MissingParameter, Molecules, NDDOError, SCFNotConverged, UnknownOption
 from nddo_ml.elements import number
 
+pytestmark = pytest.mark.usefixtures("wrong_types")
+
 NAN, INF = float("nan"), float("inf")
 WATER = [8, 1, 1]
 PLACES = [[0.0, 0.0, 0.0], [0.0, 0.0, 0.96], [0.93, 0.0, -0.24]]

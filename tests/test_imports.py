@@ -19,12 +19,12 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     ("units", "errors"), ("common",),
     ("elements",),
-    ("structures", "orbitals"), ("molecules",),
+    ("structures",), ("molecules",), ("pairs",), ("orbitals",),
     ("integrals",), ("methods",), ("networks", "scf"),
     ("properties",),
     ("hamiltonian",),
-    ("ensembles", "functional", "geometry"),
-    ("labels",), ("training", "wavefunction"), ("active",),
+    ("ensembles", "functional", "geometry", "testing"),
+    ("labels", "dynamics"), ("training", "wavefunction"), ("active",),
     ("interfaces",),
     ("cli",),
 )
@@ -35,10 +35,11 @@ REQUIRED = {"torch", "numpy", "scipy", "ase", "jaxtyping", "safetensors"}
 CONFINED = {"typer": "cli", "rich": "cli", "click": "cli",
             "matplotlib": ("properties/spectra.py", "functional/plots.py", "training/plots.py", "active/plots.py",
                            "wavefunction/real_space/plots.py"),
-            "ase": ("elements.py", "structures", "interfaces", "cli", "geometry", "properties", "labels", "training", "active"),
+            "ase": ("elements.py", "structures", "interfaces", "cli", "geometry", "properties", "labels", "dynamics",
+                    "training", "active"),
             "pyscf": ("labels/levels/pyscf", "functional/pyscf/", "wavefunction/orbitals/pyscf_",
                       "wavefunction/determinants/pyscf_"),
-            "tblite": "labels/levels/catalogue.py", "rdkit": ("labels/structures.py", "structures/mdl.py"),
+            "tblite": "labels/levels/tight_binding.py", "rdkit": ("labels/structures.py", "structures/mdl.py"),
             "gemmi": "structures/pdb.py", "distributed": "labels/queue.py"}
 # imported inside a function: an optional package may be missing, and rdkit and gemmi take long to load
 LAZY = {"matplotlib", "pyscf", "tblite", "rdkit", "gemmi", "distributed"}

@@ -8,67 +8,70 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from jaxtyping import Float
 
 from nddo_ml.ensembles.calibration import Calibration, Reliability, Scale, fit, reliability
-from nddo_ml.ensembles.ensemble import Ensemble, atom_spread
+from nddo_ml.ensembles.ensemble import Ensemble, EnsembleResult, atom_spread
 from nddo_ml.training.batches import charges_of, draw, molecules_of, orbitals
-from nddo_ml.training.dataset import Frame, share
+from nddo_ml.training.dataset import LabelledFrame, share
 from nddo_ml.training.stages import has_dispersion, with_dispersion, without_dispersion
 
-BATCH = 24
-TOLERANCE = 1e-6      # eV
+BATCH = 24            # frames
+TOLERANCE = 1e-6      # of the SCF, eV
 MIN_HALF = 8          # errors in each half; with fewer the reliability is that of the fit itself
 
 
 @dataclass(frozen=True, eq=False)
 class Opinion:
-    """What an ensemble says of a structure: energy eV, forces (atom, 3) eV/angstrom; energy_spread, atom_spread (atom):
-    standard deviations over the members; energy_uncertainty, atom_uncertainty (atom): calibrated. NaN where an SCF failed."""
+    """What an ensemble says of a structure: means over the members, and how sure they are; NaN where an SCF failed."""
 
-    energy: float
-    forces: np.ndarray
-    energy_spread: float
-    atom_spread: np.ndarray
-    energy_uncertainty: float
-    atom_uncertainty: np.ndarray
+    energy: float                                       # eV
+    forces: Float[np.ndarray, "atom 3"]                 # eV/angstrom
+    energy_spread: float                                # standard deviation over the members, eV
+    atom_spread: Float[np.ndarray, "atom"]              # of a component of the force on each atom, eV/angstrom
+    energy_uncertainty: float                           # the spread, calibrated
+    atom_uncertainty: Float[np.ndarray, "atom"]
+
+    @property
+    def certain(self) -> bool:
+        """Whether the ensemble could say anything: every SCF has converged."""
+        return bool(np.isfinite(self.atom_uncertainty).all())
 
 
 @dataclass(frozen=True, eq=False)
-class Errors:
-    """Errors of an ensemble's means on frames, beside their spread and uncertainty. energy (frame), forces (atom, 3); owner:
-    the molecule of each frame by name; of_atoms: that of each atom."""
+class EnsembleErrors:
+    """Errors of an ensemble's means on frames, beside their spread and uncertainty; eV and eV/angstrom."""
 
-    energy: np.ndarray
-    energy_spread: np.ndarray
-    energy_uncertainty: np.ndarray
-    forces: np.ndarray
-    atom_spread: np.ndarray
-    atom_uncertainty: np.ndarray
-    owner: np.ndarray
-    of_atoms: np.ndarray
+    energy: Float[np.ndarray, "frame"]
+    energy_spread: Float[np.ndarray, "frame"]
+    energy_uncertainty: Float[np.ndarray, "frame"]
+    forces: Float[np.ndarray, "atom 3"]
+    atom_spread: Float[np.ndarray, "atom"]
+    atom_uncertainty: Float[np.ndarray, "atom"]
+    owner: np.ndarray           # `frame`: name of the molecule it is of
+    of_atoms: np.ndarray        # `atom`: the same of each atom
 
 
-def opinions(ensemble: Ensemble, frames: Sequence, tolerance: float = TOLERANCE, batch: int = BATCH,
-             progress: Callable[[int], None] | None = None) -> list[Opinion]:
-    """Opinions on frames (dataset.Frame, or anything with numbers, positions, charge, multiplicity and `external`). progress:
-    called with the number of frames just done."""
-    found = [None] * len(frames)
+def opinions(ensemble: Ensemble, frames: Sequence[LabelledFrame], tolerance: float = TOLERANCE, batch: int = BATCH,
+             progress: Callable[[int], object] | None = None) -> list[Opinion]:
+    """What an ensemble says of frames. progress: called with the number of frames just done. tolerance: of the SCF, eV."""
     if not frames:
-        return found
+        return []
+    said: dict[int, Opinion] = {}
     channels = [2 if f.multiplicity > 1 else 1 for f in frames]
     for index in draw(orbitals(ensemble.method, frames), channels, batch, (0,)):
         some = [frames[k] for k in index]
         result = ensemble(molecules_of(some), forces=True, point_charges=charges_of(some), tolerance=tolerance,
                           raise_unconverged=False)
-        for k, opinion in zip(index, split(result), strict=True):
-            found[k] = opinion
+        said |= zip(index, by_molecule(result), strict=True)
         if progress is not None:
             progress(len(index))
-    return found
+    return [said[k] for k in range(len(frames))]
 
 
-def split(result) -> list[Opinion]:
-    """The result of an ensemble, molecule by molecule."""
+def by_molecule(result: EnsembleResult) -> list[Opinion]:
+    """The result of an ensemble, calculated with forces, molecule by molecule."""
+    assert result.forces is not None and result.forces_spread is not None and result.atom_uncertainty is not None
     sizes = result.molecules.sizes
     per_atom = (result.forces, atom_spread(result.forces_spread), result.atom_uncertainty)
     forces, spread, uncertainty = ([part.cpu().numpy() for part in x.split(sizes)] for x in per_atom)
@@ -76,47 +79,57 @@ def split(result) -> list[Opinion]:
     return [Opinion(e, f, s, d, u, a) for e, s, u, f, d, a in zip(*energies, forces, spread, uncertainty, strict=True)]
 
 
-def on_scale(ensemble: Ensemble, frames: Sequence[Frame], labels: str = "apart", offsets: str = "atoms") -> list[Frame]:
+def on_scale(ensemble: Ensemble, frames: Sequence[LabelledFrame], labels: str = "apart",
+             offsets: str = "atoms") -> list[LabelledFrame]:
     """The frames with labels on the scale of the ensemble's energies: with dispersion if it has dispersion.
 
     labels: what they hold of it (stages.without_dispersion). offsets "fitted": energies of ions become NaN, because the model
     then lacks a constant for each charge (offsets.fitted).
     """
     bare = without_dispersion(frames, labels)
-    found = with_dispersion(bare) if has_dispersion(ensemble.members[0]) else bare
-    return [replace(f, energy=float("nan")) if f.charge and offsets == "fitted" else f for f in found]
+    scaled = with_dispersion(bare) if has_dispersion(ensemble.members[0]) else bare
+    return [replace(f, energy=float("nan")) if f.charge and offsets == "fitted" else f for f in scaled]
 
 
-def errors(frames: Sequence[Frame], found: Sequence[Opinion]) -> Errors:
+def errors(frames: Sequence[LabelledFrame], said: Sequence[Opinion]) -> EnsembleErrors:
     """Errors of the opinions on these frames; frames of single atoms count for energies only."""
-    many = [(f, o) for f, o in zip(frames, found, strict=True) if len(f) > 1]
+    many = [(f, o) for f, o in zip(frames, said, strict=True) if len(f) > 1]
+    forces = [o.forces - f.forces for f, o in many] or [np.zeros((0, 3))]
 
-    def joined(parts, shape=(0,)):
-        return np.concatenate(parts) if parts else np.zeros(shape)
+    def per_atom(parts: list[np.ndarray]) -> np.ndarray:
+        return np.concatenate(parts) if parts else np.zeros(0)
 
-    return Errors(
-        np.array([o.energy - f.energy for f, o in zip(frames, found, strict=True)]),
-        np.array([o.energy_spread for o in found]), np.array([o.energy_uncertainty for o in found]),
-        joined([o.forces - f.forces for f, o in many], (0, 3)), joined([o.atom_spread for _, o in many]),
-        joined([o.atom_uncertainty for _, o in many]), np.array([f.molecule for f in frames]),
-        joined([np.repeat(f.molecule, len(f)) for f, _ in many]))
+    return EnsembleErrors(
+        np.array([o.energy - f.energy for f, o in zip(frames, said, strict=True)]),
+        np.array([o.energy_spread for o in said]), np.array([o.energy_uncertainty for o in said]),
+        np.concatenate(forces), per_atom([o.atom_spread for _, o in many]), per_atom([o.atom_uncertainty for _, o in many]),
+        np.array([f.molecule for f in frames]), per_atom([np.repeat(f.molecule, len(f)) for f, _ in many]))
 
 
-def calibration(found: Errors) -> Calibration:
-    """Scales fitted to the errors, and what they are worth. UnknownOption: there are fewer than eight errors."""
-    energy, energy_worth = _fitted(found.energy_spread, found.energy[:, None], found.owner)
-    forces, forces_worth = _fitted(found.atom_spread, found.forces, found.of_atoms)
-    frames = int(np.isfinite(found.energy_spread).sum())
+def calibration(errors: EnsembleErrors) -> Calibration:
+    """Scales fitted to the errors, and what they are worth.
+
+    Raises:
+        UnknownOption: there are fewer than eight errors.
+    """
+    energy, energy_worth = _fitted(errors.energy_spread, errors.energy[:, None], errors.owner)
+    forces, forces_worth = _fitted(errors.atom_spread, errors.forces, errors.of_atoms)
+    frames = int(np.isfinite(errors.energy_spread).sum())
     return Calibration(energy, forces, frames, energy_worth, forces_worth)
 
 
-def calibrated(ensemble: Ensemble, frames: Sequence[Frame], progress: Callable[[int], None] | None = None) -> Ensemble:
-    """The ensemble with a calibration fitted to labelled frames on its scale (`on_scale`), of molecules it was not trained
-    on. UnknownOption: there are too few."""
+def calibrated(ensemble: Ensemble, frames: Sequence[LabelledFrame],
+               progress: Callable[[int], object] | None = None) -> Ensemble:
+    """The ensemble with a calibration fitted to labelled frames on its scale (`on_scale`), of molecules it was not trained on.
+
+    Raises:
+        UnknownOption: there are too few frames.
+    """
     return Ensemble(ensemble.members, calibration(errors(frames, opinions(ensemble, frames, progress=progress))))
 
 
-def _fitted(spread, error, owner) -> tuple[Scale, Reliability]:
+def _fitted(spread: Float[np.ndarray, "n"], error: Float[np.ndarray, "n components"],
+            owner: np.ndarray) -> tuple[Scale, Reliability]:
     """The scale fitted to all, and the reliability of two halves of the molecules, each scaled by a fit to the other."""
     scale = fit(spread, error)
     half = np.array([share(f"calibration {name}") < 0.5 for name in owner])

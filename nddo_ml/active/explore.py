@@ -1,4 +1,4 @@
-"""Exploring: where could the ensemble be wrong? Langevin dynamics of many trajectories at once, picking from what they pass.
+"""Exploring: where could the ensemble be wrong? Langevin dynamics of many trajectories at once, watched by the ensemble.
 
 One member drives the trajectories of a round, the whole ensemble looks at them every few steps. A trajectory ends where it has
 become meaningless: atoms collide, the uncertainty explodes, an SCF fails.
@@ -9,27 +9,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import torch
-from ase import units
 from ase.data import covalent_radii
+from jaxtyping import Float, Int
 
-from nddo_ml.active.calibrate import Opinion, opinions, split
-from nddo_ml.active.config import Explore, Pick
-from nddo_ml.elements import masses
+from nddo_ml.active.calibrate import Opinion, by_molecule, opinions
+from nddo_ml.active.config import Explore
+from nddo_ml.dynamics.langevin import Langevin, Trajectory, at_rest, thermal_velocities
+from nddo_ml.dynamics.many_molecules import TOLERANCE, Evaluated, evaluated
 from nddo_ml.ensembles.ensemble import Ensemble
 from nddo_ml.labels.structures import Structure
-from nddo_ml.molecules import Molecules
-
-TOLERANCE = 1e-5        # eV, of the SCF of a step
+from nddo_ml.training.dataset import LabelledFrame
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A structure that could be labelled, what the ensemble says of it, and the trajectory it comes from (None: of none)."""
+    """A structure that could be labelled."""
 
     structure: Structure
-    opinion: Opinion
-    trajectory: int | None = None
+    opinion: Opinion                    # of the ensemble
+    trajectory: int | None = None       # it comes from; None: of none
 
     @property
     def uncertainty(self) -> float:
@@ -39,167 +37,93 @@ class Candidate:
 
 @dataclass(frozen=True, eq=False)
 class Explored:
-    """Candidates, the number of trajectories, and how they ended: finished, uncertain, collision, SCF."""
+    """What came of an exploration."""
 
     candidates: list[Candidate]
-    trajectories: int = 0
-    ends: Counter = field(default_factory=Counter)
+    trajectories: int = 0                               # how many there were
+    ends: Counter = field(default_factory=Counter)      # how many ended so: finished, uncertain, collision, SCF
 
 
 @dataclass(frozen=True, eq=False)
-class _Guess:
-    """Densities of some molecules of an earlier result."""
+class Start:
+    """Where a trajectory begins."""
 
-    result: object
-    index: list
-    molecules: Molecules
-
-    def density(self, k: int):
-        """That of molecule k."""
-        return self.result.density(self.index[k])
+    structure: Structure
+    temperature: float      # K
 
 
-def trajectories(ensemble: Ensemble, starts: Sequence[Structure], temperatures: Sequence[float], settings: Explore, rng,
-                 driver: int = 0, progress: Callable[[int], None] | None = None) -> Explored:
-    """Langevin dynamics from each start at its temperature (K), all together; a candidate every `settings.every` steps.
+def explored(ensemble: Ensemble, starts: Sequence[Start], settings: Explore, rng: np.random.Generator, driver: int = 0,
+             progress: Callable[[int], None] | None = None) -> Explored:
+    """Langevin dynamics from each start, all together; a candidate every `settings.every` steps.
 
-    driver: the member whose forces move the atoms. rng: numpy Generator. progress: called after each step with the number of
-    trajectories that go on; what it raises ends the exploration. Splitting BAOAB: B. Leimkuhler, C. Matthews, Appl. Math. Res.
-    Express 2013, 34.
+    driver: the member whose forces move the atoms. progress: called after each step with the number of trajectories that go on;
+    what it raises ends the exploration.
     """
-    running, found, ends = list(range(len(starts))), [], Counter()
-    model = ensemble.members[driver % len(ensemble)]
-    mass = [masses(torch.as_tensor(s.numbers)).numpy()[:, None] for s in starts]
-    width = [np.sqrt(units.kB * t / m) for t, m in zip(temperatures, mass, strict=True)]        # of thermal velocities
-    x = [s.positions.copy() for s in starts]
-    v = [w * rng.standard_normal(p.shape) for w, p in zip(width, x, strict=True)]
-    dt, keep = settings.time_step * units.fs, np.exp(-settings.friction * settings.time_step)
-    last, force = _step(model, starts, x, running, None)
+    model, langevin = ensemble.members[driver % len(ensemble)], Langevin(settings.time_step, settings.friction)
+    running = {k: thermal_velocities(_begun(start), rng) for k, start in enumerate(starts)}
+    candidates, ends = [], Counter()
+    last = evaluated(model, running)
     for step in range(1, settings.steps + 1):
-        for k in running:
-            v[k] = v[k] + dt / 2 * force[k] / mass[k]
-            x[k] = x[k] + dt / 2 * v[k]
-            v[k] = keep * v[k] + np.sqrt(1 - keep**2) * width[k] * rng.standard_normal(x[k].shape)
-            x[k] = x[k] + dt / 2 * v[k]
-        clash = [k for k in running if collided(starts[k].numbers, x[k], settings.collision)]
-        running = _without(running, clash, ends, "collision")
+        forces = last.forces
+        running = {k: langevin.moved(t, forces[k], rng) for k, t in running.items()}
+        clash = [k for k, t in running.items() if collided(t.numbers, t.positions, settings.collision)]
+        running = _without(running, clash, "collision", ends)
         if running:
-            last, force = _step(model, starts, x, running, last)
-            failed = [k for k in running if not np.isfinite(force[k]).all()]
-            running = _without(running, failed, ends, "SCF")
-        for k in running:
-            v[k] = v[k] + dt / 2 * force[k] / mass[k]
+            last = evaluated(model, running, last)
+            forces = last.forces
+            running = _without(running, [k for k in running if not np.isfinite(forces[k]).all()], "SCF", ends)
+        running = {k: langevin.kicked(t, forces[k]) for k, t in running.items()}
         if running and step % settings.every == 0:
-            seen = _look(ensemble, starts, x, running, last)
-            known = {k: o for k, o in seen.items() if np.isfinite(o.atom_uncertainty).all()}
-            found += [Candidate(_moved(starts[k], x[k], temperatures[k], step), o, k) for k, o in known.items()]
-            running = _without(running, [k for k in running if k not in known], ends, "SCF")
-            unsure = [k for k in running if known[k].atom_uncertainty.max() > settings.stop]
-            running = _without(running, unsure, ends, "uncertain")
+            seen = _look(ensemble, running, last)
+            running = _without(running, [k for k, o in seen.items() if not o.certain], "SCF", ends)
+            candidates += [Candidate(_snapshot(starts[k], t, step), seen[k], k) for k, t in running.items()]
+            unsure = [k for k in running if seen[k].atom_uncertainty.max() > settings.stop]
+            running = _without(running, unsure, "uncertain", ends)
         if progress is not None:
             progress(len(running))
         if not running:
             break
     ends["finished"] += len(running)
-    return Explored(found, len(starts), ends)
+    return Explored(candidates, len(starts), ends)
 
 
 def judged(ensemble: Ensemble, structures: Sequence[Structure], collision: float) -> list[Candidate]:
-    """Structures as candidates, without those in which atoms collide or an SCF fails."""
-    whole = [_Bare(s.numbers, s.positions, s.charge, s.multiplicity) for s in structures]
-    pairs = [(s, w) for s, w in zip(structures, whole, strict=True) if not collided(s.numbers, s.positions, collision)]
-    found = opinions(ensemble, [w for _, w in pairs], TOLERANCE)
-    return [Candidate(s, o) for (s, _), o in zip(pairs, found, strict=True) if np.isfinite(o.atom_uncertainty).all()]
+    """Structures as candidates, without those in which atoms collide (`collided`) or an SCF fails."""
+    apart = [s for s in structures if not collided(s.numbers, s.positions, collision)]
+    said = opinions(ensemble, [_unlabelled(s) for s in apart], TOLERANCE)
+    return [Candidate(s, o) for s, o in zip(apart, said, strict=True) if o.certain]
 
 
-def picked(candidates: Sequence[Candidate], settings: Pick, before: Sequence[Structure] = ()) -> list[Candidate]:
-    """The most uncertain candidates, most uncertain first: above the threshold, `count` at most, none nearly identical to
-    another or to one picked `before`, few of one trajectory, none with forces beyond `largest_force`."""
-    chosen, taken = [], Counter()
-    known: dict[tuple, list] = {}
-    for s in before:
-        known.setdefault(_kind(s), []).append(distances(s))
-    for c in sorted(candidates, key=lambda c: -c.uncertainty):
-        if len(chosen) == settings.count or c.uncertainty < settings.threshold:
-            break
-        if np.abs(c.opinion.forces).max() > settings.largest_force or taken[c.trajectory] >= settings.per_trajectory:
-            continue
-        here, alike = distances(c.structure), known.setdefault(_kind(c.structure), [])
-        if any(np.abs(here - d).max(initial=0.0) < settings.distance for d in alike):
-            continue
-        alike.append(here)
-        chosen.append(c)
-        if c.trajectory is not None:
-            taken[c.trajectory] += 1
-    return chosen
-
-
-def distances(structure: Structure) -> np.ndarray:
-    """All interatomic distances (angstrom), sorted within each pair of elements: the same whatever the numbering of atoms."""
-    i, j = np.triu_indices(len(structure.numbers), 1)
-    z = np.sort(np.stack([structure.numbers[i], structure.numbers[j]]), axis=0)
-    d = np.linalg.norm(structure.positions[i] - structure.positions[j], axis=-1)
-    return d[np.lexsort((d, z[1], z[0]))]
-
-
-def collided(numbers, positions, factor: float) -> bool:
-    """Whether two atoms are nearer than `factor` times the sum of their covalent radii."""
+def collided(numbers: Int[np.ndarray, "atom"], positions: Float[np.ndarray, "atom 3"], factor: float) -> bool:
+    """Whether two atoms are nearer than `factor` times the sum of their covalent radii; positions in angstrom."""
     i, j = np.triu_indices(len(numbers), 1)
     d = np.linalg.norm(positions[i] - positions[j], axis=-1)
     return bool((d < factor * (covalent_radii[numbers[i]] + covalent_radii[numbers[j]])).any())
 
 
-@dataclass(frozen=True, eq=False)
-class _Bare:
-    """A structure as `opinions` takes it."""
-
-    numbers: np.ndarray
-    positions: np.ndarray
-    charge: int
-    multiplicity: int
-    external: None = None
+def _begun(start: Start) -> Trajectory:
+    s = start.structure
+    return at_rest(s.numbers, s.positions, start.temperature, s.charge, s.multiplicity)
 
 
-def _kind(structure):
-    return *sorted(structure.numbers.tolist()), structure.charge, structure.multiplicity
+def _snapshot(start: Start, trajectory: Trajectory, step: int) -> Structure:
+    """The structure a trajectory passes at a step."""
+    return replace(start.structure, positions=trajectory.positions, how=f"active {start.temperature:g} K, step {step}")
 
 
-def _without(running, ended, ends, reason):
+def _unlabelled(s: Structure) -> LabelledFrame:
+    """A structure as a frame without a label."""
+    return LabelledFrame(s.source, s.smiles, s.group, s.how, s.numbers, s.positions, s.charge, s.multiplicity, energy=np.nan,
+                 forces=np.full_like(s.positions, np.nan))
+
+
+def _without(running: dict[int, Trajectory], ended: Sequence[int], reason: str, ends: Counter) -> dict[int, Trajectory]:
     """The trajectories that go on; those that ended are counted."""
     ends[reason] += len(ended)
-    return [k for k in running if k not in ended]
+    return {k: t for k, t in running.items() if k not in ended}
 
 
-def _batch(starts, x, running) -> Molecules:
-    return Molecules.batch([starts[k].numbers for k in running], [x[k] for k in running], [starts[k].charge for k in running],
-                           [starts[k].multiplicity for k in running])
-
-
-def _step(model, starts, x, running, last):
-    """(trajectories, their result), and forces by trajectory; `last` is the former of the step before."""
-    molecules = _batch(starts, x, running)
-    with torch.no_grad():
-        result = model(molecules, forces=True, guess=_guess(last, running, molecules), tolerance=TOLERANCE,
-                       raise_unconverged=False)
-    parts = [f.cpu().numpy() for f in result.forces.detach().split(molecules.sizes)]
-    return (running, result), dict(zip(running, parts, strict=True))
-
-
-def _look(ensemble, starts, x, running, last) -> dict[int, Opinion]:
-    """What the ensemble says of the running trajectories."""
-    molecules = _batch(starts, x, running)
-    found = ensemble(molecules, forces=True, guess=_guess(last, running, molecules), tolerance=TOLERANCE,
-                     raise_unconverged=False)
-    return dict(zip(running, split(found), strict=True))
-
-
-def _guess(last, running, molecules):
-    """Densities of the running trajectories from a step before, whose result may hold others too."""
-    if last is None:
-        return None
-    names, result = last
-    return result if names == running else _Guess(result, [names.index(k) for k in running], molecules)
-
-
-def _moved(start, positions, temperature, step) -> Structure:
-    return replace(start, positions=positions, how=f"active {temperature:g} K, step {step}")
+def _look(ensemble: Ensemble, running: dict[int, Trajectory], last: Evaluated) -> dict[int, Opinion]:
+    """What the ensemble says of the running trajectories, the driver's last densities to start from."""
+    seen = evaluated(ensemble, running, last)
+    return dict(zip(seen.names, by_molecule(seen.result), strict=True))

@@ -8,25 +8,26 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from ase.io import read
+from ase import Atoms
+from ase.io import iread
 from ase.io.extxyz import key_val_str_to_dict
 
 from nddo_ml.active.calibrate import Opinion
 from nddo_ml.active.explore import Candidate
 from nddo_ml.common.files import write_text
 from nddo_ml.labels.journal import Journal, text, whole_frames
-from nddo_ml.labels.label import described
-from nddo_ml.labels.levels.theory import Level, frame
-from nddo_ml.labels.queue import Queue
+from nddo_ml.labels.label import described, timed_frame
+from nddo_ml.labels.levels.theory import Level
+from nddo_ml.labels.queue import Queue, TaskOutcome
 from nddo_ml.labels.structures import Structure, from_atoms
 
 
 class Labelling:
-    """Structures being labelled. outstanding: by id, those without an outcome; level, journal, queue: as in `label`."""
+    """Structures being labelled; level, journal and queue are those of `labels.label`."""
 
     def __init__(self, level: Level, journal: Journal, queue: Queue):
         self.level, self.journal, self.queue = level, journal, queue
-        self.outstanding: dict[str, Structure] = {}
+        self.outstanding: dict[str, Structure] = {}     # by id: those without an outcome
 
     def submit(self, structures: Iterable[Structure]) -> None:
         """Queue those that have neither label nor error and are not queued yet."""
@@ -43,16 +44,15 @@ class Labelling:
             count += 1
         return count
 
-    def _close(self, outcome):
+    def _close(self, outcome: TaskOutcome) -> None:
+        """Write what became of a structure."""
         structure, error = outcome.argument, outcome.error
         if not error and outcome.value.forces is None:
             error = f"{self.level.name} has no forces, which a training needs"
         if error:
             self.journal.add_error(structure.id, {**described(structure), "level": self.level.name}, error)
         else:
-            atoms = frame(structure, outcome.value, self.level)
-            atoms.info["seconds"] = round(outcome.seconds, 2)
-            self.journal.add(atoms)
+            self.journal.add(timed_frame(structure, outcome, self.level))
         self.outstanding.pop(structure.id, None)
 
 
@@ -69,14 +69,14 @@ def write_picked(path: Path, candidates: Sequence[Candidate]) -> None:
 
 def read_picked(path: Path) -> list[Candidate]:
     """What `write_picked` wrote."""
-    found = []
-    for atoms in _structures(path):
+    candidates = []
+    for atoms in _frames(path):
         info, arrays = atoms.info, atoms.arrays
         opinion = Opinion(float(info["pred_energy"]), arrays["pred_forces"], float(info["energy_spread"]),
                           np.atleast_1d(arrays["atom_spread"]), float(info["energy_uncertainty"]),
                           np.atleast_1d(arrays["atom_uncertainty"]))
-        found.append(Candidate(from_atoms(atoms), opinion))
-    return found
+        candidates.append(Candidate(from_atoms(atoms), opinion))
+    return candidates
 
 
 def write_structures(path: Path, structures: Sequence[Structure]) -> None:
@@ -86,7 +86,7 @@ def write_structures(path: Path, structures: Sequence[Structure]) -> None:
 
 def read_structures(path: Path) -> list[Structure]:
     """What `write_structures` wrote."""
-    return [from_atoms(atoms) for atoms in _structures(path)]
+    return [from_atoms(atoms) for atoms in _frames(path)]
 
 
 def copy_labels(journal: Path, path: Path, ids: Sequence[str]) -> None:
@@ -97,8 +97,9 @@ def copy_labels(journal: Path, path: Path, ids: Sequence[str]) -> None:
 
 def labelled(path: Path) -> dict[str, str]:
     """The frames of a file of labels, as text, by the id of their structure."""
-    return {str(key_val_str_to_dict(header)["id"]): lines for _, header, lines in whole_frames(path)[0]}
+    return {str(key_val_str_to_dict(written.header)["id"]): written.text for written in whole_frames(path)[0]}
 
 
-def _structures(path):
-    return read(path, ":", format="extxyz") if path.stat().st_size else []
+def _frames(path: Path) -> list[Atoms]:
+    """All frames of a file, which may be empty."""
+    return list(iread(path, ":", format="extxyz")) if path.stat().st_size else []

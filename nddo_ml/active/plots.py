@@ -3,10 +3,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
-from nddo_ml.active.calibrate import Errors
+from nddo_ml.active.calibrate import EnsembleErrors
 from nddo_ml.common.extras import needed
 from nddo_ml.ensembles.calibration import LEVELS, Calibration, coverage
 from nddo_ml.units import CODATA_2018
@@ -16,22 +18,24 @@ BINS = 10
 UNITS = {"energy": "kcal mol$^{-1}$", "forces": "kcal mol$^{-1}$ Å$^{-1}$"}
 
 
-def _pyplot():
+def _pyplot() -> Any:
     return needed("matplotlib.pyplot", "plot", "A picture")
 
 
-def reliability_picture(found: Errors, calibration: Calibration, path: Path, title: str = "") -> None:
-    """Energies above, forces below: coverage against confidence, calibrated and not; errors against uncertainties, with their
-    root mean square in bins of equal count, which lies on the diagonal where uncertainties are right."""
+def reliability_picture(errors: EnsembleErrors, calibration: Calibration, path: Path, title: str = "") -> None:
+    """Draw energies above, forces below: coverage against confidence, calibrated and not; errors against uncertainties, with
+    their root mean square in bins of equal count, which lies on the diagonal where uncertainties are right.
+    """
     plt = _pyplot()
     fig, axes = plt.subplots(2, 2, figsize=(9, 8.4), layout="constrained")
-    rows = (("energy", found.energy[:, None], found.energy_spread, calibration.energy, calibration.energy_reliability),
-            ("forces", found.forces, found.atom_spread, calibration.forces, calibration.forces_reliability))
+    rows = (("energy", errors.energy[:, None], errors.energy_spread, calibration.energy, calibration.energy_reliability),
+            ("forces", errors.forces, errors.atom_spread, calibration.forces, calibration.forces_reliability))
     for (name, error, spread, scale, worth), (left, right) in zip(rows, axes, strict=True):
         known = np.isfinite(spread) & np.isfinite(error).all(1)
         error, spread = error[known], spread[known]
         if len(error) == 0:
-            left.set_axis_off(), right.set_axis_off()
+            left.set_axis_off()
+            right.set_axis_off()
             continue
         left.plot([0, 1], [0, 1], color="0.75", lw=1)
         left.plot(LEVELS, coverage(spread, error), color=INK, lw=1, ls="--", label="bare spread")
@@ -47,8 +51,9 @@ def reliability_picture(found: Errors, calibration: Calibration, path: Path, tit
 
 
 def rounds_picture(rounds: Sequence[dict], path: Path) -> None:
-    """Errors of fresh labels before they were trained on and of the held-out parts, and what the ensembles expected, against
-    the number of labels (rounds: records of active.py)."""
+    """Draw errors of fresh labels before they were trained on and of the held-out parts, and what the ensembles expected,
+    against the number of labels. rounds: the records of a loop (loop.py).
+    """
     plt = _pyplot()
     fig, axes = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
     for ax, name in zip(axes, ("forces", "energy"), strict=True):
@@ -64,7 +69,7 @@ def rounds_picture(rounds: Sequence[dict], path: Path) -> None:
     plt.close(fig)
 
 
-def _scatter(ax, uncertainty, error, name):
+def _scatter(ax: Any, uncertainty: Float[np.ndarray, "n"], error: Float[np.ndarray, "n components"], name: str) -> None:
     """Errors against uncertainties, both logarithmic."""
     kcal = CODATA_2018.kcal_mol
     u, e = np.repeat(uncertainty, error.shape[1]) * kcal, np.maximum(error.ravel() * kcal, 1e-6)
@@ -78,10 +83,10 @@ def _scatter(ax, uncertainty, error, name):
     ax.legend(frameon=False, fontsize="small")
 
 
-def _saved(fig, path):
+def _saved(fig: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(path, dpi=130)
 
 
-def _number(value):
+def _number(value: float | None) -> float:
     return float("nan") if value is None else value

@@ -1,6 +1,7 @@
 """`nddo-ml label --from`: energies of variational wavefunctions, with their error bars, as labels to train on."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,56 +17,68 @@ from nddo_ml.units import CODATA_2018
 from nddo_ml.wavefunction.real_space.run import RESULT
 
 
-class Variational:
+@dataclass(frozen=True)
+class VariationalLevel:
     """The level of these labels: all electrons, no dispersion apart."""
 
+    kind: str       # of wavefunction
     dispersion = "included"
 
-    def __init__(self, kind: str):
-        self.name = f"variational Monte Carlo, {kind}"
+    @property
+    def name(self) -> str:
+        """That of the level, as frames hold it."""
+        return f"variational Monte Carlo, {self.kind}"
 
 
 def labelled(path: Path) -> tuple[Atoms, str]:
-    """The labelled frame of a result.json, and the name of its level. IncompatibleFile: it is none."""
+    """The labelled frame of a result.json, and the name of its level.
+
+    Raises:
+        IncompatibleFile: it is no such result, or its numbers are not finite.
+    """
     try:
-        found = json.loads(path.read_text())
-        if found.get("format") != RESULT:
+        result = json.loads(path.read_text())
+        if result.get("format") != RESULT:
             raise ValueError("another format")
-        level = Variational(found["config"]["ansatz"]["kind"])
-        positions = np.array(found["positions"]) * CODATA_2018.bohr
-        energy, error = found["energy"] * CODATA_2018.hartree, found["error"] * CODATA_2018.hartree
+        level = VariationalLevel(result["config"]["ansatz"]["kind"])
+        numbers, positions = np.array(result["numbers"], dtype=np.int64), np.array(result["positions"]) * CODATA_2018.bohr
+        energy, error = result["energy"] * CODATA_2018.hartree, result["error"] * CODATA_2018.hartree
         slope = CODATA_2018.hartree / CODATA_2018.bohr
-        forces, forces_error = (np.array(found[key]) * slope if key in found else None for key in ("forces", "forces_error"))
-        charge, spin = sum(found["numbers"]) - found["up"] - found["down"], found["up"] - found["down"]
+        forces, forces_error = (np.array(result[key]) * slope if key in result else None for key in ("forces", "forces_error"))
+        charge, spin = sum(result["numbers"]) - result["up"] - result["down"], result["up"] - result["down"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
         raise IncompatibleFile(f"{path} is no result of `nddo-ml wavefunction` ({type(problem).__name__}: {problem}): expected "
                                "the result.json in the output folder of a run.") from problem
     if not (np.isfinite(energy) and error > 0):
-        raise IncompatibleFile(f"{path} holds the energy {found['energy']} +- {found['error']}: expected finite numbers.")
-    structure = Structure(found["numbers"], positions, charge, spin + 1, source=path.parent.name)
+        raise IncompatibleFile(f"{path} holds the energy {result['energy']} +- {result['error']}: expected finite numbers.")
+    structure = Structure(numbers, positions, charge, spin + 1, source=path.parent.name)
     atoms = frame(structure, Label(energy, forces), level)
     atoms.info["ref_energy_error"] = error
     if forces is None:
         atoms.info["ref_forces_missing"] = "not measured"
-    else:
+    elif forces_error is not None:
         atoms.arrays["ref_forces_error"] = forces_error
     return atoms, level.name
 
 
 def run(files: list[str], output: Path) -> int:
-    """Append a frame for each result; those that stand there already are left alone. Returns 0. IncompatibleFile."""
+    """Append a frame for each result; those that stand there already are left alone. The exit code: 0.
+
+    Raises:
+        IncompatibleFile: a file is no result, or they are of different levels.
+    """
     if not files:
         raise IncompatibleFile("Nothing to label: give the result.json of at least one run after --from.")
     if output.suffix.lower() not in (".extxyz", ".xyz"):
         raise IncompatibleFile(f"{output}: labels are written as extended XYZ; end the name in .extxyz.")
     check_writable(output)
-    made = [labelled(Path(name)) for name in files]
-    levels = sorted({level for _, level in made})
+    frames = [labelled(Path(name)) for name in files]
+    levels = sorted({level for _, level in frames})
     if len(levels) > 1:
         raise IncompatibleFile(f"The results are of different levels ({', '.join(levels)}): label them into separate files.")
     new = 0
     with Journal(output, levels[0]) as journal:
-        for atoms, _ in made:
+        for atoms, _ in frames:
             if atoms.info["id"] not in journal.labelled:
                 journal.add(atoms)
                 new += 1

@@ -164,10 +164,10 @@ def label(
             from nddo_ml.cli import label_results
 
             raise typer.Exit(label_results.run(structures or [], output))
-        from nddo_ml.cli.label import Request, run
+        from nddo_ml.cli.label import LabelRequest, run
         from nddo_ml.labels.levels.catalogue import level as find_level
 
-        request = Request(structures or [], smiles or [], output, sample, method, point_charges, seed, isolated, retry)
+        request = LabelRequest(structures or [], smiles or [], output, sample, method, point_charges, seed, isolated, retry)
         chosen = find_level(level, functional, basis, dispersion_model=dispersion, grid=grid)
         code = run(request, chosen, jobs, dask)
     raise typer.Exit(code)

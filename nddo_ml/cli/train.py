@@ -17,12 +17,12 @@ from nddo_ml.common.processes import joined
 from nddo_ml.errors import UnknownOption
 from nddo_ml.hamiltonian.model import Hamiltonian
 from nddo_ml.hamiltonian.weights import trained_on
-from nddo_ml.training.config import DISPERSION, Data, read_config
+from nddo_ml.training.config import DISPERSION, TrainingData, read_config
 from nddo_ml.training.dataset import load, split, split_by
 from nddo_ml.training.evaluate import Scores, atom_errors, predict, scores, with_offsets
 from nddo_ml.training.plots import parity
 from nddo_ml.training.stages import has_dispersion, with_dispersion, without_dispersion
-from nddo_ml.training.trainer import Silent, train
+from nddo_ml.training.trainer import SilentTraining, train
 
 COLUMNS = (("forces", "F", 2), ("energy", "E", 2), ("energy_per_atom", "E/at.", 2), ("relative", "E rel.", 2),
            ("atomisation", "E at.", 2), ("interaction", "E int.", 2), ("dipole", "µ", 3), ("smallest_gap", "gap", 1),
@@ -30,7 +30,7 @@ COLUMNS = (("forces", "F", 2), ("energy", "E", 2), ("energy_per_atom", "E/at.", 
 UNITS = "F kcal/mol/Å, E kcal/mol, µ D; gap: the smallest, eV"
 
 
-class Terminal(Silent):
+class Terminal(SilentTraining):
     """Progress bars with the errors of the running epoch, a line per validation."""
 
     def __init__(self, console: Console, progress: Progress):
@@ -148,7 +148,8 @@ def _parts(frames, hamiltonian, validation, large):
     card = hamiltonian.method.card
     trained = None if card is None else trained_on(card)
     if trained is None:
-        held, size = Data.validation if validation is None else validation, Data.large if large is None else large
+        held = TrainingData.validation if validation is None else validation
+        size = TrainingData.large if large is None else large
         note = "" if card is None else (
             f"The file of {card.name} does not say which molecules it was trained on: they are taken to be those of validation "
             f"= {held}, large = {size}. If its training held out others, parts below hold molecules it has seen.")

@@ -8,7 +8,7 @@ serve every later caller: tensors made inside torch.inference_mode can be on no 
 import dataclasses
 import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar, cast, dataclass_transform
 
@@ -22,7 +22,18 @@ Arguments = ParamSpec("Arguments")
 def record(cls: type[T]) -> type[T]:
     """The class as a frozen, keyword-friendly dataclass registered with torch's pytrees; compared by identity."""
     cls = dataclasses.dataclass(frozen=True, eq=False)(cls)
-    pytree.register_dataclass(cls)
+    names = tuple(field.name for field in dataclasses.fields(cast(Any, cls)))
+
+    def flatten(instance: T) -> tuple[list[Any], None]:
+        return [getattr(instance, name) for name in names], None
+
+    def unflatten(values: Iterable[Any], _: None) -> T:
+        instance = object.__new__(cls)      # not through __init__: leaves may be anything while a tree is mapped
+        for name, value in zip(names, values, strict=True):
+            object.__setattr__(instance, name, value)
+        return instance
+
+    pytree.register_pytree_node(cls, flatten, unflatten)
     return cls
 
 

@@ -12,6 +12,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol, TypedDict, Unpack, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -23,9 +24,8 @@ from nddo_ml.ensembles.calibration import Calibration
 from nddo_ml.errors import IncompatibleFile, UnknownOption
 from nddo_ml.hamiltonian.model import Hamiltonian
 from nddo_ml.hamiltonian.results import Result
-from nddo_ml.methods import learned
+from nddo_ml.methods import Method, learned
 from nddo_ml.molecules import Molecules, PointCharges
-from nddo_ml.scf.options import SCF
 
 FORMAT = "nddo_ml ensemble 1"
 FILE = "ensemble.json"
@@ -34,43 +34,71 @@ TRAINED = "seed-*/model.safetensors"      # where a training leaves its members
 
 @dataclass(frozen=True, eq=False)
 class EnsembleResult:
-    """Means over the members and how sure they are; eV, angstrom, e.
+    """Means over the members, and how sure they are. Where the SCF of one member did not converge, all values are NaN.
 
-    energy `molecule`, forces `atom 3` (None unless asked for), dipole `molecule 3`, charges `atom`: means. energy_spread,
-    forces_spread, dipole_spread: standard deviations over the members (n - 1). energy_uncertainty `molecule`: calibrated
-    standard deviation. forces_uncertainty `atom 3`: of each component of the forces; atom_uncertainty `atom`: of a component of
-    the force on each atom whatever its direction (root mean square over the three), unchanged by rotations. converged
-    `molecule`: every member's SCF; where one's did not, all values are NaN. members: their Results.
+    Spreads are standard deviations over the members (n - 1). Uncertainties are calibrated standard deviations of the error.
+    Forces, and what is said of them, are None unless they were asked for.
     """
 
     molecules: Molecules
-    energy: Float[Tensor, "molecule"]
-    forces: Float[Tensor, "atom 3"] | None
-    dipole: Float[Tensor, "molecule 3"]
-    charges: Float[Tensor, "atom"]
-    energy_spread: Float[Tensor, "molecule"]
-    forces_spread: Float[Tensor, "atom 3"] | None
-    dipole_spread: Float[Tensor, "molecule 3"]
-    energy_uncertainty: Float[Tensor, "molecule"]
-    forces_uncertainty: Float[Tensor, "atom 3"] | None
-    atom_uncertainty: Float[Tensor, "atom"] | None
-    converged: Bool[Tensor, "molecule"]
-    members: tuple[Result, ...]
+    energy: Float[Tensor, "molecule"]                       # mean, eV
+    forces: Float[Tensor, "atom 3"] | None                  # mean, eV/angstrom
+    dipole: Float[Tensor, "molecule 3"]                     # mean, e angstrom
+    charges: Float[Tensor, "atom"]                          # mean, e
+    energy_spread: Float[Tensor, "molecule"]                # eV
+    forces_spread: Float[Tensor, "atom 3"] | None           # of each component, eV/angstrom
+    dipole_spread: Float[Tensor, "molecule 3"]              # of each component, e angstrom
+    energy_uncertainty: Float[Tensor, "molecule"]           # eV
+    forces_uncertainty: Float[Tensor, "atom 3"] | None      # of each component, eV/angstrom
+    # of a component of the force on an atom whatever its direction (root mean square over the three), unchanged by rotations
+    atom_uncertainty: Float[Tensor, "atom"] | None          # eV/angstrom
+    converged: Bool[Tensor, "molecule"]                     # the SCF of every member
+    members: tuple[Result, ...]                             # the results of the members
 
-    def density(self, k: int = 0) -> Tensor:
+    def density(self, k: int = 0) -> Float[Tensor, "spin orbital orbital"]:
         """Density matrix of molecule k of the first member: an ensemble's result serves as guess for the next."""
         return self.members[0].density(k)
+
+
+@runtime_checkable
+class StartDensities(Protocol):
+    """StartDensities to start from: earlier results of the same molecules, or as much of them as a start needs."""
+
+    @property
+    def molecules(self) -> Molecules: ...
+
+    def density(self, k: int) -> Tensor:
+        """The density of molecule k, (spin, orbital, orbital)."""
+        ...
+
+
+class Request(TypedDict, total=False):
+    """What an ensemble may be asked for; each is that of Hamiltonian.forward, with the same default."""
+
+    forces: bool
+    unrestricted: bool | None
+    field: Float[Tensor, "molecule 3"] | None           # V/angstrom
+    point_charges: PointCharges | None
+    tolerance: float                                    # eV
+    max_steps: int
+    stability: bool | None
+    raise_unconverged: bool | None
 
 
 class Ensemble:
     """Learned Hamiltonians as one model: `Ensemble(["a.safetensors", "b.safetensors"])(molecules)`.
 
-    members: files of weights, names of shipped models, or Hamiltonians with a network; two or more, of the same parent,
-    elements, level of theory and dispersion; files of tables without a network count too. UnknownOption, IncompatibleFile: they
-    are not. calibration: None: uncertainties are bare standard deviations.
+    members: files of weights, names of shipped models, or Hamiltonians that learned something; two or more, of the same parent,
+    elements, level of theory and dispersion. calibration: None: uncertainties are bare standard deviations. device: of members
+    that are read from files.
+
+    Raises:
+        UnknownOption: there are fewer than two members, one has learned nothing, or they are on several devices.
+        IncompatibleFile: a file is unusable, or the members differ in what they must share.
     """
 
-    def __init__(self, members: Sequence[str | Path | Hamiltonian], calibration: Calibration | None = None, device=None):
+    def __init__(self, members: Sequence[str | Path | Hamiltonian], calibration: Calibration | None = None,
+                 device: torch.device | str | None = None):
         if isinstance(members, str | Path):
             raise UnknownOption(f"One name was given ({members}): an ensemble has two members or more; Ensemble.load reads the "
                                 "file of an ensemble.")
@@ -78,43 +106,52 @@ class Ensemble:
         self.calibration = calibration or Calibration()
         _alike(self.members)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.members)
 
     @property
-    def method(self):
+    def method(self) -> Method:
         """The method of the first member: elements, parent, orbitals."""
         return self.members[0].method
 
     @property
     def level(self) -> str:
         """The level of theory the members learned; "unknown" where they do not say."""
-        return _said(self.members[0], "level") or "unknown"
+        return _level(self.members[0]) or "unknown"
 
     @property
     def device(self) -> torch.device:
         """Where the members calculate."""
-        return self.members[0].U_ss.device
+        return _device(self.members[0])
 
     @torch.no_grad()
-    def __call__(self, molecules: Molecules, *, forces: bool = False, guess: "Result | EnsembleResult | None" = None,
-                 unrestricted: bool | None = SCF.unrestricted, field: Float[Tensor, "molecule 3"] | None = None,
-                 point_charges: PointCharges | None = None, tolerance: float = SCF.tolerance,
-                 max_steps: int = SCF.max_steps, stability: bool | None = SCF.stability,
-                 raise_unconverged: bool | None = None) -> EnsembleResult:
-        """Means and uncertainties of molecules; arguments as for a Hamiltonian. The first member starts from the guess, the
-        others from its density, which halves their iterations. Raises what a Hamiltonian raises."""
-        found = []
+    def __call__(self, molecules: Molecules, *, guess: StartDensities | None = None,
+                 **request: Unpack[Request]) -> EnsembleResult:
+        """Means and uncertainties of molecules, `forces` and other requests as for a Hamiltonian.
+
+        The first member starts from the guess, the others from its density, which halves their iterations. Nothing is on a
+        tape.
+
+        Raises:
+            TypeError: an ensemble has no such request.
+            InvalidMolecule, MissingParameter, SCFNotConverged, UnknownOption: as a Hamiltonian does.
+        """
+        unknown = sorted(request.keys() - Request.__annotations__.keys())
+        if unknown:
+            raise TypeError(f"An ensemble has no argument {unknown[0]!r}; it has guess, {', '.join(Request.__annotations__)}.")
+        results: list[Result] = []
         for member in self.members:
-            found.append(member(molecules, forces=forces, guess=found[0] if found else guess, unrestricted=unrestricted,
-                                field=field, point_charges=point_charges, tolerance=tolerance, max_steps=max_steps,
-                                stability=stability, raise_unconverged=raise_unconverged))
-        return combined(found, self.calibration)
+            results.append(member(molecules, guess=results[0] if results else guess, **request))
+        return combined(results, self.calibration)
 
     @staticmethod
-    def load(source: str | Path, device=None) -> "Ensemble":
-        """The ensemble of a folder or of its JSON file. A folder without ensemble.json: the members that a training left
-        there, not calibrated. IncompatibleFile: there is none, or a member is not the file that was calibrated."""
+    def load(source: str | Path, device: torch.device | str | None = None) -> "Ensemble":
+        """The ensemble of a folder or of its JSON file. Of a folder without ensemble.json: the members that a training left
+        there, not calibrated.
+
+        Raises:
+            IncompatibleFile: there is none, or a member is not the file that was calibrated.
+        """
         path = Path(source)
         if path.is_dir() and not (path / FILE).exists():
             members = sorted(path.glob(TRAINED))
@@ -128,12 +165,17 @@ class Ensemble:
         return Ensemble(members, Calibration.from_dict(said["calibration"], str(path)), device)
 
     def save(self, path: str | Path) -> Path:
-        """Write the file of the ensemble (JSON, whole or not at all; a folder: its ensemble.json); it names the members'
-        files, relative to itself, and holds the calibration. UnknownOption: a member was never saved."""
+        """Write the file of the ensemble, and return its path; of a folder: its ensemble.json.
+
+        It is JSON, written whole or not at all, names the members' files, relative to itself, and holds the calibration.
+
+        Raises:
+            UnknownOption: a member was never saved.
+        """
         path = Path(path)
         path = path / FILE if path.is_dir() else path
-        cards = [m.method.card for m in self.members]
-        if any(card is None for card in cards):
+        cards = [m.method.card for m in self.members if m.method.card is not None]
+        if len(cards) < len(self.members):
             raise UnknownOption("A member of the ensemble has no file: nddo_ml.weights.save writes it, then make the ensemble "
                                 "from the files.")
         shipped = set(learned.names())
@@ -151,23 +193,26 @@ def combined(results: Sequence[Result], calibration: Calibration) -> EnsembleRes
     converged = torch.stack([r.converged for r in results]).all(0)
     of_atoms = converged.index_select(0, first.molecules.molecule)
 
-    def moments(name, known):
-        values = [getattr(r, name) for r in results]
-        if values[0] is None:
-            return None, None
-        stack = torch.stack([v.detach() for v in values])
-        mask = known.view(-1, *[1] * (stack.dim() - 2))
-        return (torch.where(mask, x, torch.nan) for x in (stack.mean(0), stack.std(0)))
-
-    energy, energy_spread = moments("energy", converged)
-    forces, forces_spread = moments("forces", of_atoms)
-    dipole, dipole_spread = moments("dipole", converged)
-    charges, _ = moments("charges", of_atoms)
-    on_forces = calibration.forces
+    energy, energy_spread = _moments([r.energy for r in results], converged)
+    dipole, dipole_spread = _moments([r.dipole for r in results], converged)
+    charges, _ = _moments([r.charges for r in results], of_atoms)
+    forces = forces_spread = forces_uncertainty = atom_uncertainty = None
+    asked = [r.forces for r in results if r.forces is not None]
+    if asked:
+        forces, forces_spread = _moments(asked, of_atoms)
+        forces_uncertainty = calibration.forces(forces_spread)
+        atom_uncertainty = calibration.forces(atom_spread(forces_spread))
     return EnsembleResult(
-        first.molecules, energy, forces, dipole, charges, energy_spread, forces_spread, dipole_spread,
-        calibration.energy(energy_spread), None if forces is None else on_forces(forces_spread),
-        None if forces is None else on_forces(atom_spread(forces_spread)), converged, tuple(results))
+        molecules=first.molecules, energy=energy, forces=forces, dipole=dipole, charges=charges, energy_spread=energy_spread,
+        forces_spread=forces_spread, dipole_spread=dipole_spread, energy_uncertainty=calibration.energy(energy_spread),
+        forces_uncertainty=forces_uncertainty, atom_uncertainty=atom_uncertainty, converged=converged, members=tuple(results))
+
+
+def _moments(values: Sequence[Tensor], known: Bool[Tensor, "row"]) -> tuple[Float[Tensor, "row ..."], Float[Tensor, "row ..."]]:
+    """Mean and standard deviation over the members, NaN in the rows that are not known."""
+    stack = torch.stack([v.detach() for v in values])
+    mask = known.view(-1, *[1] * (stack.dim() - 2))
+    return torch.where(mask, stack.mean(0), torch.nan), torch.where(mask, stack.std(0), torch.nan)
 
 
 def atom_spread(forces_spread: Float[Tensor, "atom 3"]) -> Float[Tensor, "atom"]:
@@ -175,7 +220,7 @@ def atom_spread(forces_spread: Float[Tensor, "atom 3"]) -> Float[Tensor, "atom"]
     return forces_spread.square().mean(-1).sqrt()
 
 
-def _alike(members):
+def _alike(members: Sequence[Hamiltonian]) -> None:
     """Refuse members that do not belong together."""
     if len(members) < 2:
         raise UnknownOption(f"An ensemble of {len(members)}: two members or more are needed to disagree.")
@@ -185,36 +230,41 @@ def _alike(members):
                                 "spread; give files of trained weights.")
     first = members[0]
     for k, member in enumerate(members[1:], 1):
-        for what, of in (("parent", _parent), ("elements", _elements), ("level of theory", lambda m: _said(m, "level")),
+        for what, of in (("parent", _parent), ("elements", _elements), ("level of theory", _level),
                          ("dispersion", lambda m: m.dispersion)):
-            a, b = of(first), of(member)
-            if a != b and not (what == "level of theory" and None in (a, b)):
-                raise IncompatibleFile(f"Members of an ensemble must share their {what}: {_named(first, 0)} has {a}, "
-                                       f"{_named(member, k)} has {b}. Train them alike.")
-        if member.U_ss.device != first.U_ss.device:
-            raise UnknownOption(f"Members of an ensemble must be on one device: {_named(first, 0)} is on {first.U_ss.device}, "
-                                f"{_named(member, k)} on {member.U_ss.device}.")
+            one, other = of(first), of(member)
+            if one != other and not (what == "level of theory" and None in (one, other)):
+                raise IncompatibleFile(f"Members of an ensemble must share their {what}: {_named(first, 0)} has {one}, "
+                                       f"{_named(member, k)} has {other}. Train them alike.")
+        if _device(member) != _device(first):
+            raise UnknownOption(f"Members of an ensemble must be on one device: {_named(first, 0)} is on {_device(first)}, "
+                                f"{_named(member, k)} on {_device(member)}.")
 
 
-def _parent(member):
+def _device(member: Hamiltonian) -> torch.device:
+    return member.get_parameter("U_ss").device
+
+
+def _parent(member: Hamiltonian) -> str:
     return member.method.published.name
 
 
-def _elements(member):
-    species = member.method.species if member.network is None else member.network.species
+def _elements(member: Hamiltonian) -> str:
+    species: Sequence[int] = getattr(member.network, "species", member.method.species)
     return " ".join(symbol(z) for z in sorted(species))
 
 
-def _said(member, key):
-    return None if member.method.card is None else getattr(member.method.card, key)
+def _level(member: Hamiltonian) -> str | None:
+    return None if member.method.card is None else member.method.card.level
 
 
-def _named(member, k):
+def _named(member: Hamiltonian, k: int) -> str:
+    """What errors call a member."""
     return f"member {k}" if member.method.card is None else member.method.card.path.as_posix()
 
 
-def _read(path):
-    """What the file of an ensemble says. IncompatibleFile: it is none."""
+def _read(path: Path) -> dict[str, Any]:
+    """What the file of an ensemble says; IncompatibleFile where it is none."""
     try:
         said = json.loads(path.read_text())
     except FileNotFoundError:
@@ -229,8 +279,8 @@ def _read(path):
     return said
 
 
-def _member(path, name, digest):
-    """The file or name of a member, if it is the one that was calibrated."""
+def _member(path: Path, name: str, digest: str) -> str | Path:
+    """The file or the name of a member; IncompatibleFile where it is not the one that the ensemble `path` was made of."""
     card = learned.shipped().get(name.lower())
     file = path.parent / name if card is None else card.path
     if not file.is_file():
@@ -240,5 +290,6 @@ def _member(path, name, digest):
     return file if card is None else name
 
 
-def _digest(path):
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+def _digest(path: Path) -> str:
+    """Hash of a file's content."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -7,31 +7,32 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nddo_ml.functional.density import Density
+from nddo_ml.functional.density import Density, Grid
+from nddo_ml.functional.projectors import NonlocalPart
 
 
 class Functional(nn.Module):
     """An exchange-correlation functional E_xc = integral of e(n, sigma, tau) + `exact_exchange` times exact exchange.
 
-    gradient, kinetic: whether e depends on sigma and tau. exact_exchange: fraction of Hartree-Fock exchange. nonlocal_part: a
-    module of the density matrix (projection.Projected), or None. Parameters are float64.
+    Its parameters are float64. To run it inside PySCF, see `nddo_ml.functional.attach`.
     """
 
-    gradient = False
-    kinetic = False
-    exact_exchange = 0.0
+    gradient = False                                # whether e depends on sigma, the products of density gradients
+    kinetic = False                                 # whether e depends on tau, the kinetic energy densities
+    exact_exchange = 0.0                            # fraction of Hartree-Fock exchange
+    name: str = ""                                  # what its file calls it
+    nonlocal_part: NonlocalPart | None              # a part of the density matrix, whose energy is added
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.nonlocal_part: nn.Module | None = None
+        self.nonlocal_part = None
 
     @property
     def label(self) -> str:
-        """What the functional is called in messages and tables."""
-        return getattr(self, "name", None) or type(self).__name__
+        """What the functional is called in messages and tables: the name in its file, or that of its class."""
+        return self.name or type(self).__name__
 
-    def exchange(self, n: Float[Tensor, "*grid"], sigma: Float[Tensor, "*grid"] | None,
-                 tau: Float[Tensor, "*grid"] | None) -> Float[Tensor, "*grid"]:
+    def exchange(self, n: Grid, sigma: Grid | None, tau: Grid | None) -> Grid:
         """Exchange energy density of a closed shell by its total quantities, hartree bohr^-3; spin scaling makes the rest."""
         raise NotImplementedError(f"{type(self).__name__} must define exchange, or energy_density as a whole.")
 
@@ -44,11 +45,5 @@ class Functional(nn.Module):
         return d.over_channels(self.exchange) + self.correlation(d)
 
     def forward(self, d: Density) -> Float[Tensor, "grid"]:
-        """energy_density."""
+        """The energy density, hartree bohr^-3."""
         return self.energy_density(d)
-
-    def attach(self, mf):
-        """A copy of a PySCF mean field (RKS, UKS) with this functional in it; see pyscf_attach.attach."""
-        from nddo_ml.functional.pyscf.attach import attach
-
-        return attach(mf, self)

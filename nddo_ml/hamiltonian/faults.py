@@ -13,7 +13,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from nddo_ml.elements import symbol
-from nddo_ml.integrals.assembly import Topology
+from nddo_ml.integrals.topology import Topology
 from nddo_ml.methods import Method
 from nddo_ml.networks.shifts import Shifts
 
@@ -63,53 +63,53 @@ def sound(columns: Mapping[str, Tensor], method: Method, bad: Mapping[str, Tenso
     return {**columns, **stand_in}
 
 
-def of_tables(method: Method, top: Topology, columns: Mapping[str, Tensor], bad: Mapping[str, Tensor]) -> dict[int, str]:
+def of_tables(method: Method, topology: Topology, columns: Mapping[str, Tensor], bad: Mapping[str, Tensor]) -> dict[int, str]:
     """Which molecules need values that cannot be used (by their place among those of the topology), and which values."""
     if not bad:
         return {}
-    found: dict[int, list] = {}
-    names = [symbol(int(n)) for n in top.elements.number]
+    reasons: dict[int, list[str]] = {}
+    names = [symbol(int(n)) for n in topology.elements.number]
 
-    def note(k, name, where, value, published):
+    def note(k: Tensor, name: str, where: str, value: Tensor, published: Tensor) -> None:
         text = f"{name} of {where} is {float(value):g} (published: {float(published):g})"
-        if text not in found.setdefault(int(k), []):
-            found[int(k)].append(text)
+        if text not in reasons.setdefault(int(k), []):
+            reasons[int(k)].append(text)
 
     for name, mask in bad.items():
         published, values = method.published.columns[name], columns[name].detach()
         if name in ("alpha_AB", "x_AB"):
-            source = top.rules.source
+            source = topology.rules.source
             for pair, term in (mask[source.entry] & (source.weight != 0)).nonzero().tolist():
                 entry = int(source.entry[pair, term])
-                pair_of = sorted((int(top.i[pair]), int(top.j[pair])))
-                note(top.molecule[pair], name, "-".join(names[a] for a in pair_of), values[entry], published[entry])
+                pair_of = sorted((int(topology.i[pair]), int(topology.j[pair])))
+                note(topology.molecule[pair], name, "-".join(names[a] for a in pair_of), values[entry], published[entry])
             continue
-        for atom, *column in mask[top.rows].nonzero().tolist():
-            place = (int(top.rows[atom]), *column)
+        for atom, *column in mask[topology.rows].nonzero().tolist():
+            place = (int(topology.rows[atom]), *column)
             label = name + "".join(str(c + 1) for c in column)        # K1 to K4
-            note(top.layout.molecule[atom], label, names[atom], values[place], published[place])
-    return {k: _joined(texts) for k, texts in found.items()}
+            note(topology.layout.molecule[atom], label, names[atom], values[place], published[place])
+    return {k: _joined(texts) for k, texts in reasons.items()}
 
 
-def of_shifts(top: Topology, shifts: Shifts) -> dict[int, str]:
+def of_shifts(topology: Topology, shifts: Shifts) -> dict[int, str]:
     """The molecules whose shifts are not finite or beyond all bounds, and which shifts those are."""
     given = {name: value.detach() for name in LIMITS if (value := getattr(shifts, name)) is not None and value.numel()}
     if not given or bool((torch.cat([(x / LIMITS[name]).reshape(-1) for name, x in given.items()]).abs() <= 1).all()):
         return {}
-    found: dict[int, list] = {}
+    reasons: dict[int, list[str]] = {}
     for name, value in given.items():
         bad = ~((value / LIMITS[name]).abs() <= 1)
-        owner = top.molecule.index_select(0, shifts.pairs) if name in OF_PAIRS else top.layout.molecule
+        owner = topology.molecule.index_select(0, shifts.pairs) if name in OF_PAIRS else topology.layout.molecule
         for k in owner[bad.view(len(owner), -1).any(1)].unique().tolist():
-            found.setdefault(k, []).append(f"the network's shifts `{name}` are not finite or beyond {LIMITS[name]:g}")
-    return {k: _joined(texts) for k, texts in found.items()}
+            reasons.setdefault(k, []).append(f"the network's shifts `{name}` are not finite or beyond {LIMITS[name]:g}")
+    return {k: _joined(texts) for k, texts in reasons.items()}
 
 
-def without(shifts: Shifts, top: Topology, molecules: Bool[Tensor, "molecule"]) -> Shifts:
+def without(shifts: Shifts, topology: Topology, molecules: Bool[Tensor, "molecule"]) -> Shifts:
     """The shifts with zeros for the atoms and pairs of these molecules."""
-    atoms, pairs = molecules[top.layout.molecule], molecules[top.molecule.index_select(0, shifts.pairs)]
+    atoms, pairs = molecules[topology.layout.molecule], molecules[topology.molecule.index_select(0, shifts.pairs)]
 
-    def cleared(name):
+    def cleared(name: str) -> Tensor | None:
         value = getattr(shifts, name)
         if value is None:
             return None
@@ -119,5 +119,5 @@ def without(shifts: Shifts, top: Topology, molecules: Bool[Tensor, "molecule"]) 
     return replace(shifts, **{name: cleared(name) for name in LIMITS})
 
 
-def _joined(texts):
+def _joined(texts: list[str]) -> str:
     return "; ".join(texts[:3]) + (f"; and {len(texts) - 3} more" if len(texts) > 3 else "")

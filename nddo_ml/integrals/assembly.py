@@ -1,187 +1,77 @@
-"""From coordinates and parameters to the integrals of a batch.
+"""From positions and parameters to the integrals of a batch: the differentiable part, every block of the Hamiltonian."""
 
-`Topology` is what the species decide: layout, element data, the core-core rule of every pair. It is made once per molecule.
-`assemble` is the differentiable part: positions and parameters in, every block of the Hamiltonian out. Parameters come as one
-record per atom and per pair and may have been shifted by a network; the integrals do not know.
-"""
-
-from dataclasses import fields
-
-import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from nddo_ml.common.struct import record
 from nddo_ml.integrals.blocks import Integrals
-from nddo_ml.integrals.corrections.geometry import Composition
 from nddo_ml.integrals.dipole import dipole_blocks
-from nddo_ml.integrals.external import external
-from nddo_ml.integrals.multipole import AtomIntegrals
-from nddo_ml.integrals.nuclear import PairValues
-from nddo_ml.integrals.one_centre import one_centre
-from nddo_ml.integrals.overlap import slater_classes
-from nddo_ml.integrals.parameters import AtomParameters, Elements, gather
-from nddo_ml.integrals.two_centre import two_centre
-from nddo_ml.methods import Method
-from nddo_ml.molecules import COINCIDENT, Molecules, PointCharges, coinciding
-from nddo_ml.orbitals import Layout, layout, packed_pairs
-
-HELIUM = 2
+from nddo_ml.integrals.external import PlacedAtoms, external
+from nddo_ml.integrals.placed import Parameters
+from nddo_ml.integrals.topology import Topology
+from nddo_ml.integrals.two_centre import PairIntegrals, two_centre
+from nddo_ml.molecules import NOTHING, Surroundings
+from nddo_ml.pairs import Distances
 
 
-@record
-class Topology:
-    """What the species of a batch decide: rows of the method's table and element data of each atom, layout, atoms i and j of
-    all pairs in the order of the layout's groups, their molecule, core-core rules; for each group whether cores need
-    integrals of their own, its elements and classes of overlaps; what the corrections look at.
+def integrals(topology: Topology, positions: Float[Tensor, "atom 3"], distances: Distances, parameters: Parameters,
+              surroundings: Surroundings = NOTHING, names: list[int] | None = None) -> Integrals:
+    """The integrals of a batch from positions (angstrom) and the distances of its pairs.
+
+    Raises:
+        InvalidMolecule: a point charge lies on top of an atom. It calls the molecules by their `names`, if there are several.
     """
-
-    rows: Int[Tensor, "atom"]
-    elements: Elements
-    layout: Layout
-    i: Int[Tensor, "pair"]
-    j: Int[Tensor, "pair"]
-    molecule: Int[Tensor, "pair"]
-    rules: object
-    separate_core: tuple
-    pair_elements: tuple
-    slater: tuple
-    composition: Composition
-
-
-def topology(method: Method, molecules: Molecules) -> Topology:
-    """The topology of molecules; MissingParameter if the method lacks a species."""
-    device = molecules.numbers.device
-    rows = method.rows(molecules.numbers)
-    elements = gather(method.elements, rows.cpu()) if device.type == "cpu" else gather(_on(method.elements, device), rows)
-    lay = layout(elements.n_ao.cpu(), molecules.molecule.cpu(), len(molecules), device)
-    empty = rows.new_zeros(0)
-    i, j, owner = (
-        torch.cat([getattr(g, name) for g in lay.pairs]) if lay.pairs else empty for name in ("i", "j", "molecule")
-    )
-    parameters = _on(method.parameters, device)
-    table = _on(method.elements, device)
-    own_core = ((parameters.rho_core > 0) | ((table.main_group == 0) & (table.n_ao == 9))
-                | (table.occ_d > 0) | (table.number == HELIUM)).index_select(0, rows)
-    separate = tuple(bool((own_core[g.i] | own_core[g.j]).any()) for g in lay.pairs)
-    pair_elements = tuple((gather(elements, g.i), gather(elements, g.j)) for g in lay.pairs)
-    return Topology(rows, elements, lay, i, j, owner, method.core_rules(rows[i], rows[j]), separate, pair_elements,
-                    tuple(slater_classes(g.shells, *E) for g, E in zip(lay.pairs, pair_elements, strict=True)),
-                    Composition.of(molecules, i, j))
-
-
-@record
-class CoreParameters:
-    """The parameters of core-core terms: alpha (1/angstrom) and Gaussians K, L, M, per atom or per pair."""
-
-    alpha: Float[Tensor, "row"]
-    K: Float[Tensor, "row 4"]
-    L: Float[Tensor, "row 4"]
-    M: Float[Tensor, "row 4"]
-
-
-@record
-class Parameters:
-    """Every parameter of a batch where it is used, none of it dependent on the positions: A per atom, A of both atoms of each
-    pair group, core parameters of both atoms of each pair and of the pair itself; one-electron and two-electron blocks of the
-    free atoms by group; factors of the resonance integrals of each pair group (pair, n_i n_j) in the frame of the pair, alike
-    for equal shells and m (None: 1). moved: change of the product of the core charges of each pair (None: none).
-    """
-
-    A: AtomIntegrals
-    A_pairs: list
-    P_i: CoreParameters
-    P_j: CoreParameters
-    pairs: PairValues
-    U: list
-    one: list
-    resonance: list | None = None
-    moved: Float[Tensor, "pair"] | None = None
-
-
-def spread(top: Topology, A: AtomIntegrals, P: AtomParameters, pairs: PairValues) -> Parameters:
-    """Parameters per atom carried to the pairs and into the blocks of the free atoms."""
-    core = CoreParameters(P.alpha, P.K, P.L, P.M)
-    of_groups = [gather(A, g.atoms) for g in top.layout.atoms]
-    of_pairs = [(gather(A, g.i), gather(A, g.j)) for g in top.layout.pairs]
-    return Parameters(A, of_pairs, gather(core, top.i), gather(core, top.j), pairs,
-                      [_one_electron(g.orbitals, found) for g, found in zip(top.layout.atoms, of_groups, strict=True)],
-                      [one_centre(found, g.orbitals) for g, found in zip(top.layout.atoms, of_groups, strict=True)])
-
-
-def distances(top: Topology, positions: Float[Tensor, "atom 3"], names=None) -> tuple[Tensor, Tensor]:
-    """R (pair) in angstrom and the unit vectors u (pair, 3) from i to j. Two atoms on one spot raise InvalidMolecule, which
-    calls the molecules by their `names` if there are several.
-    """
-    d = positions.index_select(0, top.j) - positions.index_select(0, top.i)
-    R = d.square().sum(1).sqrt()
-    if len(R) and not float(R.detach().min()) >= COINCIDENT:
-        k = int(R.detach().argmin())
-        raise coinciding(top.layout.molecule, names, int(top.i[k]), int(top.j[k]), float(R.detach()[k]))
-    return R, d / R[:, None]
-
-
-def assemble(
-    method: Method,
-    top: Topology,
-    positions: Float[Tensor, "atom 3"],
-    R: Float[Tensor, "pair"],
-    u: Float[Tensor, "pair 3"],
-    p: Parameters,
-    field: Float[Tensor, "molecule 3"] | None = None,
-    charges: PointCharges | None = None,
-    names=None,
-) -> Integrals:
-    """The integrals of a batch (eV) from positions and the `distances` of its pairs; field: uniform electric field of each
-    molecule, V/angstrom; charges: around them, names as for `distances`."""
-    lay, constants = top.layout, method.constants
-    h_atoms = list(p.U)
+    layout, recipe = topology.layout, topology.recipe
+    h_atoms = list(parameters.U)
     h_pairs, two, gammas, start = [], [], [], 0
-    for k, (group, (A_i, A_j), (E_i, E_j)) in enumerate(zip(lay.pairs, p.A_pairs, top.pair_elements, strict=True)):
+    factors = parameters.resonance or [None] * len(layout.pairs)
+    for group, species, sides, factor in zip(layout.pairs, topology.pair_species, parameters.sides, factors, strict=True):
         part = slice(start, start := start + len(group.i))
-        found = two_centre(group.shells, R[part], u[part], A_i, A_j, E_i, E_j, constants, method.join,
-                           top.separate_core[k], top.slater[k], None if p.resonance is None else p.resonance[k], method.fade)
+        pair = two_centre(species, distances.R[part], distances.u[part], sides, recipe, factor)
         a, b = group.groups
         if group.shells[0]:
-            h_atoms[a] = h_atoms[a].index_add(0, group.row_i, found.attraction_i)
+            h_atoms[a] = h_atoms[a].index_add(0, group.row_i, pair.attraction_i)
         if group.shells[1]:
-            h_atoms[b] = h_atoms[b].index_add(0, group.row_j, found.attraction_j)
-        h_pairs.append(_blocks(len(group.i), found))
-        two.append(found.w)
-        gammas.append(found.gamma)
-    core = positions.new_zeros(lay.molecules)
+            h_atoms[b] = h_atoms[b].index_add(0, group.row_j, pair.attraction_j)
+        h_pairs.append(_resonance(len(group.i), pair))
+        two.append(pair.w)
+        gammas.append(pair.gamma)
+    core = positions.new_zeros(layout.molecules)
     if gammas:
-        repulsion = method.core_core.energy(top.rules, R, torch.cat(gammas), p.P_i, p.P_j, p.pairs)
-        if p.moved is not None:
-            repulsion = repulsion + p.moved * torch.cat(gammas)
-        core = core.index_add(0, top.molecule, repulsion)
-    if field is not None:
-        for k, group in enumerate(lay.atoms):
-            D = dipole_blocks(group, positions, p.A.D1, p.A.D_pd, constants.bohr)
-            h_atoms[k] = h_atoms[k] + torch.einsum("kmx,kx->km", D, field.index_select(0, group.molecule))
-        energy = -(p.A.core[:, None] * positions * field.index_select(0, lay.molecule)).sum(1)
-        core = core.index_add(0, lay.molecule, energy)
-    if charges is not None:
-        added, energy = external(lay, top.elements, p.A, positions, charges, constants, method.join is not None, names)
-        h_atoms, core = [h + V for h, V in zip(h_atoms, added, strict=True)], core + energy
-    return Integrals(h_atoms, h_pairs, p.one, two, core)
+        gamma = torch.cat(gammas)
+        sides = parameters.core_i, parameters.core_j
+        repulsion = recipe.core_energy(topology.rules, distances.R, gamma, *sides, parameters.pairs)
+        if parameters.moved is not None:
+            repulsion = repulsion + parameters.moved * gamma
+        core = core.index_add(0, topology.molecule, repulsion)
+    blocks = Integrals(h_atoms, h_pairs, list(parameters.one), two, core)
+    if surroundings.field is not None:
+        blocks = _in_field(blocks, topology, positions, parameters, surroundings.field)
+    if surroundings.charges is not None:
+        atoms = PlacedAtoms(layout, topology.elements, parameters.atoms, positions, names)
+        potential, energy = external(atoms, surroundings.charges, recipe.constants, recipe.join is not None)
+        blocks = _raised(blocks, potential, energy)
+    return blocks
 
 
-def _one_electron(orbitals, A: AtomIntegrals) -> Float[Tensor, "k m"]:
-    """U on the diagonal of the packed one-centre block."""
-    a, b, _ = packed_pairs(orbitals)
-    zero = torch.zeros_like(A.U_ss)
-    values = (A.U_ss, A.U_pp, A.U_dd)
-    shell = np.where(a == 0, 0, np.where(a < 4, 1, 2))
-    return torch.stack([values[s] if i == j else zero for s, i, j in zip(shell, a, b, strict=True)], 1)
+def _in_field(blocks: Integrals, topology: Topology, positions: Tensor, parameters: Parameters, field: Tensor) -> Integrals:
+    """The blocks in a uniform electric field (molecule, 3), V/angstrom: -mu . field."""
+    layout, atoms = topology.layout, parameters.atoms
+    potential = []
+    for group in layout.atoms:
+        dipole = dipole_blocks(group, positions, atoms.D1, atoms.D_pd, topology.recipe.constants.bohr)
+        potential.append(torch.einsum("kmx,kx->km", dipole, field.index_select(0, group.molecule)))
+    energy = -(atoms.core[:, None] * positions * field.index_select(0, layout.molecule)).sum(1)
+    return _raised(blocks, potential, positions.new_zeros(layout.molecules).index_add(0, layout.molecule, energy))
 
 
-def _blocks(pairs, found):
-    """Resonance blocks of all pairs, zero for the distant ones."""
-    flat = found.resonance.flatten(1)
-    return flat if len(flat) == pairs else flat.new_zeros(pairs, flat.shape[1]).index_copy(0, found.near, flat)
+def _raised(blocks: Integrals, potential: list[Tensor], energy: Tensor) -> Integrals:
+    """The blocks with a potential of the electrons of each group of atoms (k, m) and an energy of the cores (molecule), eV."""
+    h_atoms = [h + V for h, V in zip(blocks.h_atoms, potential, strict=True)]
+    return Integrals(h_atoms, blocks.h_pairs, blocks.one, blocks.two, blocks.core + energy)
 
 
-def _on(tree, device):
-    return tree if device.type == "cpu" else type(tree)(*[getattr(tree, f.name).to(device) for f in fields(tree)])
+def _resonance(pairs: int, values: PairIntegrals) -> Float[Tensor, "group_pair orbitals"]:
+    """Resonance blocks of all pairs of a group, zero for the distant ones."""
+    flat = values.resonance.flatten(1)
+    return flat if len(flat) == pairs else flat.new_zeros(pairs, flat.shape[1]).index_copy(0, values.near, flat)

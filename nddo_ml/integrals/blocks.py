@@ -8,13 +8,10 @@ from nddo_ml.common.struct import record
 
 @record
 class Integrals:
-    """The Hamiltonian of a batch in blocks (eV), lists in the order of the layout's groups: one-electron blocks of the atoms
-    `h_atoms` (k, m) and pairs `h_pairs` (pair, n_i n_j); Coulomb integrals of the atoms `one` (k, m, m) and of the pairs `two`
-    (pair, m_i, m_j) over packed charge distributions; core-core energy `core` (molecule).
-    """
+    """The Hamiltonian of a batch in blocks, eV; lists have one entry per group of atoms or of pairs of the layout."""
 
-    h_atoms: list
-    h_pairs: list
-    one: list
-    two: list
-    core: Float[Tensor, "molecule"]
+    h_atoms: list[Tensor]                   # one-electron blocks of the atoms (k, m), over packed charge distributions
+    h_pairs: list[Tensor]                   # one-electron blocks of the pairs (pair, n_i n_j)
+    one: list[Tensor]                       # Coulomb integrals of the atoms (k, m, m), over packed charge distributions
+    two: list[Tensor]                       # Coulomb integrals of the pairs (pair, m_i, m_j), over packed distributions
+    core: Float[Tensor, "molecule"]         # core-core energy

@@ -6,7 +6,6 @@ with <s|x|px> = D1 and <p|x|d> = D_pd times a fixed pattern. The same operator c
 + F.D, so that mu = -dE/dF exactly (MOPAC leaves the p-d part out of its field, not out of its dipole).
 """
 
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -24,18 +23,24 @@ HYBRIDS = (   # (orbital, orbital, axis, coefficient, moment): moment 0 is D1, m
 
 
 @cached
-def _patterns(orbitals: int):
-    """(m) 1 for diagonal distributions, (2, m, 3) coefficients of D1 and D_pd."""
+def _patterns(orbitals: int) -> tuple[Float[Tensor, "m"], Float[Tensor, "2 m 3"]]:
+    """1 for diagonal distributions (m), coefficients of D1 and D_pd (2, m, 3)."""
     a, b, table = packed_pairs(orbitals)
     hybrid = torch.zeros(2, len(a), 3, dtype=torch.float64)
     for i, j, axis, coefficient, moment in HYBRIDS:
         if i < orbitals:
             hybrid[moment, table[i, j], axis] = coefficient
-    return torch.from_numpy(a == b).to(torch.float64), hybrid
+    return torch.from_numpy((a == b).astype(float)), hybrid
 
 
-def dipole_blocks(group: AtomGroup, positions: Float[Tensor, "atom 3"], D1, D_pd, bohr: float) -> Float[Tensor, "k m 3"]:
-    """D_ij of the atoms of a group over packed distributions, angstrom; D1, D_pd (atom) in bohr."""
+def dipole_blocks(
+    group: AtomGroup, positions: Float[Tensor, "atom 3"], D1: Float[Tensor, "atom"], D_pd: Float[Tensor, "atom"], bohr: float
+) -> Float[Tensor, "k m 3"]:
+    """D_ij of the atoms of a group over packed distributions, angstrom.
+
+    positions and bohr in angstrom, D1 and D_pd in bohr, all of them of every atom of the batch.
+    Dewar, Thiel, JACS 99, 4899 (1977); Thiel, Voityuk, Theor. Chim. Acta 81, 391 (1992)
+    """
     diagonal, hybrid = (t.to(positions.device) for t in _patterns(group.orbitals))
     moments = bohr * torch.stack([D1, D_pd]).index_select(1, group.atoms)
     here = positions.index_select(0, group.atoms)

@@ -7,14 +7,18 @@ quadrupoles, each of which rotates by itself. Both steps are one constant matrix
 """
 
 from functools import cache
+from itertools import accumulate
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
-from nddo_ml.common.struct import cached
+from nddo_ml.common.struct import cached, record
 from nddo_ml.orbitals import packed_pairs
+
+Matrix = NDArray[np.float64]
 
 _S3 = 3**0.5 / 2
 # d functions in AO order (x2-y2, xz, z2, yz, xy): d_m(u) = u.T_m.u, Tr(T_a T_b) = 3/2 delta_ab
@@ -53,15 +57,52 @@ def harmonics(u: Float[Tensor, "pair 3"], n: int) -> Float[Tensor, "pair compone
     return products @ _axial(n, u.device)
 
 
-def rotations(E: Float[Tensor, "pair 3 3"], n: int):
-    """T (pair, m, component): lab-frame packed distributions of an atom with n >= 4 orbitals from local components;
-    O (pair, n, n): lab-frame orbitals from local orbitals. Leading blocks are those of an atom with fewer orbitals.
+@record
+class Rotations:
+    """From the frame of each pair to the laboratory, for pairs of atoms that both have p functions."""
+
+    T_i: Float[Tensor, "pair m_i component_i"]      # packed distributions of atom i from its local components
+    T_j: Float[Tensor, "pair m_j component_j"]      # the same of atom j
+    O_i: Float[Tensor, "pair n_i n_i"]              # orbitals of atom i from its local orbitals
+    O_j: Float[Tensor, "pair n_j n_j"]              # the same of atom j
+
+
+@record
+class Axes:
+    """How the integrals of a group of pairs are turned to the laboratory; s functions alone need no turning."""
+
+    rotations: Rotations | None                              # where both atoms have p functions
+    along: Float[Tensor, "pair component_i"] | None          # harmonics of atom i along u, where its partner is a charge
+
+
+def axes(u: Float[Tensor, "pair 3"], shells: tuple[int, int], cores: bool = False) -> Axes:
+    """The axes of pairs with unit vectors u from i to j, atoms treated with shells = (n_i, n_j) orbitals, n_i >= n_j.
+
+    cores: whether the partner is a charge also where it has p functions, because its core has integrals of its own.
+    """
+    n_i, n_j = shells
+    turned = None
+    if n_j >= 4:
+        T_i, O_i = rotations(frame(u), n_i)
+        m_j, components_j = n_j * (n_j + 1) // 2, component_starts(n_j)[1]
+        T_j, O_j = (T_i, O_i) if n_j == n_i else (T_i[:, :m_j, :components_j], O_i[:, :n_j, :n_j])
+        turned = Rotations(T_i, T_j, O_i, O_j)
+    return Axes(turned, harmonics(u, n_i) if n_i >= 4 and (n_j < 4 or cores) else None)
+
+
+def rotations(
+    E: Float[Tensor, "pair 3 3"], n: int
+) -> tuple[Float[Tensor, "pair m component"], Float[Tensor, "pair n n"]]:
+    """T (pair, m, component): packed distributions in the laboratory, of an atom with n >= 4 orbitals, from local components;
+    O (pair, n, n): orbitals in the laboratory from local orbitals. E: `frame` of each pair.
+
+    The leading blocks are those of an atom with fewer orbitals.
     """
     e = E.flatten(1).index_select(1, _upper(E.device))
     products = torch.cat((torch.ones_like(e[:, :1]), e, (e[:, :, None] * e[:, None]).flatten(1)), 1)
     constant, shape = _rotation(n, E.device)
-    T, O = (products @ constant).split((shape[0] * shape[1], n * n), 1)
-    return T.unflatten(1, shape), O.unflatten(1, (n, n))
+    T, O = torch.split(products @ constant, [shape[0] * shape[1], n * n], 1)
+    return T.reshape(len(E), *shape), O.reshape(len(E), n, n)
 
 
 def packed(components: Float[Tensor, "pair component"], n: int) -> Float[Tensor, "pair m"]:
@@ -70,7 +111,7 @@ def packed(components: Float[Tensor, "pair component"], n: int) -> Float[Tensor,
 
 
 @cache
-def decomposition(n: int) -> np.ndarray:
+def decomposition(n: int) -> Matrix:
     """(m, component): each product of two of the n orbitals of an atom as charges, vectors and quadrupoles.
 
     s s, p p, d d carry a charge; p_a p_b = (2/sqrt3) T_m[a,b] Q_m, s d_m = Q_m, p_a d_m = (2/sqrt3) T_m[a,c] M_c,
@@ -100,19 +141,19 @@ def decomposition(n: int) -> np.ndarray:
     return c
 
 
-def component_starts(n: int):
+def component_starts(n: int) -> tuple[list[int], int]:
     """Index of the first component of each kind, and the number of components of an atom with n orbitals."""
-    ends = np.cumsum([0] + [2 * l + 1 for l in COMPONENTS[n]])
-    return ends[:-1].tolist(), int(ends[-1])
+    *starts, total = accumulate((2 * l + 1 for l in COMPONENTS[n]), initial=0)
+    return starts, total
 
 
-def orbital_starts(n: int):
+def orbital_starts(n: int) -> list[tuple[int, int]]:
     """(l, first orbital) of each shell of an atom with n orbitals."""
     return [(l, l * l) for l in SHELLS[n]]
 
 
 @cached
-def _rotation(n, device):
+def _rotation(n: int, device: torch.device) -> tuple[Float[Tensor, "43 columns"], tuple[int, int]]:
     """Constant (43, m c + n n) from the products [1, e, e x e] of the six elements e of a frame to T and O; shape of T."""
     ends, total = component_starts(n)
     C = decomposition(n)
@@ -127,7 +168,7 @@ def _rotation(n, device):
     return torch.from_numpy(np.concatenate((T.reshape(43, -1), O.reshape(43, -1)), 1)).to(device), (len(C), total)
 
 
-def _orbital_products():
+def _orbital_products() -> tuple[Matrix, Matrix, Matrix]:
     """For l = 0, 1, 2 the rotation of orbitals as (43, 2l+1, 2l+1) over the products of a frame's elements.
 
     p_a = sum_A E[A,a] p_A;  d_a = sum_A 2/3 Tr(T_a E^T T_A E) d_A
@@ -145,7 +186,7 @@ def _orbital_products():
 
 
 @cached
-def _axial(n, device):
+def _axial(n: int, device: torch.device) -> Float[Tensor, "13 component"]:
     """Constant (13, component) from [1, u, u x u] to the components along u."""
     by_l = np.zeros((13, 1)), np.zeros((13, 3)), np.zeros((13, 5))
     by_l[0][0] = 1
@@ -155,16 +196,17 @@ def _axial(n, device):
 
 
 @cached
-def _decomposition_transposed(n, device):
+def _decomposition_transposed(n: int, device: torch.device) -> Float[Tensor, "component m"]:
     return torch.from_numpy(decomposition(n).T.copy()).to(device)
 
 
 @cached
-def _upper(device):
+def _upper(device: torch.device) -> Int[Tensor, "6"]:
+    """Flat places of the upper triangle of a 3 x 3 matrix."""
     a, b = np.triu_indices(3)
     return torch.from_numpy(3 * a + b).to(device)
 
 
 @cached
-def _identity(device):
+def _identity(device: torch.device) -> Float[Tensor, "3 3"]:
     return torch.eye(3, dtype=torch.float64, device=device)

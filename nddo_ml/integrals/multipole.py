@@ -7,6 +7,7 @@ are functions of the parameters alone, row by row (a row is a species or an atom
 Dewar, Thiel, Theor. Chim. Acta 46, 89 (1977); with d functions Thiel, Voityuk, ibid. 81, 391 (1992), 93, 315 (1996).
 """
 
+from collections.abc import Callable
 from math import factorial, log, sqrt
 
 import torch
@@ -30,52 +31,51 @@ _UNUSED = 1.0               # bohr, stands for rho of multipoles that an atom do
 class AtomIntegrals:
     """What each row (species or atom) brings to the integrals.
 
-    U and beta (eV); Slater exponents zeta (1/bohr) with their floors, 0 without that shell; g and h (eV), 0 without p.
-    Charge separations (bohr, 0 where unused): D1 and Q of the linear multipoles of sp and pp, D_pp = sqrt(2) Q, D_sd, D_pd,
-    D_dd. Additive terms (bohr, positive also where unused): rho0 of the ss and pp charges, rho1 of the sp dipole, rho2 of the
-    pp quadrupole, rho1c and rho2c of the same in integrals with d functions and in the core attraction, rho_sd, rho_pd,
-    rho_dd, rho_dd0 of the dd charge, rho_core of the core. `core`: charge of the core (e). `slater` (eV) in the order of
-    SLATER_NAMES; EISOL (eV).
+    Charge separations are 0 where an atom does not have the multipole; additive terms are positive there too.
     """
 
-    U_ss: Float[Tensor, "row"]
+    U_ss: Float[Tensor, "row"]          # one-electron energies of the s, p, d functions, eV
     U_pp: Float[Tensor, "row"]
     U_dd: Float[Tensor, "row"]
-    beta_s: Float[Tensor, "row"]
+    beta_s: Float[Tensor, "row"]        # factors of the resonance integrals, eV
     beta_p: Float[Tensor, "row"]
     beta_d: Float[Tensor, "row"]
-    zeta_s: Float[Tensor, "row"]
+    zeta_s: Float[Tensor, "row"]        # exponents of the Slater functions with their floors, 1/bohr; 0 without that shell
     zeta_p: Float[Tensor, "row"]
     zeta_d: Float[Tensor, "row"]
-    g_ss: Float[Tensor, "row"]
+    g_ss: Float[Tensor, "row"]          # one-centre integrals (ss|ss), (ss|pp), (pp|pp), (pp|p'p'), (sp|sp), eV; 0 without p
     g_sp: Float[Tensor, "row"]
     g_pp: Float[Tensor, "row"]
     g_p2: Float[Tensor, "row"]
     h_sp: Float[Tensor, "row"]
-    D1: Float[Tensor, "row"]
-    Q: Float[Tensor, "row"]
-    D_pp: Float[Tensor, "row"]
-    D_sd: Float[Tensor, "row"]
-    D_pd: Float[Tensor, "row"]
-    D_dd: Float[Tensor, "row"]
-    rho0: Float[Tensor, "row"]
-    rho1: Float[Tensor, "row"]
-    rho2: Float[Tensor, "row"]
-    rho1c: Float[Tensor, "row"]
-    rho2c: Float[Tensor, "row"]
-    rho_sd: Float[Tensor, "row"]
-    rho_pd: Float[Tensor, "row"]
-    rho_dd: Float[Tensor, "row"]
-    rho_dd0: Float[Tensor, "row"]
-    rho_core: Float[Tensor, "row"]
-    core: Float[Tensor, "row"]
-    slater: Float[Tensor, "row 12"]
-    EISOL: Float[Tensor, "row"]
+    D1: Float[Tensor, "row"]            # charge separation of the sp dipole, bohr
+    Q: Float[Tensor, "row"]             # of the linear pp quadrupole, bohr
+    D_pp: Float[Tensor, "row"]          # of the pp quadrupole in integrals with d functions, sqrt(2) Q
+    D_sd: Float[Tensor, "row"]          # of the sd quadrupole, bohr
+    D_pd: Float[Tensor, "row"]          # of the pd dipole, bohr
+    D_dd: Float[Tensor, "row"]          # of the dd quadrupole, bohr
+    rho0: Float[Tensor, "row"]          # additive term of the ss and pp charges, bohr
+    rho1: Float[Tensor, "row"]          # of the sp dipole, bohr
+    rho2: Float[Tensor, "row"]          # of the pp quadrupole, bohr
+    rho1c: Float[Tensor, "row"]         # of the sp dipole in integrals with d functions and in the core attraction, bohr
+    rho2c: Float[Tensor, "row"]         # of the pp quadrupole in the same, bohr
+    rho_sd: Float[Tensor, "row"]        # of the sd quadrupole, bohr
+    rho_pd: Float[Tensor, "row"]        # of the pd dipole, bohr
+    rho_dd: Float[Tensor, "row"]        # of the dd quadrupole, bohr
+    rho_dd0: Float[Tensor, "row"]       # of the dd charge, bohr
+    rho_core: Float[Tensor, "row"]      # of the core, bohr
+    core: Float[Tensor, "row"]          # charge of the core, e
+    slater: Float[Tensor, "row 12"]     # Slater-Condon parameters in the order of SLATER_NAMES, eV
+    EISOL: Float[Tensor, "row"]         # energy of the isolated atom, eV
 
 
-def atom_integrals(parameters: AtomParameters, elements: Elements, constants: Constants, slater=None) -> AtomIntegrals:
-    """All geometry-independent quantities of each row, from its parameters. slater: the Slater-Condon parameters (row, 12) if
-    they are known; the g and h of `parameters` are then taken as they are."""
+def atom_integrals(
+    parameters: AtomParameters, elements: Elements, constants: Constants, slater: Float[Tensor, "row 12"] | None = None
+) -> AtomIntegrals:
+    """All geometry-independent quantities of each row, from its parameters.
+
+    slater: the Slater-Condon parameters (eV) if they are known; the g and h of `parameters` are then taken as they are.
+    """
     t = parameters
     if slater is None:
         g, slater = one_centre_parameters(t, elements, constants)
@@ -93,8 +93,8 @@ def atom_integrals(parameters: AtomParameters, elements: Elements, constants: Co
     rho2 = additive_quadrupole(torch.where(p, h_pp.clamp_min(H_PP_FLOOR), 1.0), Q, constants.hartree)
     D1, Q = torch.where(p, D1, 0.0), torch.where(p, Q, 0.0)
     rho1, rho2 = torch.where(p, rho1, rho0), torch.where(p, rho2, rho0)
-    D_sd, D_pd, D_dd, rho_sd, rho_pd, rho_dd, rho_dd0, rho1c, rho2c = _with_d(
-        parameters, elements, constants, zeta_p, Q, h_pp, rho1, rho2, slater).unbind(1)
+    sp = torch.stack((t.zeta_s, zeta_p, t.zeta_d, Q, h_pp, rho1, rho2), 1)
+    D_sd, D_pd, D_dd, rho_sd, rho_pd, rho_dd, rho_dd0, rho1c, rho2c = _with_d(elements, sp, slater, constants.hartree).unbind(1)
     return AtomIntegrals(
         U_ss=t.U_ss, U_pp=t.U_pp, U_dd=t.U_dd, beta_s=t.beta_s, beta_p=t.beta_p, beta_d=t.beta_d,
         zeta_s=t.zeta_s, zeta_p=zeta_p, zeta_d=zeta_d, g_ss=g_ss, g_sp=g_sp, g_pp=g_pp, g_p2=g_p2, h_sp=h_sp,
@@ -105,15 +105,19 @@ def atom_integrals(parameters: AtomParameters, elements: Elements, constants: Co
     )
 
 
-def _with_d(parameters, elements, constants, zeta_p, Q, h_pp, rho1, rho2, slater):
-    """D_sd, D_pd, D_dd, rho_sd, rho_pd, rho_dd, rho_dd0, rho1c, rho2c of each row (row, 9); only rows with d functions cost."""
-    zero, unused = torch.zeros_like(Q), torch.full_like(Q, _UNUSED)
-    without = torch.stack((zero, zero, zero, unused, unused, unused, unused, rho1, rho2), 1)
+def _with_d(
+    elements: Elements, sp: Float[Tensor, "row 7"], slater: Float[Tensor, "row 12"], hartree: float
+) -> Float[Tensor, "row 9"]:
+    """D_sd, D_pd, D_dd, rho_sd, rho_pd, rho_dd, rho_dd0, rho1c, rho2c of each row; only rows with d functions cost.
+
+    sp: zeta_s, zeta_p, zeta_d, Q, h_pp, rho1, rho2 of each row.
+    """
+    zero, unused = torch.zeros_like(sp[:, 0]), torch.full_like(sp[:, 0], _UNUSED)
+    without = torch.stack((zero, zero, zero, unused, unused, unused, unused, sp[:, 5], sp[:, 6]), 1)
     rows = (elements.n_ao == 9).nonzero()[:, 0]
     if rows.shape[0] == 0:
         return without
-    hartree = constants.hartree
-    values = torch.stack((parameters.zeta_s, zeta_p, parameters.zeta_d, Q, h_pp, rho1, rho2), 1).index_select(0, rows)
+    values = sp.index_select(0, rows)
     zeta, (Q, h_pp, rho1, rho2) = values[:, :3].contiguous(), values[:, 3:].unbind(1)
     n = torch.stack((elements.m_sp, elements.m_sp, elements.m_d), 1).index_select(0, rows)
     slater = slater.index_select(0, rows)
@@ -130,7 +134,9 @@ def _with_d(parameters, elements, constants, zeta_p, Q, h_pp, rho1, rho2, slater
     return without.index_copy(0, rows, torch.stack((D_sd, D_pd, D_dd, rho_sd, rho_pd, rho_dd, rho_dd0, rho1c, rho2c), 1))
 
 
-def separations_sp(n: Int[Tensor, "row"], zeta_s: Float[Tensor, "row"], zeta_p: Float[Tensor, "row"]):
+def separations_sp(
+    n: Int[Tensor, "row"], zeta_s: Float[Tensor, "row"], zeta_p: Float[Tensor, "row"]
+) -> tuple[Float[Tensor, "row"], Float[Tensor, "row"]]:
     """D1 and Q (bohr) of Slater s and p functions of principal quantum number n.
 
     D1 = <r>_sp/sqrt(3) = (2n + 1) (4 zeta_s zeta_p)^(n+1/2) / [sqrt(3) (zeta_s + zeta_p)^(2n+2)],
@@ -157,7 +163,7 @@ def separations_d(n: Int[Tensor, "row 3"], zeta: Float[Tensor, "row 3"]) -> Floa
 
 
 @cached
-def _moment_constants(device):
+def _moment_constants(device: torch.device) -> tuple[Int[Tensor, "3"], Float[Tensor, "3"], Float[Tensor, "21"]]:
     """Powers l of sd, pd, dd; logarithms of the factors of their moments; ln n! for n = 0 ... 20."""
     factors = [log(4 / sqrt(60)), log(2 / sqrt(20)), log(4 / 14)]
     log_factorial = [log(factorial(n)) for n in range(21)]
@@ -191,7 +197,7 @@ def additive_quadrupole(h: Float[Tensor, "*row"], Q: Float[Tensor, "*row"], hart
     return Q * torch.exp(_root(_quadrupole, log_y, power=5, offset=log(3 / 4), sharpness=0.92))
 
 
-def _dipole(u):
+def _dipole(u: Float[Tensor, "*row"]) -> tuple[Float[Tensor, "*row"], Float[Tensor, "*row"]]:
     """ln[1/x - (1 + x^2)^(-1/2)] at x = e^u, without cancellation, and its derivative by u."""
     x = torch.exp(u)
     s = torch.sqrt(1 + x * x)
@@ -199,7 +205,7 @@ def _dipole(u):
     return -u - torch.log(s * (x + s)), -1 - t - t * t
 
 
-def _quadrupole(u):
+def _quadrupole(u: Float[Tensor, "*row"]) -> tuple[Float[Tensor, "*row"], Float[Tensor, "*row"]]:
     """ln[1/x - 2 (1 + x^2)^(-1/2) + (2 + x^2)^(-1/2)] at x = e^u, without cancellation, and its derivative by u."""
     x = torch.exp(u)
     xx = x * x
@@ -210,7 +216,10 @@ def _quadrupole(u):
     return value, pq * (1 + p + q) / (pq + p + q) - 1 - p - q - p * p - q * q - pq
 
 
-def _root(interaction, log_y, power, offset, sharpness):
+def _root(
+    interaction: Callable[[Tensor], tuple[Tensor, Tensor]], log_y: Float[Tensor, "*row"], power: int, offset: float,
+    sharpness: float,
+) -> Float[Tensor, "*row"]:
     """u with interaction(u) = log_y, where interaction -> -u for u -> -infinity and offset - power u for u -> infinity.
 
     In these logarithms the interaction is concave and falling, so Newton's iteration needs no safeguards; from a smooth

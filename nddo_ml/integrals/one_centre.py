@@ -5,11 +5,11 @@ parameters (anything with d). The combinations are computed once from the angula
 matrix product. The result is invariant to rotations of the orbitals.
 """
 
-
 import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.polynomial.legendre import leggauss, legval
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nddo_ml.common.struct import cached
@@ -17,10 +17,12 @@ from nddo_ml.integrals.multipole import AtomIntegrals
 from nddo_ml.integrals.slater_condon import G_NAMES, RADIAL, SLATER_NAMES
 from nddo_ml.orbitals import packed_pairs
 
+Matrices = NDArray[np.float64]
+
 _SHELLS = "spppddddd"
 
 
-def one_centre(integrals: AtomIntegrals, n_ao: int) -> Float[Tensor, "row m m"]:
+def one_centre(atoms: AtomIntegrals, n_ao: int) -> Float[Tensor, "row m m"]:
     """(ij|kl) of each row over the packed charge distributions of its first n_ao orbitals (1, 4 or 9), eV.
 
     (ss|ss) = g_ss, (ss|pp) = g_sp, (sp|sp) = h_sp, (pp|pp) = g_pp, (pp|p'p') = g_p2, (pp'|pp') = (g_pp - g_p2)/2;
@@ -30,10 +32,10 @@ def one_centre(integrals: AtomIntegrals, n_ao: int) -> Float[Tensor, "row m m"]:
     81, 391 (1992)
     """
     if n_ao == 1:
-        return integrals.g_ss[:, None, None]
-    values = torch.stack([getattr(integrals, name) for name in G_NAMES], 1)
+        return atoms.g_ss[:, None, None]
+    values = torch.stack([getattr(atoms, name) for name in G_NAMES], 1)
     if n_ao == 9:
-        values = torch.cat((values, integrals.slater), 1)
+        values = torch.cat((values, atoms.slater), 1)
     m = n_ao * (n_ao + 1) // 2
     return (values @ combinations(n_ao, values.device)).view(-1, m, m)
 
@@ -47,7 +49,7 @@ def combinations(n_ao: int, device: torch.device) -> Float[Tensor, "parameter mm
     return torch.from_numpy(coefficients.reshape(len(coefficients), -1)).to(device)
 
 
-def _sp_coefficients(n_ao):
+def _sp_coefficients(n_ao: int) -> Matrices:
     """(5, m, m): the integrals over s and p functions alone."""
     pair = packed_pairs(n_ao)[2]
     m = n_ao * (n_ao + 1) // 2
@@ -65,7 +67,7 @@ def _sp_coefficients(n_ao):
     return c
 
 
-def _d_coefficients():
+def _d_coefficients() -> Matrices:
     """(12, 45, 45): the integrals with at least one d function."""
     a, b, _ = packed_pairs(9)
     kind = np.array(["".join(sorted(_SHELLS[x] + _SHELLS[y], key="spd".index)) for x, y in zip(a, b, strict=True)])
@@ -78,7 +80,7 @@ def _d_coefficients():
     return c
 
 
-def angular_integrals() -> np.ndarray:
+def angular_integrals() -> Matrices:
     """(5, 45, 45): 4 pi/(2k+1) sum_q <a|Y_kq|b> <c|Y_kq|d> for k = 0 ... 4, over packed distributions ab, cd of s, p and d.
 
     By the addition theorem that is Int Int (ab)(1) P_k(cos 12) (cd)(2), here by a quadrature exact for polynomials of degree 9.

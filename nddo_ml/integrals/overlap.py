@@ -21,12 +21,17 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy.polynomial.legendre import leggauss
+from numpy.typing import NDArray
 from torch import Tensor
 
-from nddo_ml.common.struct import cached, record
+from nddo_ml.common.struct import cached
 from nddo_ml.integrals.configurations import MEMBERS
-from nddo_ml.integrals.frame import SHELLS
+from nddo_ml.integrals.frame import SHELLS, Axes
+from nddo_ml.integrals.multipole import AtomIntegrals
+from nddo_ml.integrals.pair_species import PairSpecies, SlaterClasses
 from nddo_ml.integrals.switch import step
+
+Array = NDArray[np.float64]
 
 REACH = 15.0       # angstrom: no overlap from here on, as in MOPAC
 FADE = 12.0        # angstrom: from here on `fade` acts
@@ -41,62 +46,35 @@ ANGULAR = {(0, 0): {0: 1.0}, (1, 0): {0: 1.0}, (1, 1): {0: sqrt(1 / 2)},
            (2, 0): {0: 1.5, 2: -0.5}, (2, 1): {0: sqrt(3 / 2)}, (2, 2): {0: sqrt(3 / 8)}}
 
 
-@record
-class SlaterClasses:
-    """Which quantum numbers the pairs of a group have: `numbers`, the distinct (n_s, n_p, n_d of i, then of j) of the shells
-    treated; `excluded` (pair, class + 2): 1 for each class a pair is not of, and where i or j has no p functions (None: all
-    zero); `pairs`, 0, 1, 2, ... It depends on elements only: make it once per group of pairs.
-    """
-
-    numbers: tuple
-    excluded: Float[Tensor, "pair class+2"] | None
-    pairs: Int[Tensor, "pair"]
-
-
-def slater_classes(shells, E_i, E_j) -> SlaterClasses:
-    """The classes of pairs whose atoms are treated with `shells` orbitals; E_i, E_j: Elements per pair."""
-    pairs = torch.arange(len(E_i.number), device=E_i.number.device)
-    if shells[1] == 0:
-        return SlaterClasses((), None, pairs)
-    columns, absent = [], []
-    for E, n in zip((E_i, E_j), shells, strict=True):
-        without_p = (E.n_ao < 4) & (n >= 4)
-        # where there are no p functions n_p is free: n_s makes fewer classes
-        columns += [E.n_s, torch.where(without_p, E.n_s, E.n_p), E.n_d][:len(SHELLS[n])]
-        absent.append(without_p)
-    # no quantum number exceeds 7
-    keys, index = torch.unique(sum(n * 8**k for k, n in enumerate(columns)), return_inverse=True)
-    numbers = [tuple(key // 8**k % 8 for k in range(len(columns))) for key in keys.tolist()]
-    other = index[:, None] != torch.arange(len(numbers), device=index.device)
-    excluded = torch.cat((other, torch.stack(absent, 1)), 1)
-    return SlaterClasses(tuple(numbers), excluded.to(torch.float64) if bool(excluded.any()) else None, pairs)
-
-
-def resonance(shells, R: Float[Tensor, "pair"], O_i, O_j, along, A_i, A_j, classes: SlaterClasses, bohr: float,
-              factors: Float[Tensor, "pair orbitals"] | None = None):
+def resonance(
+    species: PairSpecies, R: Float[Tensor, "pair"], axes: Axes, atoms: tuple[AtomIntegrals, AtomIntegrals], bohr: float,
+    factors: Float[Tensor, "pair orbitals"] | None = None,
+) -> tuple[Int[Tensor, "near"], Float[Tensor, "near n_i n_j"]]:
     """The pairs that overlap (near) and their 1/2 (beta_i + beta_j) S_ij (near, n_i, n_j), laboratory frame, eV; R in bohr.
 
-    O_i, O_j: rotations of the orbitals (frame.rotations) where both atoms have p functions; along: harmonics of u on i
-    elsewhere. factors: of each integral in the frame of the pair, n_i n_j. Pairs are left out beyond 15 angstrom, and before
-    that
-    where S is below 1e-13 (`reach`).
+    atoms: i and j of each pair; bohr in angstrom; factors: of each integral in the frame of the pair, n_i n_j of them. Pairs
+    are left out beyond 15 angstrom, and before that where S is below 1e-13 (`reach`).
+    Dewar, Thiel, JACS 99, 4899 (1977)
     """
-    n_i, n_j = shells
+    n_i, n_j = species.shells
+    classes = species.slater
     if n_j == 0:
         return classes.pairs.new_zeros(0), R.new_zeros(0, n_i, 0)
-    names = [(A, name) for A, n in ((A_i, n_i), (A_j, n_j)) for name in "spd"[:len(SHELLS[n])]]
+    names = [(A, name) for A, n in zip(atoms, species.shells, strict=True) for name in "spd"[:len(SHELLS[n])]]
     values = torch.stack([getattr(A, kind + name) for kind in ("zeta_", "beta_") for A, name in names], 1)
-    zeta, beta = values.split(len(names), 1)
-    excluded = classes.excluded
+    zeta, beta = torch.split(values, len(names), 1)
+    excluded, along = classes.excluded, axes.along
+    O_i, O_j = (None, None) if axes.rotations is None else (axes.rotations.O_i, axes.rotations.O_j)
     if excluded is not None:
         zeta = torch.where(zeta > 0, zeta, 1.0)
     near, points = reach(R.detach(), zeta.detach(), classes, REACH / bohr)
     if near is None:
         near = classes.pairs
     else:
-        R, zeta, beta, O_i, O_j, along, excluded, factors = (
-            None if x is None else x.index_select(0, near) for x in (R, zeta, beta, O_i, O_j, along, excluded, factors))
-    c = constants(n_i, n_j, classes.numbers, points, R.device)
+        R, zeta, beta = (x.index_select(0, near) for x in (R, zeta, beta))
+        excluded, along, O_i, O_j, factors = (
+            None if x is None else x.index_select(0, near) for x in (excluded, along, O_i, O_j, factors))
+    c = overlap_constants(n_i, n_j, classes.numbers, points, R.device)
     y = torch.log(torch.cat((zeta @ c.sums, R[:, None]), 1)) @ c.powers
     if excluded is not None:
         y = torch.addmm(y, excluded, c.exclusions)
@@ -104,22 +82,27 @@ def resonance(shells, R: Float[Tensor, "pair"], O_i, O_j, along, A_i, A_j, class
     local = ((X @ c.quadrature) * torch.exp(y)) @ c.orbitals * (beta @ c.mean)
     if factors is not None:
         local = local * factors
-    if n_j == 1:
-        return near, (local if n_i == 1 else local * along[:, 1:1 + n_i])[:, :, None]
-    return near, O_i @ local.unflatten(1, (n_i, n_j)) @ O_j.transpose(1, 2)
+    if O_i is not None and O_j is not None:
+        return near, O_i @ local.reshape(len(R), n_i, n_j) @ O_j.transpose(1, 2)
+    if along is not None:      # sigma integrals with the s function of j, of all orbitals of i
+        local = local * along[:, 1:1 + n_i]
+    return near, local[:, :, None]
 
 
-def fade(R: Float[Tensor, "pair"]) -> Float[Tensor, "pair"]:
+def fade(R: Float[Tensor, "*pair"]) -> Float[Tensor, "*pair"]:
     """Factor that takes resonance integrals to 0 at 15 angstrom with all their derivatives; 1 below 12."""
     return step((REACH - R) / (REACH - FADE))
 
 
-def reach(R: Float[Tensor, "pair"], zeta: Float[Tensor, "pair shell"], classes: SlaterClasses, limit: float):
+def reach(
+    R: Float[Tensor, "pair"], zeta: Float[Tensor, "pair shell"], classes: SlaterClasses, limit: float
+) -> tuple[Int[Tensor, "near"] | None, int]:
     """The pairs that overlap (None: all), and the number of quadrature points they need; R and limit in bohr."""
     if len(R) == 0:
         return None, POINTS[0][0]
     low, high = zeta.aminmax(dim=1)
-    farthest, difference, ratio = torch.stack((R.max(), (high - low).max(), (high / low).max())).tolist()
+    bounds = torch.stack((R.max(), (high - low).max(), (high / low).max()))
+    farthest, difference, ratio = bounds.tolist()
     near, n = None, 2 * max(map(max, classes.numbers))
     if farthest > ALWAYS_NEAR:
         close = ((R < limit) & (R * low < negligible(n))).nonzero()[:, 0]
@@ -137,20 +120,22 @@ def negligible(n: int) -> float:
     return x
 
 
-class Constants(NamedTuple):
+class OverlapConstants(NamedTuple):
     """Constant matrices of `resonance`. A column is one power j of one integral (a, b, m) of one class of quantum numbers."""
 
     sums: Float[Tensor, "shell logarithm"]              # zeta of i and j, then zeta_a + zeta_b for each a of i, b of j
     exponents: Float[Tensor, "shell node"]              # of X, for each a, b
     quadrature: Float[Tensor, "node column"]
     powers: Float[Tensor, "logarithm column"]           # rows: zeta, zeta_a + zeta_b, R
-    exclusions: Float[Tensor, "class+2 column"]         # rows as in SlaterClasses.excluded
+    exclusions: Float[Tensor, "condition column"]      # rows as in SlaterClasses.excluded
     orbitals: Float[Tensor, "column orbitals"]          # which integral stands at which pair of local orbitals
     mean: Float[Tensor, "shell orbitals"]
 
 
 @cached
-def constants(n_i: int, n_j: int, numbers: tuple, points: int, device: torch.device) -> Constants:
+def overlap_constants(
+    n_i: int, n_j: int, numbers: tuple[tuple[int, ...], ...], points: int, device: torch.device
+) -> OverlapConstants:
     """The constants of pairs with n_i and n_j orbitals and these quantum numbers, for a quadrature of that many points."""
     first, second = SHELLS[n_i], SHELLS[n_j]
     shells, combinations = len(first) + len(second), list(product(first, second))
@@ -170,7 +155,7 @@ def constants(n_i: int, n_j: int, numbers: tuple, points: int, device: torch.dev
         powers[[a, len(first) + b], k] = n_a + 0.5, n_b + 0.5
         powers[[shells + pair, distance], k] = j - (n_a + n_b + 1), j
         exclusions[c, k], exclusions[-2:, k] = EXCLUDED, (EXCLUDED * (a == 1), EXCLUDED * (b == 1))
-        quadrature[pair, :, k] = weights * polynomials(n_a, a, n_b, b, m, tuple(nodes))[j]
+        quadrature[pair, :, k] = weights * polynomials(n_a, a, n_b, b, m, tuple(nodes.tolist()))[j]
         for sign in (1, -1)[:1 + (m > 0)]:
             orbitals[k, a * a + MEMBERS[a].index(sign * m), b * b + MEMBERS[b].index(sign * m)] = 1
     mean = np.zeros((shells, n_i, n_j))
@@ -181,25 +166,25 @@ def constants(n_i: int, n_j: int, numbers: tuple, points: int, device: torch.dev
             orbitals[k, a * a:(a + 1)**2] = 1
     matrices = (sums, exponents.reshape(shells, -1), quadrature.reshape(-1, len(columns)), powers, exclusions,
                 orbitals.reshape(len(columns), -1), mean.reshape(shells, -1))
-    return Constants(*(torch.from_numpy(np.ascontiguousarray(x)).to(device) for x in matrices))
+    return OverlapConstants(*(torch.from_numpy(np.ascontiguousarray(x)).to(device) for x in matrices))
 
 
 @cache
-def polynomials(n_a: int, l_a: int, n_b: int, l_b: int, m: int, nodes: tuple) -> np.ndarray:
+def polynomials(n_a: int, l_a: int, n_b: int, l_b: int, m: int, nodes: tuple[float, ...]) -> Array:
     """Coefficients of p^j at the nodes in nu, j = 0 ... n_a + n_b, in units of (zeta_a/z)^(n_a+1/2) (zeta_b/z)^(n_b+1/2) 2^-j.
 
     The integrand is (mu+nu)^(n_a-l_a) (mu-nu)^(n_b-l_b) [(mu^2-1)(1-nu^2)]^m times the angular factors
     r_a^(l-m) P(cos a), in which z_a = (1 + mu nu) R/2 and r_a = (mu + nu) R/2; Int (mu-1)^k exp(-p (mu-1)) dmu = k!/p^(k+1).
     The common z axis makes the sign (-1)^(l_b-m).
     """
-    nu = np.array(nodes)
+    nu: Array = np.array(nodes)
     r_a, r_b = [1 + nu, np.ones_like(nu)], [1 - nu, np.ones_like(nu)]      # mu + nu, mu - nu in powers of mu - 1
     z_a, z_b = [1 + nu, nu], [1 - nu, -nu]                                 # 1 + mu nu, 1 - mu nu
     pi = [np.zeros_like(nu), 2 * (1 - nu * nu), 1 - nu * nu]               # (mu^2 - 1)(1 - nu^2)
     total = np.zeros((n_a + n_b + 1, len(nu)))
     for (i, c_i), (j, c_j) in product(ANGULAR[l_a, m].items(), ANGULAR[l_b, m].items()):
         factors = ((r_a, n_a - l_a + i), (r_b, n_b - l_b + j), (z_a, l_a - m - i), (z_b, l_b - m - j), (pi, m))
-        term = [np.ones_like(nu)]
+        term: list[Array] = [np.ones_like(nu)]
         for factor, power in factors:
             for _ in range(power):
                 term = times(term, factor)
@@ -210,10 +195,10 @@ def polynomials(n_a: int, l_a: int, n_b: int, l_b: int, m: int, nodes: tuple) ->
     return np.stack([norm * factorial(n - j) * 2.0**(n + 1 - j) * total[n - j] for j in range(n + 1)])
 
 
-def times(p: list, q: list) -> list:
+def times(p: list[Array], q: list[Array]) -> list[Array]:
     """Product of two polynomials whose coefficients are arrays."""
-    product = [np.zeros_like(p[0]) for _ in range(len(p) + len(q) - 1)]
+    result = [np.zeros_like(p[0]) for _ in range(len(p) + len(q) - 1)]
     for i, a in enumerate(p):
         for j, b in enumerate(q):
-            product[i + j] = product[i + j] + a * b
-    return product
+            result[i + j] = result[i + j] + a * b
+    return result

@@ -18,12 +18,12 @@ from nddo_ml.integrals.parameters import AtomParameters, Elements
 from nddo_ml.units import Constants
 
 G_NAMES = ("g_ss", "g_sp", "h_sp", "g_pp", "g_p2")
-_WITH_D = {   # name: shells of electron 1, shells of electron 2, k
+_WITH_D: dict[str, tuple[str, str, int]] = {   # name: shells of electron 1, shells of electron 2, k
     "F0sd": ("ss", "dd", 0), "G2sd": ("sd", "sd", 2), "F0pd": ("pp", "dd", 0), "F2pd": ("pp", "dd", 2),
     "G1pd": ("pd", "pd", 1), "G3pd": ("pd", "pd", 3), "F0dd": ("dd", "dd", 0), "F2dd": ("dd", "dd", 2),
     "F4dd": ("dd", "dd", 4), "R1sppd": ("sp", "pd", 1), "R2ppsd": ("pp", "sd", 2), "R2sddd": ("sd", "dd", 2),
 }
-_SP = {"R0ss": ("ss", "ss", 0), "R0sp": ("ss", "pp", 0), "R1sp": ("sp", "sp", 1),
+_SP: dict[str, tuple[str, str, int]] = {"R0ss": ("ss", "ss", 0), "R0sp": ("ss", "pp", 0), "R1sp": ("sp", "sp", 1),
        "R0pp": ("pp", "pp", 0), "R2pp": ("pp", "pp", 2)}
 RADIAL = _WITH_D | _SP
 SLATER_NAMES = tuple(_WITH_D)
@@ -50,7 +50,7 @@ def radial_integrals(zeta: Float[Tensor, "row 3"], n: Int[Tensor, "row 3"], hart
     Rk = EV N_a N_b N_c N_d Int Int r1^P e^(-p r1) r<^k / r>^(k+1) r2^S e^(-q r2) dr1 dr2,  N = (2 zeta)^(n+1/2) / sqrt((2n)!)
     P = n_a + n_b, S = n_c + n_d, p = zeta_a + zeta_b, q = zeta_c + zeta_d. Over either half, r1 < r2 or r1 > r2,
     Int_{s<r} s^m e^(-cs) r^a e^(-br) = sum_{j=0..a} a!/j! (m+j)! b^-(a-j+1) (b+c)^-(m+j+1), a sum of positive terms.
-    Zero where a function is missing (zeta = 0).
+    Zero where a function is missing (zeta = 0).                Thiel, Voityuk, Theor. Chim. Acta 81, 391 (1992)
     """
     first, second, k = _radial_counts(zeta.device)
     present = zeta > 0
@@ -70,7 +70,9 @@ def radial_integrals(zeta: Float[Tensor, "row 3"], n: Int[Tensor, "row 3"], hart
     return hartree * halves.sum(0) * (present.to(zeta.dtype) @ both == 4)
 
 
-def one_centre_parameters(parameters: AtomParameters, elements: Elements, constants: Constants):
+def one_centre_parameters(
+    parameters: AtomParameters, elements: Elements, constants: Constants
+) -> tuple[Float[Tensor, "row 5"], Float[Tensor, "row 12"]]:
     """The g integrals (row, 5) in the order of G_NAMES and Slater-Condon parameters (row, 12) of SLATER_NAMES, eV.
 
     g_ss = R0(ss,ss), g_sp = R0(ss,pp), h_sp = R1(sp,sp)/3, g_pp = R0(pp,pp) + 4/25 R2(pp,pp), g_p2 = R0(pp,pp) - 2/25 R2(pp,pp)
@@ -87,7 +89,7 @@ def one_centre_parameters(parameters: AtomParameters, elements: Elements, consta
     if rows.shape[0] == 0:
         return g, slater
 
-    def at(*columns):
+    def at(*columns: Tensor) -> Tensor:
         return torch.stack(columns, 1).index_select(0, rows)
 
     zeta = at(t.zsn, t.zpn, t.zdn)
@@ -101,8 +103,9 @@ def one_centre_parameters(parameters: AtomParameters, elements: Elements, consta
     return g.index_copy(0, rows, torch.where(use, g_computed, g.index_select(0, rows))), slater
 
 
-def isolated_atom(parameters: AtomParameters, elements: Elements, g: Float[Tensor, "row 5"],
-                  slater: Float[Tensor, "row 12"]) -> Float[Tensor, "row"]:
+def isolated_atom(
+    parameters: AtomParameters, elements: Elements, g: Float[Tensor, "row 5"], slater: Float[Tensor, "row 12"]
+) -> Float[Tensor, "row"]:
     """EISOL, energy of the isolated atom (eV), from the g integrals and Slater-Condon parameters of `one_centre_parameters`.
 
     EISOL = U_ss n_s + U_pp n_p + U_dd n_d + g_ss max(n_s - 1, 0) + g_sp n_s n_p - h_sp n_s n_p/2
@@ -123,21 +126,23 @@ def isolated_atom(parameters: AtomParameters, elements: Elements, g: Float[Tenso
 
 
 @cached
-def _radial_counts(device):
+def _radial_counts(device: torch.device) -> tuple[Float[Tensor, "3 17"], Float[Tensor, "3 17"], Float[Tensor, "17"]]:
     """How often s, p, d occur in electron 1 and in electron 2 of each radial integral (3, 17), and its k (17)."""
-    counts = [[[shells[e].count(shell) for shells in RADIAL.values()] for shell in "spd"] for e in (0, 1)]
-    k = [shells[2] for shells in RADIAL.values()]
-    return tuple(torch.tensor(c, dtype=torch.float64, device=device) for c in (*counts, k))
+    first = [[shells.count(shell) for shells, _, _ in RADIAL.values()] for shell in "spd"]
+    second = [[shells.count(shell) for _, shells, _ in RADIAL.values()] for shell in "spd"]
+    powers = [k for _, _, k in RADIAL.values()]
+    first, second, powers = (torch.tensor(x, dtype=torch.float64, device=device) for x in (first, second, powers))
+    return first, second, powers
 
 
 @cached
-def _half_log_factorials(device):
+def _half_log_factorials(device: torch.device) -> Float[Tensor, "15"]:
     """ln(n!)/2 for n = 0 ... 2 N_MAX."""
     return torch.tensor([log(factorial(n)) / 2 for n in range(2 * _N_MAX + 1)], dtype=torch.float64, device=device)
 
 
 @cached
-def _half_range_coefficients(device):
+def _half_range_coefficients(device: torch.device) -> Float[Tensor, "entry 14"]:
     """a!/j! (m+j)! for j <= a, else 0: (a M + m, j)."""
     table = [[float(factorial(a) // factorial(j) * factorial(m + j)) if j <= a else 0.0 for j in range(_A)]
              for a in range(_A) for m in range(_M)]
@@ -145,14 +150,14 @@ def _half_range_coefficients(device):
 
 
 @cached
-def _g_of_radial(device):
+def _g_of_radial(device: torch.device) -> Float[Tensor, "5 5"]:
     """(5, 5): the radial integrals over s and p to the g integrals."""
     return torch.tensor([[1, 0, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 1 / 3, 0, 0], [0, 0, 0, 1, 1], [0, 0, 0, 4 / 25, -2 / 25]],
                         dtype=torch.float64, device=device)
 
 
 @cached
-def _d_weights(device):
+def _d_weights(device: torch.device) -> Float[Tensor, "element 12"]:
     """(Z, 12): the weights of the Slater-Condon parameters in E_d."""
     weights = np.zeros((ELEMENTS + 1, len(SLATER_NAMES)))
     places = [SLATER_NAMES.index(s) for s in ("F0sd", "F0dd", "G2sd", "F2dd", "F4dd")]

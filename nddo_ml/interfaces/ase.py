@@ -191,7 +191,7 @@ def shared(name: str, device=None):
         if model is None or not _unchanged(model):
             model = Hamiltonian(found, device=device)
             model.remembered = SHARED_TOPOLOGIES
-            _AS_MADE[model] = model._tables(), _made_like(model)
+            _AS_MADE[model] = model.version(), _made_like(model)
             if found.key == found.name:
                 _SHARED[key] = model
         return model
@@ -201,7 +201,7 @@ def _unchanged(model) -> bool:
     """Whether a Hamiltonian is as `shared` made it."""
     tables, like = _AS_MADE.get(model, (None, None))
     with ordinary():
-        return model._tables() is tables and like == _made_like(model)  # edits of `.data` change the tables, not the versions
+        return model.version() is tables and like == _made_like(model)  # edits of `.data` change the tables, not the versions
 
 
 def _made_like(model):

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from nddo_ml.errors import InvalidMolecule, NDDOError, SCFNotConverged
+from nddo_ml.hamiltonian.merging import implausible_state
 from nddo_ml.hamiltonian.model import Hamiltonian
-from nddo_ml.hamiltonian.results import Result, implausible_state
+from nddo_ml.hamiltonian.results import Result
 from nddo_ml.interfaces.ase import molecule
 from nddo_ml.molecules import Molecules
 from nddo_ml.orbitals import DISTRIBUTIONS

@@ -10,10 +10,12 @@ import io
 import json
 import os
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from ase import Atoms
-from ase.io import read, write
+from ase.io import iread, write
 from ase.io.extxyz import key_val_str_to_dict
 
 from nddo_ml.common.files import alone
@@ -24,21 +26,21 @@ from nddo_ml.labels.structures import Structure, from_atoms
 class Journal:
     """The files of a run at one level; a context manager that holds them for itself.
 
-    labelled: ids of the frames there are. sampled: key of a source -> its structures. failed: id or key -> reason.
-    Raises IncompatibleFile: the frames are of another level, not of `nddo-ml label` or broken; another run writes them.
+    Raises:
+        IncompatibleFile: the frames are of another level, not of `nddo-ml label`, or broken; or another run writes them.
     """
 
     def __init__(self, path: Path | str, level: str):
         self.path, self.level = Path(path), level
         stem = self.path.with_suffix("")
-        self.structures_path, self.errors_path = (stem.with_name(stem.name + end) for end in
-                                                  (".structures.extxyz", ".errors.jsonl"))
-        self.labelled: set[str] = set()
-        self.sampled: dict[str, list[Structure]] = {}
-        self.failed: dict[str, str] = {}
-        self._files = {}
+        self.structures_path = stem.with_name(f"{stem.name}.structures.extxyz")
+        self.errors_path = stem.with_name(f"{stem.name}.errors.jsonl")
+        self.labelled: set[str] = set()                     # ids of the frames there are
+        self.sampled: dict[str, list[Structure]] = {}       # key of a source -> its structures
+        self.failed: dict[str, str] = {}                    # id of a structure, or key of a source -> reason
+        self._files: dict[Path, int] = {}                   # -> descriptor, while they are held
 
-    def __enter__(self):
+    def __enter__(self) -> "Journal":
         try:
             for path in (self.path, self.structures_path, self.errors_path):
                 self._files[path] = _opened(path)
@@ -50,7 +52,7 @@ class Journal:
             raise
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         for descriptor in self._files.values():
             os.close(descriptor)
         self._files = {}
@@ -61,7 +63,7 @@ class Journal:
         self.labelled.add(atoms.info["id"])
 
     def add_structures(self, key: str, structures: list[Structure]) -> None:
-        """Append all structures of a source at once."""
+        """Append all structures of a source, known by its key (Sampling.key), at once."""
         parts = []
         for k, structure in enumerate(structures, 1):
             atoms = structure.atoms
@@ -70,24 +72,24 @@ class Journal:
         self._append(self.structures_path, "".join(parts))
         self.sampled[key] = structures
 
-    def add_error(self, key: str, what: dict, reason: str) -> None:
-        """Append why something has no label; `what` describes it."""
+    def add_error(self, key: str, what: Mapping[str, Any], reason: str) -> None:
+        """Append why something has no label: the id of a structure or the key of a source, and in words `what` it is."""
         self._append(self.errors_path, json.dumps({"id": key, **what, "reason": reason}) + "\n")
         self.failed[key] = reason
 
-    def _append(self, path, record):
+    def _append(self, path: Path, record: str) -> None:
         data = record.encode()
         if os.write(self._files[path], data) != len(data):
             raise OSError(f"{path}: the record was not written whole (is the disk full?). The torn end is cut by the next run.")
         os.fsync(self._files[path])
 
-    def _cut(self, path, length):
+    def _cut(self, path: Path, length: int) -> None:
         os.ftruncate(self._files[path], length)
 
-    def _read_labels(self):
+    def _read_labels(self) -> None:
         frames, length = whole_frames(self.path)
-        for number, (_, header, _) in enumerate(frames, 1):
-            info = key_val_str_to_dict(header)
+        for number, written in enumerate(frames, 1):
+            info = key_val_str_to_dict(written.header)
             if "level" not in info or "id" not in info:
                 raise IncompatibleFile(f"{self.path}, frame {number}, was not made by nddo-ml label (no level, no id): choose "
                                        "another output.")
@@ -97,24 +99,27 @@ class Journal:
             self.labelled.add(str(info["id"]))
         self._cut(self.path, length)
 
-    def _read_structures(self):
+    def _read_structures(self) -> None:
         frames, length = whole_frames(self.structures_path)
-        found, starts = defaultdict(dict), {}
-        for begin, header, lines in frames:
-            atoms = read(io.StringIO(lines), format="extxyz")
+        sources: dict[str, dict[int, Structure]] = defaultdict(dict)        # key -> number of a part -> structure
+        counts, starts = {}, {}                                             # key -> how many parts, place of the first
+        for written in frames:
+            atoms = next(iread(io.StringIO(written.text), format="extxyz"))
             key, (k, _, count) = str(atoms.info.get("key", "")), str(atoms.info.get("part", "")).partition(" of ")
             if not (key.startswith("k") and k.isdigit() and count.isdigit()):
-                raise IncompatibleFile(f"{self.structures_path} was not made by nddo-ml label ({header[:60]!r}): move it away.")
-            starts.setdefault(key, begin)
-            found[key][int(k)] = (int(count), from_atoms(atoms))
-        for key, parts in found.items():
-            if len(parts) == next(iter(parts.values()))[0]:
-                self.sampled[key[1:]] = [structure for _, (_, structure) in sorted(parts.items())]
+                raise IncompatibleFile(f"{self.structures_path} was not made by nddo-ml label ({written.header[:60]!r}): move "
+                                       "it away.")
+            starts.setdefault(key, written.offset)
+            counts.setdefault(key, int(count))
+            sources[key][int(k)] = from_atoms(atoms)
+        for key, parts in sources.items():
+            if len(parts) == counts[key]:
+                self.sampled[key[1:]] = [structure for _, structure in sorted(parts.items())]
             else:
                 length = min(length, starts[key])      # torn: only the last source can be
         self._cut(self.structures_path, length)
 
-    def _read_errors(self):
+    def _read_errors(self) -> None:
         length = 0
         for line in self.errors_path.read_bytes().splitlines(keepends=True):
             if not line.endswith(b"\n"):
@@ -129,9 +134,19 @@ class Journal:
         self._cut(self.errors_path, length)
 
 
-def whole_frames(path: Path) -> tuple[list[tuple[int, str, str]], int]:
-    """(offset, header, text) of the complete frames of an extended XYZ file, and the length of the file up to the end of the
-    last one. IncompatibleFile: something else than a torn end follows.
+class WrittenFrame(NamedTuple):
+    """A frame of an extended XYZ file, as text."""
+
+    offset: int         # byte at which it begins
+    header: str         # its second line
+    text: str           # all of it
+
+
+def whole_frames(path: Path) -> tuple[list[WrittenFrame], int]:
+    """The complete frames of an extended XYZ file, and the length of the file up to the end of the last one, in bytes.
+
+    Raises:
+        IncompatibleFile: something else than a torn end follows.
     """
     data = path.read_bytes()
     frames, begin = [], 0
@@ -152,13 +167,13 @@ def whole_frames(path: Path) -> tuple[list[tuple[int, str, str]], int]:
         if end < 0:
             break
         header = data[stop + 1:data.find(b"\n", stop + 1)].decode()
-        frames.append((begin, header, data[begin:end + 1].decode()))
+        frames.append(WrittenFrame(begin, header, data[begin:end + 1].decode()))
         begin = end + 1
     return frames, begin
 
 
 def text(atoms: Atoms) -> str:
-    """An extended XYZ frame. Texts survive the reader: its escapes are escaped."""
+    """The Atoms as a frame of an extended XYZ file. Texts survive the reader: its escapes are escaped."""
     atoms = atoms.copy()
     atoms.info = {key: value.replace("\\", "\\\\") if isinstance(value, str) else value for key, value in atoms.info.items()}
     stream = io.StringIO()
@@ -166,8 +181,8 @@ def text(atoms: Atoms) -> str:
     return stream.getvalue()
 
 
-def _opened(path):
-    """A descriptor to append to, held for this process alone. IncompatibleFile: another run holds it."""
+def _opened(path: Path) -> int:
+    """A descriptor to append to, held for this process alone; IncompatibleFile where another run holds it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)

@@ -17,8 +17,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, Protocol, runtime_checkable
 
 from nddo_ml.errors import UnknownOption
 
@@ -27,35 +28,50 @@ ATTEMPTS = 2     # of a task during which a worker died; the second time it runs
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of a task: its argument, the value of the function or the error as text ("" for none), seconds it took."""
+class TaskOutcome:
+    """What became of a task."""
 
     argument: Any
-    value: Any = None
-    error: str = ""
-    seconds: float = 0.0
+    value: Any = None           # of the function; None where there is an error
+    error: str = ""             # in words; "": none
+    seconds: float = 0.0        # that it took
 
 
+@runtime_checkable
 class Queue(Protocol):
     """Where tasks are worked on; a context manager, which abandons what is unfinished when it is left."""
 
-    pending: int    # tasks submitted whose outcome has not been read
-    width: int      # tasks that run at the same time
+    @property
+    def pending(self) -> int:
+        """How many tasks were submitted whose outcome has not been read."""
+        ...
 
-    def submit(self, function: Callable, argument) -> None:
+    @property
+    def width(self) -> int:
+        """How many tasks run at the same time."""
+        ...
+
+    def submit(self, function: Callable[[Any], Any], argument: Any) -> None:
         """Put function(argument) at the end of the queue."""
+        ...
 
-    def completed(self, wait: bool = True) -> Iterator[Outcome]:
+    def completed(self, wait: bool = True) -> Iterator[TaskOutcome]:
         """Outcomes as they come; ends when nothing is pending, or without `wait` when nothing else has finished yet."""
+        ...
 
-    def __enter__(self): ...
+    def __enter__(self) -> "Queue": ...
 
-    def __exit__(self, *error): ...
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None,
+                 /) -> None: ...
 
 
 def queue(jobs: int = 1, dask: str | None = None) -> Queue:
     """The queue for so many tasks at a time: this process for one, processes for more; `dask`: the address of a scheduler
-    ("tcp://host:8786"), or "local" for a cluster of `jobs` processes. UnknownOption: fewer than one job.
+    ("tcp://host:8786"), or "local" for a cluster of `jobs` processes.
+
+    Raises:
+        UnknownOption: fewer than one job.
+        MissingExtra: dask.distributed is not installed.
     """
     if jobs < 1:
         raise UnknownOption(f"jobs={jobs}: give 1 or more.")
@@ -64,17 +80,17 @@ def queue(jobs: int = 1, dask: str | None = None) -> Queue:
     return Inline() if jobs == 1 else Processes(jobs)
 
 
-def attempt(function: Callable, argument) -> Outcome:
+def attempt(function: Callable[[Any], Any], argument: Any) -> TaskOutcome:
     """The outcome of function(argument); every exception becomes an error."""
     start = time.perf_counter()
     try:
-        return Outcome(argument, function(argument), "", time.perf_counter() - start)
+        return TaskOutcome(argument, function(argument), "", time.perf_counter() - start)
     except Exception as error:
-        return Outcome(argument, None, reason(error), time.perf_counter() - start)
+        return TaskOutcome(argument, None, reason(error), time.perf_counter() - start)
 
 
 def reason(error: BaseException) -> str:
-    """An exception in words; where it is not one of ours, the line it came from too."""
+    """An exception in words; where it is not one of the package's, the line it came from too."""
     text = f"{type(error).__name__}: {str(error).strip() or 'no details'}"
     last = traceback.extract_tb(error.__traceback__)[-1:]
     ours = type(error).__module__ == "nddo_ml.errors"
@@ -86,28 +102,40 @@ class Inline:
 
     width = 1
 
-    def __init__(self):
-        self._tasks = deque()
+    def __init__(self) -> None:
+        self._tasks: deque[tuple[Callable[[Any], Any], Any]] = deque()
 
     @property
-    def pending(self):
+    def pending(self) -> int:
+        """How many tasks were submitted whose outcome has not been read."""
         return len(self._tasks)
 
-    def submit(self, function, argument):
+    def submit(self, function: Callable[[Any], Any], argument: Any) -> None:
+        """Put function(argument) at the end of the queue."""
         self._tasks.append((function, argument))
 
-    def completed(self, wait=True):
+    def completed(self, wait: bool = True) -> Iterator[TaskOutcome]:
+        """Outcomes as they come; see Queue."""
         if not wait and self._tasks:       # nothing works by itself here: one task for each look
             yield attempt(*self._tasks.popleft())
             return
         while self._tasks:
             yield attempt(*self._tasks.popleft())
 
-    def __enter__(self):
+    def __enter__(self) -> "Inline":
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self._tasks.clear()
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A task of a pool of processes, and how often it has been tried, this time included."""
+
+    function: Callable[[Any], Any]
+    argument: Any
+    tries: int = 1
 
 
 class Processes:
@@ -118,18 +146,24 @@ class Processes:
 
     def __init__(self, jobs: int):
         self.width = jobs
-        self._waiting, self._running, self._suspects, self._done = deque(), {}, deque(), deque()
-        self._pool = None
+        self._waiting: deque[_Task] = deque()
+        self._running: dict[futures.Future, _Task] = {}
+        self._suspects: deque[_Task] = deque()              # tasks during which a process died
+        self._done: deque[TaskOutcome] = deque()
+        self._pool: futures.ProcessPoolExecutor | None = None
 
     @property
-    def pending(self):
+    def pending(self) -> int:
+        """How many tasks were submitted whose outcome has not been read."""
         return len(self._waiting) + len(self._running) + len(self._suspects) + len(self._done)
 
-    def submit(self, function, argument):
-        self._waiting.append((function, argument, 1))
+    def submit(self, function: Callable[[Any], Any], argument: Any) -> None:
+        """Put function(argument) at the end of the queue."""
+        self._waiting.append(_Task(function, argument))
         self._feed()
 
-    def completed(self, wait=True):
+    def completed(self, wait: bool = True) -> Iterator[TaskOutcome]:
+        """Outcomes as they come; see Queue."""
         while self.pending:
             if not self._done:
                 self._feed()
@@ -139,54 +173,54 @@ class Processes:
             while self._done:
                 yield self._done.popleft()
 
-    def __enter__(self):
+    def __enter__(self) -> "Processes":
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self._waiting.clear()
         self._suspects.clear()
         self._running.clear()
         self._done.clear()
         self._stop()
 
-    def _feed(self):
+    def _feed(self) -> None:
         """Keep as many tasks in the pool as there are processes; a suspect is alone there."""
         while self._suspects or self._waiting:
-            alone = self._suspects or any(tries > 1 for _, _, tries in self._running.values())
+            alone = self._suspects or any(task.tries > 1 for task in self._running.values())
             if len(self._running) >= (1 if alone else self.width):
                 return
             line = self._suspects or self._waiting
             try:
-                future = self._open().submit(attempt, line[0][0], line[0][1])
+                future = self._open().submit(attempt, line[0].function, line[0].argument)
             except BrokenProcessPool:       # noticed by the pool before us; _gather will see it at the running tasks
                 if not self._running:
                     self._stop()
                 return
             self._running[future] = line.popleft()
 
-    def _gather(self, wait):
+    def _gather(self, wait: bool) -> None:
         """Move what has finished to the outcomes, what a dying process took with it to the suspects."""
         done, _ = futures.wait(self._running, timeout=None if wait else 0, return_when=futures.FIRST_COMPLETED)
         finished = [f for f in done if not isinstance(f.exception(), BrokenProcessPool)]
         self._done.extend(_outcome(self._running.pop(f), f) for f in finished)
         if len(finished) == len(done):
             return
-        for function, argument, tries in self._running.values():      # the pool is gone with all its tasks
-            if tries < ATTEMPTS:
-                self._suspects.append((function, argument, tries + 1))
+        for task in self._running.values():      # the pool is gone with all its tasks
+            if task.tries < ATTEMPTS:
+                self._suspects.append(replace(task, tries=task.tries + 1))
             else:
-                self._done.append(Outcome(argument, None, "WorkerDied: the process that worked on it ended without an answer, "
-                                                          "twice (out of memory, or killed)."))
+                self._done.append(TaskOutcome(task.argument, None, "WorkerDied: the process that worked on it ended without an "
+                                                                   "answer, twice (out of memory, or killed)."))
         self._running.clear()
         self._stop()
 
-    def _open(self):
+    def _open(self) -> futures.ProcessPoolExecutor:
         if self._pool is None:
             context = multiprocessing.get_context("spawn")     # no locks, files or threads of this process are inherited
             self._pool = futures.ProcessPoolExecutor(self.width, mp_context=context, initializer=_worker)
         return self._pool
 
-    def _stop(self):
+    def _stop(self) -> None:
         """End the processes ourselves: a pool that breaks while it starts one waits for that one for ever (Python 3.11)."""
         pool, self._pool = self._pool, None
         if pool is None:
@@ -202,7 +236,9 @@ class Processes:
 class Dask:
     """Tasks on a Dask cluster: the scheduler at an address, or "local" for one of `jobs` processes on this machine.
 
-    MissingExtra: dask.distributed is not installed. ConnectionError: there is no scheduler, or it has gone.
+    Raises:
+        MissingExtra: dask.distributed is not installed.
+        ConnectionError: there is no scheduler, or it has gone.
     """
 
     patience = 20      # seconds in which a scheduler must answer
@@ -212,28 +248,35 @@ class Dask:
 
         self._distributed = needed("distributed", "cluster", "A Dask cluster")
         self.address, self.width = address, jobs
-        self._tasks, self._client, self._cluster = {}, None, None
+        self._tasks: dict[Any, Any] = {}        # Dask's future -> argument
+        self._client: Any = None                # from __enter__ to __exit__
+        self._cluster: Any = None
+        self._finished: Any = None
 
     @property
-    def pending(self):
+    def pending(self) -> int:
+        """How many tasks were submitted whose outcome has not been read."""
         return len(self._tasks)
 
-    def submit(self, function, argument):
+    def submit(self, function: Callable[[Any], Any], argument: Any) -> None:
+        """Put function(argument) at the end of the queue."""
         future = self._client.submit(attempt, function, argument, pure=False)
         self._tasks[future] = argument
         self._finished.add(future)
 
-    def completed(self, wait=True):
+    def completed(self, wait: bool = True) -> Iterator[TaskOutcome]:
+        """Outcomes as they come; see Queue."""
         while self._tasks and (wait or self._finished.has_ready()):
             future = next(self._finished)
             argument = self._tasks.pop(future)
             if future.status in ("cancelled", "lost"):
                 raise ConnectionError(f"The Dask scheduler {self.address} is gone, with {len(self._tasks) + 1} tasks "
                                       "unfinished: start it again and repeat the command; what is finished is kept.")
-            yield future.result() if future.status == "finished" else Outcome(argument, None, reason(future.exception()))
+            finished = future.status == "finished"
+            yield future.result() if finished else TaskOutcome(argument, None, reason(future.exception()))
             future.release()
 
-    def __enter__(self):
+    def __enter__(self) -> "Dask":
         try:
             if self.address == "local":
                 self._cluster = self._distributed.LocalCluster(n_workers=self.width, threads_per_worker=1,
@@ -247,7 +290,7 @@ class Dask:
         self._finished = self._distributed.as_completed()
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self._client.cancel(list(self._tasks))
         self._tasks.clear()
         self._client.close()
@@ -255,13 +298,13 @@ class Dask:
             self._cluster.close()
 
 
-def _outcome(task, future):
+def _outcome(task: _Task, future: futures.Future) -> TaskOutcome:
     """The outcome of a future of the pool; an argument that cannot be pickled is an error too."""
     error = future.exception()
-    return future.result() if error is None else Outcome(task[1], None, reason(error))
+    return future.result() if error is None else TaskOutcome(task.argument, None, reason(error))
 
 
-def _worker():
+def _worker() -> None:
     """A process that works: one thread, deaf to the terminal's interrupt, and it ends when its parent does."""
     for name in THREADS:
         os.environ[name] = "1"
@@ -269,6 +312,7 @@ def _worker():
     threading.Thread(target=_follow, args=(multiprocessing.parent_process(),), daemon=True).start()
 
 
-def _follow(parent):
+def _follow(parent: Any) -> None:
+    """End this process when its parent (multiprocessing's handle of it) ends."""
     parent.join()
     os.kill(os.getpid(), signal.SIGTERM)

@@ -1,8 +1,8 @@
 """Learned methods: what a file of trained weights says about itself.
 
-A file is a safetensors archive whose metadata name the parent method, the network (null: only the tables were learned), the
-elements and the level of theory of the labels. Here only the metadata are read; `nddo_ml.weights` reads the tensors. Shipped
-files lie in the package's data; the newest general model is also called "neural".
+A file is a safetensors archive. Its metadata name the parent method, the network, the elements and the level of theory of the
+labels; a `Card` holds them. Only the metadata are read here, `nddo_ml.weights` reads the tensors. Files that come with the
+package lie in its data; the newest general model is also called "neural".
 """
 
 import json
@@ -23,59 +23,61 @@ REQUIRED = ("name", "parent", "network", "dispersion", "elements", "level", "dat
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """How a training split its data: the fraction of molecules held out (validation), heavy atoms from which on a molecule is
-    `large`, and the keys of the molecules trained on (training.dataset.key)."""
+    """How a training split its data."""
 
-    validation: float
-    large: int
-    molecules: frozenset[int]
+    validation: float               # fraction of the molecules that was held out
+    large: int                      # heavy atoms from which on a molecule counts as large
+    molecules: frozenset[int]       # keys of the molecules trained on (training.dataset.key)
 
 
 @dataclass(frozen=True)
 class Card:
-    """What a file of weights says: its path, name, parent method, settings of the network (None: without) and of the dispersion
-    (None: without), elements, level of theory, hash of the training data, version of the code, notes, number of members,
-    calibration, citation (empty: that of its parent), fractions of the split (None: it does not say;
-    `nddo_ml.weights.trained_on` reads the molecules too).
-    """
+    """What a file of weights says about itself."""
 
     path: Path
     name: str
-    parent: str
-    network: dict | None
-    dispersion: dict | None
-    elements: tuple[int, ...]
-    level: str
-    data: str
-    code: str
+    parent: str                     # name of the method whose form it takes
+    network: dict | None            # settings of the network; None: only the tables were learned
+    dispersion: dict | None         # settings of the dispersion that is added; None: none
+    elements: tuple[int, ...]       # atomic numbers it was trained on
+    level: str                      # level of theory of the labels
+    data: str                       # hash of the training data
+    code: str                       # version of the code that trained it
     notes: str
-    members: int
-    calibration: dict
-    citation: str = ""
-    split: dict | None = None
+    members: int                    # models in an ensemble; 1: a single model
+    calibration: dict               # from the spread of an ensemble to its error
+    citation: str = ""              # empty: that of its parent
+    split: dict | None = None       # fractions of the split of the data; None: the file does not say
 
 
 def card(path: str | Path) -> Card:
-    """The card of a file of weights. IncompatibleFile names what is wrong with any other."""
+    """The card of a file of weights.
+
+    Raises:
+        IncompatibleFile: it is no such file, or damaged; the message says what is wrong with it.
+    """
     path = Path(path)
     said = metadata(path, FORMAT, "weights written by nddo_ml.weights.save", SUFFIX)
     missing = [key for key in REQUIRED if key not in said]
     if missing:
         raise IncompatibleFile(f"{path} lacks {', '.join(missing)} in its metadata: it is damaged or was edited; train again.")
-    return Card(path, said["name"], said["parent"], json.loads(said["network"]), json.loads(said["dispersion"]),
-                tuple(number(e) for e in said["elements"].split()), said["level"], said["data"], said["code"],
-                said.get("notes", ""), int(said.get("members", 1)), json.loads(said.get("calibration", "{}")),
-                 said.get("citation", ""), json.loads(said.get("split", "null")))
+    return Card(path=path, name=said["name"], parent=said["parent"], network=json.loads(said["network"]),
+                dispersion=json.loads(said["dispersion"]), elements=tuple(number(e) for e in said["elements"].split()),
+                level=said["level"], data=said["data"], code=said["code"], notes=said.get("notes", ""),
+                members=int(said.get("members", 1)), calibration=json.loads(said.get("calibration", "{}")),
+                citation=said.get("citation", ""), split=json.loads(said.get("split", "null")))
 
 
 @cache
 def shipped() -> dict[str, Card]:
-    """Cards of the models that come with the package by lower-case name, oldest first; the newest general one also as
-    "neural"."""
+    """Cards of the models that come with the package by lower-case name, oldest first.
+
+    The newest general model is there a second time as "neural".
+    """
     cards = [card(path) for path in sorted(SHIPPED.glob(f"*{SUFFIX}"))]
-    found = {c.name.lower(): c for c in cards}
+    by_name = {c.name.lower(): c for c in cards}
     general = [c for c in cards if c.name.lower().startswith(NEWEST)]
-    return found | ({NEWEST: general[-1]} if general else {})
+    return by_name | ({NEWEST: general[-1]} if general else {})
 
 
 def names() -> tuple[str, ...]:
@@ -84,7 +86,11 @@ def names() -> tuple[str, ...]:
 
 
 def find(name: str) -> Card | None:
-    """The card of a shipped model or of a file of weights; None if the name means neither."""
+    """The card of a shipped model or of a file of weights; None if the name means neither.
+
+    Raises:
+        IncompatibleFile: the name is that of a file which holds no weights.
+    """
     if name.lower() in shipped():
         return shipped()[name.lower()]
     return card(name) if name.endswith(SUFFIX) else None

@@ -22,20 +22,26 @@ CLOSING = (0.45, 0.70)
 
 
 @record
-class Environment:
-    """Atoms and their neighbours: `kind` (atom), the place of each element in the network's list; directed edges from `centre`
-    to `neighbour`, first all pairs i -> j, then the same j -> i: length R (angstrom) and direction u; `pairs`, the place of
-    each undirected pair among all pairs of the batch; `open` (edge): 1, but falling to 0 where two atoms are nearer than any
-    bond, so that neither is to be seen by the other.
-    """
+class PairGeometry:
+    """All pairs of atoms of a batch, each once, and where their atoms lie from each other."""
 
-    kind: Int[Tensor, "atom"]
-    centre: Int[Tensor, "edge"]
-    neighbour: Int[Tensor, "edge"]
-    R: Float[Tensor, "edge"]
-    u: Float[Tensor, "edge 3"]
-    pairs: Int[Tensor, "near"]
-    open: Float[Tensor, "edge"]
+    i: Int[Tensor, "pair"]              # first atom
+    j: Int[Tensor, "pair"]              # second atom
+    R: Float[Tensor, "pair"]            # distance, angstrom
+    u: Float[Tensor, "pair 3"]          # unit vector from i to j
+
+
+@record
+class Environment:
+    """Atoms and their neighbours. Edges have a direction: first those of all near pairs i -> j, then the same j -> i."""
+
+    kind: Int[Tensor, "atom"]           # place of the atom's element in the network's list of species
+    centre: Int[Tensor, "edge"]         # atom that sees
+    neighbour: Int[Tensor, "edge"]      # atom that is seen
+    R: Float[Tensor, "edge"]            # length, angstrom
+    u: Float[Tensor, "edge 3"]          # unit vector from centre to neighbour
+    pairs: Int[Tensor, "near"]          # place of each near pair among all pairs of the batch; there are twice as many edges
+    open: Float[Tensor, "edge"]         # 1, but falling to 0 where two atoms are nearer than any bond and see nothing
 
     def summed(self, values: Float[Tensor, "edge ..."]) -> Float[Tensor, "atom ..."]:
         """The sum over the neighbours of each atom."""
@@ -46,13 +52,14 @@ class Environment:
         return step(1.0 - self.summed(1.0 - self.open))
 
 
-def environment(kind: Int[Tensor, "atom"], i: Int[Tensor, "pair"], j: Int[Tensor, "pair"], R: Float[Tensor, "pair"],
-                u: Float[Tensor, "pair 3"], cutoff: float, radii: Float[Tensor, "atom"] | None = None,
-                closing: tuple[float, float] = CLOSING) -> Environment:
-    """The environment of atoms from all pairs of a batch (R in angstrom, u from i to j). Edges close between the fractions
-    `closing` of the sum of the covalent radii (angstrom; None: never)."""
-    near = (R.detach() < cutoff).nonzero()[:, 0]     # which pairs are neighbours is not differentiated: the switch is
-    i, j, R, u = (t.index_select(0, near) for t in (i, j, R, u))
+def environment(kind: Int[Tensor, "atom"], geometry: PairGeometry, cutoff: float,
+                radii: Float[Tensor, "atom"] | None = None, closing: Sequence[float] = CLOSING) -> Environment:
+    """The environment of atoms from all pairs of a batch: those nearer than the cutoff (angstrom).
+
+    Edges close between the two fractions `closing` of the sum of the covalent radii (angstrom; None: they never close).
+    """
+    near = (geometry.R.detach() < cutoff).nonzero()[:, 0]     # which pairs are near is not differentiated: the switch is
+    i, j, R, u = (t.index_select(0, near) for t in (geometry.i, geometry.j, geometry.R, geometry.u))
     open = torch.ones_like(R)
     if radii is not None:
         closed, opened = closing
@@ -62,7 +69,11 @@ def environment(kind: Int[Tensor, "atom"], i: Int[Tensor, "pair"], j: Int[Tensor
 
 
 def kinds(species: Sequence[int], numbers: Int[Tensor, "atom"], table: Int[Tensor, "number"]) -> Int[Tensor, "atom"]:
-    """The place of each atomic number in `species`, by the `table` of `places`; MissingParameter for any other."""
+    """The place of each atomic number in `species`, by the `table` of `places`.
+
+    Raises:
+        MissingParameter: an atomic number is not among the species.
+    """
     known = (numbers < len(table)) & (table[numbers.clamp(0, len(table) - 1)] >= 0)
     if not bool(known.all()):
         missing = ", ".join(symbol(n) for n in sorted(set(numbers[~known].tolist())))
@@ -79,8 +90,12 @@ def places(species: Sequence[int]) -> Int[Tensor, "number"]:
 
 
 def check_sizes(cutoff: float, shortest: float, **counts: int) -> None:
-    """UnknownOption names a size of features that cannot be: a cutoff (angstrom) below the shortest that makes sense or beyond
-    100, a count that is no integer from 1 to 4096."""
+    """Refuse sizes of features that cannot be.
+
+    Raises:
+        UnknownOption: the cutoff (angstrom) is below the shortest that makes sense or beyond 100, or one of the counts is no
+            integer from 1 to 4096.
+    """
     if not (isinstance(cutoff, int | float) and shortest <= cutoff <= 100):
         raise UnknownOption(f"cutoff = {cutoff!r} of the features: expected a length from {shortest} to 100 angstrom.")
     for name, value in counts.items():
@@ -95,7 +110,9 @@ def switch(R: Float[Tensor, "edge"], cutoff: float) -> Float[Tensor, "edge"]:
 
 
 def radial_functions(R: Float[Tensor, "edge"], cutoff: float, count: int) -> Float[Tensor, "edge function"]:
-    """Spherical Bessel functions sqrt(2/c) sin(n pi R/c)/R, n = 1 ... count (Gasteiger, Gross, Guennemann, ICLR 2020), times
-    the switch."""
+    """Spherical Bessel functions sqrt(2/c) sin(n pi R/c)/R, n = 1 ... count, times the switch; c is the cutoff, angstrom.
+
+    J. Gasteiger, J. Gross, S. Guennemann, ICLR 2020 (DimeNet), eq. 7
+    """
     n = torch.arange(1, count + 1, dtype=R.dtype, device=R.device) * (pi / cutoff)
     return torch.sin(R[:, None] * n) * (sqrt(2.0 / cutoff) * switch(R, cutoff) / R)[:, None]

@@ -17,18 +17,26 @@ from nddo_ml.common.struct import record
 from nddo_ml.errors import UnknownOption
 from nddo_ml.networks.environment import Environment, check_sizes, radial_functions
 
+Tensors = tuple[Float[Tensor, "atom channel"], Float[Tensor, "atom 3 vector"], Float[Tensor, "atom 9 vector"]]
+
 
 @record
 class Features:
-    """What is known of each atom: scalars s and vectors v (no channels if the features have none)."""
+    """What is known of each atom."""
 
-    s: Float[Tensor, "atom channel"]
-    v: Float[Tensor, "atom 3 vector"]
+    s: Float[Tensor, "atom channel"]        # scalars
+    v: Float[Tensor, "atom 3 vector"]       # vectors, by component; none (vector = 0) where the features know no directions
 
 
 class MessagePassing(nn.Module):
-    """Features of atoms from `layers` rounds of messages with `channels` scalars, `vectors` vectors and, for degree 2, as many
-    matrices. cutoff in angstrom; the features of an atom depend on atoms up to layers x cutoff away.
+    """Features of atoms from `layers` rounds of messages.
+
+    An atom has `channels` scalars, `vectors` vectors and, for degree 2, as many matrices; a message sees a distance through
+    `radial` functions of it. cutoff is in angstrom: the features of an atom depend on atoms up to layers x cutoff away. The
+    parameters are the settings of the features in configurations and files of weights.
+
+    Raises:
+        UnknownOption: a size is out of its range, or degree is neither 1 nor 2.
     """
 
     def __init__(self, species: Sequence[int], channels: int = 32, vectors: int = 16, layers: int = 2, degree: int = 1,
@@ -53,8 +61,10 @@ class MessagePassing(nn.Module):
 
 
 class Layer(nn.Module):
-    """One round: messages from the neighbours, then an update of each atom by itself. In the `first` there are no tensors
-    yet."""
+    """One round: messages from the neighbours, then an update of each atom by itself.
+
+    In the `first` round the atoms have no vectors and matrices yet, so that no message carries any.
+    """
 
     def __init__(self, channels: int, vectors: int, degree: int, radial: int, first: bool):
         super().__init__()
@@ -68,8 +78,9 @@ class Layer(nn.Module):
         self.update = nn.Sequential(nn.Linear(channels + degree * vectors, channels), nn.SiLU(),
                                     nn.Linear(channels, channels + degree * vectors))
 
-    def forward(self, env: Environment, f, s, v, t):
-        """s, v and t (matrices as 9 numbers) after the round."""
+    def forward(self, env: Environment, f: Float[Tensor, "edge function"], s: Float[Tensor, "atom channel"],
+                v: Float[Tensor, "atom 3 vector"], t: Float[Tensor, "atom 9 vector"]) -> Tensors:
+        """s, v and t (matrices, row by row) after the round; f: radial functions of the edges."""
         of_pair = self.source(s).index_select(0, env.neighbour) + self.receiver(s).index_select(0, env.centre)
         weights = (self.filter(f) * of_pair).split(self.widths, 1)
         s = s + env.summed(weights[0])
@@ -85,7 +96,8 @@ class Layer(nn.Module):
             t = t + env.summed(message)
         return self._updated(s, v, t)
 
-    def _updated(self, s, v, t):
+    def _updated(self, s: Tensor, v: Tensor, t: Tensor) -> Tensors:
+        """s, v and t after the channels of each atom are mixed."""
         tensors = (v, t)[:self.degree]
         pairs = [mix(x).split(self.vectors, -1) for mix, x in zip(self.mix, tensors, strict=True)]
         invariants = [(a * b).sum(1) for a, b in pairs]
@@ -96,6 +108,6 @@ class Layer(nn.Module):
 
 
 def traceless(u: Float[Tensor, "edge 3"]) -> Float[Tensor, "edge 9"]:
-    """u u^T - 1/3 of unit vectors, row by row."""
+    """u u^T - 1/3 of unit vectors u, row by row."""
     square = u[:, :, None] * u[:, None, :]
     return (square - torch.eye(3, dtype=u.dtype, device=u.device) / 3).flatten(1)

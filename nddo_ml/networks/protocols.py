@@ -17,40 +17,47 @@ from nddo_ml.networks.shifts import Shifts
 
 @runtime_checkable
 class FeatureModule(Protocol):
-    """What each atom sees of its surroundings: `features(environment)` returns Features of `channels` scalars and `vectors`
-    vectors (0: none) an atom. Neighbours enter through `switch` at `cutoff` (angstrom) or something as smooth, scalars do not
-    change when the molecule turns, vectors turn with it. Made as Class(species, **config): species, the atomic numbers in
-    the order of Environment.kind."""
+    """What each atom sees of its surroundings: `features(environment)` returns Features.
 
-    channels: int
-    vectors: int
-    cutoff: float
-    config: dict
+    Neighbours enter through `switch` at the cutoff or something as smooth, scalars do not change when the molecule turns, and
+    vectors turn with it. Made as Class(species, **config), where species are the atomic numbers in the order of
+    Environment.kind.
+    """
+
+    channels: int       # scalars of an atom
+    vectors: int        # vectors of an atom; 0: none
+    cutoff: float       # angstrom
+    config: dict        # the settings it is made from
 
     def __call__(self, env: Environment) -> Features: ...
 
 
 class HeadModule(Protocol):
-    """What features say of the parameters: `head(environment, features)` returns columns of Shifts by name, of atoms (U,
-    factors, block, local) or of the near pairs (resonance, core, charges). The network multiplies them by its gates, so that
-    free atoms and distant pairs keep the parent's parameters, and adds them to what other heads say; bounds are the head's
-    own affair. Made as Class(features, species)."""
+    """What features say of the parameters: `head(environment, features)` returns columns of Shifts by their names.
 
-    def __call__(self, env: Environment, found: Features) -> dict[str, Tensor]: ...
+    A head may return columns of atoms (U, factors, block, local) and of the near pairs (resonance, core, charges). The network
+    multiplies them by its gates, so that free atoms and distant pairs keep the parent's parameters, and adds them to what other
+    heads say. To bound them is the head's own affair. Made as Class(features, species).
+    """
+
+    def __call__(self, env: Environment, features: Features) -> dict[str, Tensor]: ...
 
 
 @runtime_checkable
 class Network(Protocol):
-    """Everything at once: `network(numbers, i, j, R, u)` returns the Shifts of a batch from all its pairs i < j, R in angstrom
-    and u from i to j. species: the atomic numbers it knows; MissingParameter for any other. Made as Class(**config)."""
+    """Everything at once: `network(numbers, i, j, R, u)` returns the Shifts of a batch from all its pairs.
 
-    species: Sequence[int]
-    config: dict
+    i and j are the two atoms of each pair, R their distance in angstrom and u the unit vector from i to j. An atomic number
+    that is not among its species raises MissingParameter. Made as Class(**config).
+    """
+
+    species: Sequence[int]      # the atomic numbers it knows
+    config: dict                # the settings it is made from
 
     def __call__(self, numbers: Int[Tensor, "atom"], i: Int[Tensor, "pair"], j: Int[Tensor, "pair"],
                  R: Float[Tensor, "pair"], u: Float[Tensor, "pair 3"]) -> Shifts: ...
 
 
-def lacking(module, protocol: type) -> list[str]:
+def lacking(module: object, protocol: type) -> list[str]:
     """The attributes of a protocol that a module does not have."""
     return [name for name in protocol.__annotations__ if not hasattr(module, name)]

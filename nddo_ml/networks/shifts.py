@@ -26,22 +26,18 @@ CHANNELS = (*SYMMETRIC, *ORDERED, *((b, a, m) for a, b, m in ORDERED))
 
 @record
 class Shifts:
-    """Shifts of a batch: U (atom, U_NAMES) in eV; factors (atom, FACTOR_NAMES), logarithms; for the `pairs` within reach,
-    places among all pairs, resonance (near, CHANNELS) and core (near, 2), logarithms; block (atom, 9), added to the
-    one-electron elements s-x, s-y, s-z and xx, yx, yy, zx, zy, zz, eV; local (atom), energies, eV. None where a network has no
-    such head. charges (near): core charge that moves from the second atom of a pair to the first, e.
-    """
+    """Shifts of the parameters of a batch; a column is None where a network does not shift it."""
 
-    U: Float[Tensor, "atom 3"] | None
-    factors: Float[Tensor, "atom factor"] | None
-    pairs: Int[Tensor, "near"]
-    resonance: Float[Tensor, "near 14"] | None
-    core: Float[Tensor, "near 2"] | None
-    block: Float[Tensor, "atom 9"] | None
-    local: Float[Tensor, "atom"] | None
-    charges: Float[Tensor, "near"] | None = None
+    U: Float[Tensor, "atom 3"] | None                   # added to U_NAMES, eV
+    factors: Float[Tensor, "atom factor"] | None        # logarithms of the factors of FACTOR_NAMES
+    pairs: Int[Tensor, "near"]                          # places of the pairs within reach among all pairs of the batch
+    resonance: Float[Tensor, "near 14"] | None          # logarithms of the factors of the resonance integrals, by CHANNELS
+    core: Float[Tensor, "near 2"] | None                # logarithms of the factors of size and exponents of core-core terms
+    block: Float[Tensor, "atom 9"] | None               # added to one-electron s-x, s-y, s-z, xx, yx, yy, zx, zy, zz, eV
+    local: Float[Tensor, "atom"] | None                 # energy of each atom, eV
+    charges: Float[Tensor, "near"] | None = None        # core charge that moves from the second atom to the first, e
 
-    def drift(self) -> Tensor:
+    def drift(self) -> Float[Tensor, ""]:
         """Mean square of the shifts relative to their bounds: what a training may hold down."""
         parts = [(self.U, U_BOUND), (self.factors, BOUND), (self.resonance, BOUND), (self.block, BLOCK_BOUND),
                  (self.charges, CHARGE_BOUND)]

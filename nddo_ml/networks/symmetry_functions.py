@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from itertools import combinations_with_replacement
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nddo_ml.errors import UnknownOption
@@ -23,7 +24,20 @@ SMALLEST = 1e-6             # relative variance of a principal component that is
 
 
 class SymmetryFunctions(nn.Module):
-    """Features of atoms from symmetry functions through two layers; cutoff in angstrom; `radial` Gaussians per element."""
+    """Features of atoms from symmetry functions through two layers: `channels` scalars, no vectors.
+
+    cutoff is in angstrom; `radial` Gaussians of the distance are summed for each element.
+
+    Raises:
+        UnknownOption: a size is out of its range.
+    """
+
+    centres: Float[Tensor, "radial"]        # of the Gaussians, angstrom
+    exponent: Float[Tensor, ""]             # of the Gaussians, 1/angstrom^2
+    first: Int[Tensor, "elements"]          # the two elements of each pair of them
+    second: Int[Tensor, "elements"]
+    mean: Float[Tensor, "function"]         # subtracted from the symmetry functions
+    whitening: Float[Tensor, "function function"]       # then applied to them
 
     def __init__(self, species: Sequence[int], channels: int = 32, cutoff: float = 5.0, radial: int = 8):
         super().__init__()
@@ -49,29 +63,34 @@ class SymmetryFunctions(nn.Module):
         s = self.layers(values.to(e.dtype)) + e
         return Features(s, s.new_zeros(len(s), 3, 0))
 
-    def descriptors(self, env: Environment) -> Tensor:
-        """The symmetry functions themselves (atom, function): radial by element, then angular by pair of elements."""
+    def descriptors(self, env: Environment) -> Float[Tensor, "atom function"]:
+        """The symmetry functions themselves: radial by element, then angular by pair of elements."""
         atoms, f = len(env.kind), switch(env.R, self.cutoff) * env.open
         here = env.centre * self.kinds + env.kind.index_select(0, env.neighbour)
 
-        def moments(values):
+        def moments(values: Float[Tensor, "edge moment"]) -> Float[Tensor, "atom element moment"]:
             return values.new_zeros(atoms * self.kinds, values.shape[1]).index_add(0, here, values).view(atoms, self.kinds, -1)
 
         gaussians = torch.exp(-self.exponent * (env.R[:, None] - self.centres).square()) * f[:, None]
-        found = [moments(gaussians).flatten(1)]
+        functions = [moments(gaussians).flatten(1)]
         power = torch.ones_like(env.u[:, :1])
         for _ in range(HIGHEST):
             power = (power[:, :, None] * env.u[:, None, :]).flatten(1)
             for width in ANGULAR:
                 g = f * torch.exp(-(env.R / width).square() / 2)
                 M = moments(power * g[:, None])
-                found.append((M.index_select(1, self.first) * M.index_select(1, self.second)).sum(-1))
-        return torch.cat(found, 1)
+                functions.append((M.index_select(1, self.first) * M.index_select(1, self.second)).sum(-1))
+        return torch.cat(functions, 1)
 
     @torch.no_grad()
-    def whiten(self, descriptors: Tensor) -> None:
-        """Use the principal components of these descriptors (atom, function), of unit variance, from now on. Directions in
-        which nothing varies are left out. UnknownOption for fewer than two atoms."""
+    def whiten(self, descriptors: Float[Tensor, "atom function"]) -> None:
+        """Use the principal components of these descriptors, of unit variance, from now on.
+
+        Directions in which nothing varies are left out.
+
+        Raises:
+            UnknownOption: there are fewer than two atoms.
+        """
         if len(descriptors) < 2:
             raise UnknownOption("Whitening needs the descriptors of two atoms or more.")
         centred = descriptors - descriptors.mean(0)

@@ -5,35 +5,34 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nddo_ml.elements import dipole_masses
-from nddo_ml.integrals.assembly import Topology
 from nddo_ml.integrals.dipole import dipole_blocks
 from nddo_ml.integrals.multipole import AtomIntegrals
+from nddo_ml.integrals.topology import Topology
 from nddo_ml.molecules import Molecules
 from nddo_ml.orbitals import atom_densities, flattened
 
 
-def populations(
-    top: Topology, D: Float[Tensor, "molecule spin orbital orbital"], molecules: Molecules, A: AtomIntegrals, bohr: float
-) -> dict:
+def populations(topology: Topology, D: Float[Tensor, "molecule spin orbital orbital"], molecules: Molecules,
+                atoms: AtomIntegrals) -> dict[str, Tensor]:
     """charges and spin_populations `atom` (e, Coulson), dipole `molecule 3` (e angstrom, of an ion about its centre of mass)
     and s2 `molecule`, by name.
 
     q_A = Z_A - sum_i P_ii;  mu = sum_A Z_A r_A - sum P_ij D_ij;  <S^2> = S_z (S_z + 1) + n_beta - tr D_alpha D_beta
     """
-    lay, core, spins = top.layout, A.core, D.shape[1]
+    layout, core, spins = topology.layout, atoms.core, D.shape[1]
     flat = flattened(D)
     P = (2.0 / spins) * flat.sum(-1, keepdim=True)
     charges, spin = core.clone(), torch.zeros_like(core)
-    dipole = torch.zeros_like(molecules.positions[:1]).expand(lay.molecules, 3)
+    dipole = torch.zeros_like(molecules.positions[:1]).expand(layout.molecules, 3)
     dipole = dipole.index_add(0, molecules.molecule, core[:, None] * molecules.positions)
-    for group in lay.atoms:
+    for group in layout.atoms:
         packed = atom_densities(group, P)[..., 0]
         diagonal = (group.weight == 1).to(packed.dtype)
         charges = charges.index_add(0, group.atoms, -(packed * diagonal).sum(1))
         if spins == 2:
             own = atom_densities(group, flat)
             spin = spin.index_add(0, group.atoms, ((own[..., 0] - own[..., 1]) * diagonal).sum(1))
-        blocks = dipole_blocks(group, molecules.positions, A.D1, A.D_pd, bohr)
+        blocks = dipole_blocks(group, molecules.positions, atoms.D1, atoms.D_pd, topology.recipe.constants.bohr)
         dipole = dipole.index_add(0, group.molecule, -(packed[..., None] * blocks).sum(1))
     s_z = molecules.unpaired.to(D.dtype) / 2
     s2 = s_z * (s_z + 1)

@@ -10,22 +10,29 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+Matrices = Float[Tensor, "molecule spin orbital orbital"]
+
 RIDGE = 1e-10   # relative to the largest error: keeps nearly dependent histories solvable
 
 
 class History:
     """The last `length` Fock matrices, densities, errors and energies of a batch."""
 
-    def __init__(self, length: int):
-        self.length, self.F, self.D, self.errors, self.energies = length, [], [], [], []
+    def __init__(self, length: int) -> None:
+        self.length = length
+        self.F: list[Tensor] = []
+        self.D: list[Tensor] = []
+        self.errors: list[Tensor] = []
+        self.energies: list[Tensor] = []
 
-    def add(self, F, D, error, energy):
+    def add(self, F: Matrices, D: Matrices, error: Matrices, energy: Float[Tensor, "molecule"]) -> None:
+        """Keep these and forget the oldest beyond `length`; F, error and energy in eV."""
         for store, value in ((self.F, F), (self.D, D), (self.errors, error), (self.energies, energy)):
             store.append(value)
             if len(store) > self.length:
                 store.pop(0)
 
-    def combine(self, coefficients: Float[Tensor, "molecule entry"]):
+    def combine(self, coefficients: Float[Tensor, "molecule entry"]) -> Matrices:
         """The Fock matrix with these coefficients."""
         return torch.einsum("mk,kmsij->msij", coefficients, torch.stack(self.F))
 

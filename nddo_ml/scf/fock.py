@@ -10,7 +10,6 @@ Pople, Santry, Segal, J. Chem. Phys. 43, S129 (1965). Every quantity is a sum ov
 below are written over the same blocks, and tests prove F = dE/dD.
 """
 
-
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -23,20 +22,18 @@ from nddo_ml.orbitals import Layout, atom_densities, flattened, matrices, packed
 
 @record
 class Kernel:
-    """Two-electron integrals arranged for repeated Fock builds, in one precision: Coulomb and exchange of the atoms over packed
-    distributions, Coulomb of the pairs, exchange of the pairs as matrices over (i k), (j l); weights and masks of the layout.
-    """
+    """Two-electron integrals arranged for repeated Fock builds, in one precision; eV. One entry per group of atoms or pairs."""
 
-    coulomb_atoms: list
-    exchange_atoms: list
-    coulomb_pairs: list
-    exchange_pairs: list
-    weights: list
-    masks: list
+    coulomb_atoms: list[Tensor]         # (k, m, m), over packed distributions
+    exchange_atoms: list[Tensor]        # (k, m, m), over packed distributions
+    coulomb_pairs: list[Tensor]         # (pair, m_i, m_j), over packed distributions
+    exchange_pairs: list[Tensor]        # (pair, n_i n_j, n_i n_j), as matrices over (i k), (j l)
+    weights: list[Tensor]               # of the packed densities, as in the layout
+    masks: list[Tensor | None]          # of the pair blocks, as in the layout
 
 
 @cached
-def _exchange_atoms(orbitals):
+def _exchange_atoms(orbitals: int) -> Tensor:
     """(m m, m m) map of packed (ij|kl) to the packed matrix K_(ik),(jl), acting on weighted packed densities."""
     a, b, table = packed_pairs(orbitals)
     m = len(a)
@@ -46,7 +43,7 @@ def _exchange_atoms(orbitals):
 
 
 @cached
-def _exchange_pairs(n_i, n_j):
+def _exchange_pairs(n_i: int, n_j: int) -> Tensor:
     """Where (ij|kl) of a pair lies in its packed block, as a matrix over (i k) and (j l)."""
     table_i, table_j = packed_pairs(n_i)[2], packed_pairs(n_j)[2]
     m_j = n_j * (n_j + 1) // 2
@@ -55,7 +52,7 @@ def _exchange_pairs(n_i, n_j):
 
 
 @cached
-def _pair_products(n_i, n_j):
+def _pair_products(n_i: int, n_j: int) -> tuple[list[Tensor], Tensor]:
     """The four places (i k), (j l), (j k), (i l) of every packed element (ij|kl) in a density block, and its multiplicity."""
     a, b, _ = packed_pairs(n_i)
     c, d, _ = packed_pairs(n_j)
@@ -74,8 +71,8 @@ def one_centre_exchange(one: Float[Tensor, "k m m"], orbitals: int) -> Float[Ten
     return ((flat.index_select(1, index[0]) + flat.index_select(1, index[1])) / 2).view(k, m, m)
 
 
-def kernel(layout: Layout, integrals: Integrals, dtype=None) -> Kernel:
-    """The two-electron integrals prepared for Fock builds in precision `dtype`."""
+def kernel(layout: Layout, integrals: Integrals, dtype: torch.dtype | None = None) -> Kernel:
+    """The two-electron integrals prepared for Fock builds in precision `dtype` (None: as they are)."""
     dtype = dtype or integrals.core.dtype
     one = [w.to(dtype) for w in integrals.one]
     two = [w.to(dtype) for w in integrals.two]
@@ -94,7 +91,8 @@ def kernel(layout: Layout, integrals: Integrals, dtype=None) -> Kernel:
     return Kernel(one, atoms, two, exchange, [g.weight.to(dtype) for g in layout.atoms], masks)
 
 
-def two_electron(layout: Layout, kernel: Kernel, D: Float[Tensor, "molecule vector spin orbital orbital"]):
+def two_electron(layout: Layout, kernel: Kernel, D: Float[Tensor, "molecule vector spin orbital orbital"]
+                 ) -> Float[Tensor, "molecule vector spin orbital orbital"]:
     """J(P) - K(D) of each spin channel for symmetric densities D, several vectors at once; shape of D. Linear in D."""
     molecules, vectors, spins = D.shape[:3]
     flat = flattened(D.reshape(molecules, vectors * spins, layout.size, layout.size))
@@ -125,12 +123,14 @@ def one_electron(layout: Layout, integrals: Integrals) -> Float[Tensor, "molecul
     return matrices(layout, [b[..., None] for b in integrals.h_atoms + integrals.h_pairs])[:, 0]
 
 
-def fock(layout: Layout, kernel: Kernel, h, D: Float[Tensor, "molecule spin orbital orbital"]):
-    """F = h + J(P) - K(D) of each spin channel; h (molecule, orbital, orbital)."""
+def fock(layout: Layout, kernel: Kernel, h: Float[Tensor, "molecule orbital orbital"],
+         D: Float[Tensor, "molecule spin orbital orbital"]) -> Float[Tensor, "molecule spin orbital orbital"]:
+    """F = h + J(P) - K(D) of each spin channel, eV."""
     return h[:, None] + two_electron(layout, kernel, D[:, None])[:, 0]
 
 
-def electronic_energy(layout: Layout, integrals: Integrals, D: Float[Tensor, "molecule spin orbital orbital"]):
+def electronic_energy(layout: Layout, integrals: Integrals, D: Float[Tensor, "molecule spin orbital orbital"]
+                      ) -> Float[Tensor, "molecule"]:
     """The electronic energy of each molecule (eV) as a contraction of every integral with its density: differentiable in
     the integrals and in D, without building a matrix."""
     spins = D.shape[1]
@@ -156,7 +156,7 @@ def electronic_energy(layout: Layout, integrals: Integrals, D: Float[Tensor, "mo
     return energy
 
 
-def exchange_weights(shells, D: Float[Tensor, "pair ab spin"]) -> Float[Tensor, "pair mm"]:
+def exchange_weights(shells: tuple[int, int], D: Float[Tensor, "pair ab spin"]) -> Float[Tensor, "pair mm"]:
     """sum_spin of D_ik D_jl gathered on packed (ij|kl): <w, weights> = sum over i j k l and spin of D_ik D_jl (ij|kl)."""
     if shells == (1, 1):
         return (D * D).sum(-1)

@@ -7,15 +7,18 @@ symmetry can break.
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from nddo_ml.scf.problem import Electrons
 
 BROKEN = 1.5   # factor by which an unrestricted singlet's populations are tilted, alternately from atom to atom
 
 
-def atomic_populations(core, n_ao, transition) -> Float[Tensor, "atom 9"]:
-    """Electrons in each of the nine possible orbitals of neutral atoms: core charge, number of orbitals, transition metal or
-    not."""
+def atomic_populations(core: Float[Tensor, "atom"], n_ao: Int[Tensor, "atom"], transition: Bool[Tensor, "atom"]
+                       ) -> Float[Tensor, "atom 9"]:
+    """Electrons in each of the nine possible orbitals of neutral atoms with core charges `core` (e) and `n_ao` orbitals;
+    transition: which of them are transition metals."""
     zero = core.new_zeros(len(core), 9)
     s, p, d = zero.clone(), zero.clone(), zero.clone()
     s[:, 0], p[:, 1:4], d[:, 4:] = 1.0, 1.0, 1.0
@@ -26,19 +29,20 @@ def atomic_populations(core, n_ao, transition) -> Float[Tensor, "atom 9"]:
     return torch.where((transition & (n_ao == 9))[:, None], metal, main)
 
 
-def guess(populations: Float[Tensor, "molecule orbital"], atom, real, alpha, beta, spins: int, broken):
-    """Diagonal start density (molecule, spin, orbital, orbital) from populations of neutral atoms, shifted to the electron
-    count.
+def guess(populations: Float[Tensor, "molecule orbital"], atom: Int[Tensor, "molecule orbital"],
+          real: Float[Tensor, "molecule orbital"], electrons: Electrons) -> Float[Tensor, "molecule spin orbital orbital"]:
+    """Diagonal start density from populations of neutral atoms, shifted to the electron count.
 
-    atom: which atom of its molecule each orbital belongs to; `broken` marks the molecules whose equal alpha and beta
-    populations are tilted.
+    atom: which atom of its molecule each orbital belongs to; real: 0 for padding. Equal alpha and beta populations in two spin
+    channels are tilted.
     """
+    alpha, beta = electrons.alpha, electrons.beta
     total = (alpha + beta).to(populations.dtype)
     excess = (populations.sum(1) - total) / real.sum(1).clamp(min=1)
     diagonal = (populations - excess[:, None] * real) * real
-    if spins == 1:
+    if electrons.channels == 1:
         return torch.diag_embed(diagonal / 2)[:, None]
     share = torch.stack([alpha, beta], 1) / total.clamp(min=1)[:, None]
     tilt = BROKEN ** (1.0 - 2.0 * (atom % 2))
-    tilt = torch.where(broken[:, None], tilt, 1.0)
+    tilt = torch.where(((alpha == beta) & (alpha > 0))[:, None], tilt, 1.0)
     return torch.diag_embed(diagonal[:, None] * share[..., None] * torch.stack([tilt, 1 / tilt], 1))

@@ -11,8 +11,10 @@ repulsion of each half electron with itself that must be taken out afterwards (D
 These terms are not stationary in the orbitals, so already the forces need the response of the open orbitals.
 """
 
+from dataclasses import dataclass
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nddo_ml.errors import InvalidMolecule
@@ -22,17 +24,20 @@ from nddo_ml.scf.fock import Kernel, two_electron
 from nddo_ml.scf.rotations import generator
 
 
-def check(unpaired) -> None:
-    """Refuse more open orbitals than the method knows (InvalidMolecule)."""
+def check(unpaired: Int[Tensor, "molecule"]) -> None:
+    """Refuse more unpaired electrons than the method has open orbitals for.
+
+    Raises:
+        InvalidMolecule: a molecule has more than two.
+    """
     if bool((unpaired > 2).any()):
         raise InvalidMolecule(f"A half-electron state has at most two open orbitals, but multiplicity "
                               f"{int(unpaired.max()) + 1} was asked for: use unrestricted=True.")
 
 
-def open_orbitals(
-    orbitals: Orbitals, X: Float[Tensor, "molecule virtual occupied"] | None = None
-) -> Float[Tensor, "molecule orbital 2"]:
-    """The open orbitals (a zero column where there is one or none), rotated to first order by X if given."""
+def open_orbitals(orbitals: Orbitals, X: Float[Tensor, "molecule virtual occupied"] | None = None
+                  ) -> Float[Tensor, "molecule orbital open"]:
+    """The open orbitals, at most two (a zero column where there is one or none), rotated to first order by X if given."""
     f, C = orbitals.f[:, 0], orbitals.C[:, 0]
     if X is not None:
         C = C + C @ generator(X, f.shape[-1])
@@ -42,16 +47,32 @@ def open_orbitals(
     return chosen * half.gather(-1, place)[:, None].to(C.dtype)
 
 
-def correction(layout: Layout, kernel: Kernel, c: Float[Tensor, "molecule orbital 2"], F, singlet) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class _TwoOrbitals:
+    """Matrix elements of two open orbitals m and n, each `molecule`, eV: of the Fock matrix f, and of the repulsion."""
+
+    f_mm: Tensor
+    f_nn: Tensor
+    f_mn: Tensor
+    mm: Tensor          # (mm|mm)
+    nn: Tensor          # (nn|nn)
+    J: Tensor           # (mm|nn)
+    K: Tensor           # (mn|mn)
+    mm_mn: Tensor       # (mm|mn)
+    nn_mn: Tensor       # (nn|mn)
+
+
+def correction(layout: Layout, kernel: Kernel, c: Float[Tensor, "molecule orbital open"],
+               F: Float[Tensor, "molecule orbital orbital"], singlet: Bool[Tensor, "molecule"]
+               ) -> tuple[Float[Tensor, "molecule"], Float[Tensor, "molecule orbital orbital"]]:
     """Energy (eV) that turns the half-electron energy into that of the state with open orbitals c: doublet, triplet, or where
-    `singlet` the lowest singlet; and what that state adds to the density matrix D. F (molecule, orbital, orbital): the Fock
-    matrix of the orbitals.
+    `singlet` the lowest singlet; and what that state adds to the density matrix D. F: the Fock matrix of the orbitals, eV.
     """
     if c.shape[-1] == 1:
         c = torch.cat([c, torch.zeros_like(c)], -1)
     m, n = c.unbind(-1)
 
-    def product(a, b):
+    def product(a: Tensor, b: Tensor) -> Tensor:
         return 0.5 * (a[:, :, None] * b[:, None, :] + b[:, :, None] * a[:, None, :])
 
     D = torch.stack([product(m, m), product(n, n), product(m, n)], 1)
@@ -63,7 +84,7 @@ def correction(layout: Layout, kernel: Kernel, c: Float[Tensor, "molecule orbita
     if not bool(singlet.any()):
         return high_spin, torch.zeros_like(F)
     f_mm, f_nn, f_mn = (D * F[:, None]).sum((2, 3)).unbind(1)
-    low, v = _lowest_singlet(f_mm, f_nn, f_mn, mm, nn, (coulomb + K) / 2, K, DG[:, 2, 0], DG[:, 2, 1])
+    low, v = _lowest_singlet(_TwoOrbitals(f_mm, f_nn, f_mn, mm, nn, (coulomb + K) / 2, K, DG[:, 2, 0], DG[:, 2, 1]))
     v_m, v_n, v_mn = v.unbind(1)
     # one-particle density of the root in m and n, less the half electrons; D holds one spin, half of it
     change = torch.stack([v_m**2 + v_mn**2 / 2 - 0.5, v_n**2 + v_mn**2 / 2 - 0.5, 2**0.5 * v_mn * (v_m + v_n)], 1)
@@ -71,15 +92,16 @@ def correction(layout: Layout, kernel: Kernel, c: Float[Tensor, "molecule orbita
     return torch.where(singlet, low, high_spin), torch.where(singlet[:, None, None], added, 0.0)
 
 
-def _lowest_singlet(f_mm, f_nn, f_mn, mm, nn, J, K, mm_mn, nn_mn):
+def _lowest_singlet(e: _TwoOrbitals) -> tuple[Float[Tensor, "molecule"], Float[Tensor, "molecule 3"]]:
     """Lowest root, relative to the half-electron energy, of the singlets |m m|, |n n|, |m n| of two electrons in two orbitals,
-    and its vector, a constant under differentiation (Hellmann, Feynman); f the Fock matrix elements, J = (mm|nn), K = (mn|mn).
+    and its vector, a constant under differentiation (Hellmann, Feynman).
     """
-    h_mm, h_nn = f_mm - 0.5 * mm - J + 0.5 * K, f_nn - 0.5 * nn - J + 0.5 * K
-    h_mn = f_mn - 0.5 * (mm_mn + nn_mn)
-    reference = h_mm + h_nn + 0.25 * (mm + nn) + J - 0.5 * K
-    to_m, to_n = 2**0.5 * (h_mn + mm_mn), 2**0.5 * (h_mn + nn_mn)
-    rows = ((2 * h_mm + mm - reference, K, to_m), (K, 2 * h_nn + nn - reference, to_n),
+    J, K = e.J, e.K
+    h_mm, h_nn = e.f_mm - 0.5 * e.mm - J + 0.5 * K, e.f_nn - 0.5 * e.nn - J + 0.5 * K
+    h_mn = e.f_mn - 0.5 * (e.mm_mn + e.nn_mn)
+    reference = h_mm + h_nn + 0.25 * (e.mm + e.nn) + J - 0.5 * K
+    to_m, to_n = 2**0.5 * (h_mn + e.mm_mn), 2**0.5 * (h_mn + e.nn_mn)
+    rows = ((2 * h_mm + e.mm - reference, K, to_m), (K, 2 * h_nn + e.nn - reference, to_n),
             (to_m, to_n, h_mm + h_nn + J + K - reference))
     M = torch.stack([torch.stack(row, -1) for row in rows], -2)
     v = torch.linalg.eigh(M.detach())[1][..., 0]

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from nddo_ml.common.struct import record, tensor_map
 from nddo_ml.scf.fock import fock
-from nddo_ml.scf.rotations import Spaces, levels, occupied_virtual, response, rotate
+from nddo_ml.scf.problem import Prepared
+from nddo_ml.scf.rotations import Operator, Spaces, levels, occupied_virtual, response, rotate
 
 RADIUS, LARGEST_RADIUS = 1.0, 4.0    # radians, norm of a whole rotation
 SHORTENINGS = 8                      # by 4 each, before a step is given up
@@ -22,27 +23,29 @@ COARSE, FINEST, LAST_FRACTION = 0.01, 3e-5, 0.3    # relative tolerances of the 
 INNER = 40                           # iterations of one solve
 SMALLEST_PIVOT = 0.5                 # eV, in the preconditioner
 
+Vectors = Float[Tensor, "molecule vector spin virtual occupied"]
+
 
 @record
 class Converged:
-    """Where Newton's method ended: spaces, density D, Fock matrix F, electronic energy, largest |r|, steps and, as of the
-    last step, smallest difference of an empty and an occupied level (eV) of each molecule.
-    """
+    """Where Newton's method ended, for each molecule."""
 
     spaces: Spaces
-    D: Float[Tensor, "molecule spin orbital orbital"]
-    F: Float[Tensor, "molecule spin orbital orbital"]
-    energy: Float[Tensor, "molecule"]
-    residual: Float[Tensor, "molecule"]
+    D: Float[Tensor, "molecule spin orbital orbital"]       # densities
+    F: Float[Tensor, "molecule spin orbital orbital"]       # Fock matrices, eV
+    energy: Float[Tensor, "molecule"]                       # electronic energy, eV
+    residual: Float[Tensor, "molecule"]                     # largest |r|, eV
     steps: Float[Tensor, "molecule"]
-    gap: Float[Tensor, "molecule"]
+    gap: Float[Tensor, "molecule"]      # smallest difference of an empty and an occupied level as of the last step, eV
 
 
-def conjugate_gradients(apply, b, precondition, tolerance, iterations: int, radius=None):
-    """x with apply(x) = b to the relative `tolerance` (molecule, vector), and the residual b - apply(x).
+def conjugate_gradients(apply: Operator, b: Vectors, precondition: Tensor, tolerance: Float[Tensor, "molecule vector"],
+                        iterations: int, radius: Float[Tensor, "molecule vector"] | None = None) -> tuple[Tensor, Tensor]:
+    """x with apply(x) = b to the relative `tolerance`, and the residual b - apply(x); both have the shape of b.
 
-    b is (molecule, vector, ...); every vector is its own problem. radius (molecule, vector): x stops at that norm, and goes
-    there along a direction of non-positive curvature; without it x stays where it was when such a direction appeared.
+    Every vector of b is its own problem. precondition: the diagonal of `apply`, of a shape that expands to that of b.
+    radius: x stops at that norm, and goes there along a direction of non-positive curvature; without it x stays where it was
+    when such a direction appeared.
     """
     shape, tiny = b.shape, torch.finfo(b.dtype).tiny
     b = b.flatten(2)
@@ -72,40 +75,38 @@ def conjugate_gradients(apply, b, precondition, tolerance, iterations: int, radi
     return x.view(shape), r.view(shape)
 
 
-def _to_border(x, p, radius, tiny):
+def _to_border(x: Tensor, p: Tensor, radius: Tensor, tiny: float) -> Tensor:
     """The step along p from x that ends at the norm `radius`."""
     xp, pp = (x * p).sum(-1), p.square().sum(-1).clamp(min=tiny)
     return (-xp + (xp.square() + pp * (radius.square() - x.square().sum(-1)).clamp(min=0)).sqrt()) / pp
 
 
-def newton(layout, kernel, rough_kernel, h, start: Spaces, tolerance: float, max_steps: int) -> Converged:
-    """Converged states from the orbitals `start`; stops when every |r| is below `tolerance` (eV) or after `max_steps`.
-
-    kernel: float64; rough_kernel: the precision of the inner solves.
-    """
+def newton(ready: Prepared, start: Spaces, tolerance: float, max_steps: int) -> Converged:
+    """Converged states from the orbitals `start`; stops when every |r| is below `tolerance` (eV) or after `max_steps`."""
+    layout, h = ready.problem.layout, ready.problem.h
     c = 4.0 / start.C_o.shape[1]
-    rough = rough_kernel.coulomb_atoms[0].dtype
+    rough = ready.rough.coulomb_atoms[0].dtype
 
-    def evaluate(s):
-        D = (s.C_o * s.f_o[..., None, :]) @ s.C_o.mT
-        F = fock(layout, kernel, h, D)
+    def evaluate(own: Spaces) -> tuple[Tensor, Tensor, Tensor]:
+        D = (own.C_o * own.f_o[..., None, :]) @ own.C_o.mT
+        F = fock(layout, ready.exact, h, D)
         return D, F, 0.25 * c * (D * (F + h[:, None])).sum((1, 2, 3))
 
-    s, (D, F, energy) = start, evaluate(start)
-    within = None
+    own, (D, F, energy) = start, evaluate(start)
+    within, residual = None, torch.zeros_like(energy)
     steps, radius = torch.zeros_like(energy), torch.full_like(energy, RADIUS)
     stuck = torch.zeros_like(energy, dtype=torch.bool)
     for taken in range(max_steps + 1):
-        r = occupied_virtual(F, s)
+        r = occupied_virtual(F, own)
         residual = r.abs().flatten(1).amax(1) if r[0].numel() else torch.zeros_like(energy)
         active = (residual > tolerance) & ~stuck
         if taken == max_steps or not bool(active.any()):
             break
-        small = s if rough is F.dtype else tensor_map(lambda t: t.to(rough), s)
+        small = own if rough is F.dtype else _in_precision(own, rough)
         within = levels(F.to(rough), small)
-        operator = response(layout, rough_kernel, small, within)
-        if s.C is not None:                                           # the Hessian of fractional occupations is weighted
-            operator, r = _weighted(operator, small.weight), r * s.weight
+        operator = response(layout, ready.rough, small, within)
+        if own.C is not None:                                         # the Hessian of fractional occupations is weighted
+            operator, r = _weighted(operator, small.weight), r * own.weight
         b = (-r * active[:, None, None, None])[:, None]
         last = (LAST_FRACTION * tolerance / residual.clamp(min=1e-30)).clamp(FINEST, COARSE)
         loose = torch.where(residual > NEAR, torch.full_like(residual, COARSE), last)[:, None]
@@ -113,7 +114,7 @@ def newton(layout, kernel, rough_kernel, h, start: Spaces, tolerance: float, max
         X, left = conjugate_gradients(operator, b.to(rough), pivots, loose.to(rough), INNER, radius[:, None].to(rough))
         X, left = X[:, 0].to(r.dtype), left[:, 0].to(r.dtype)
         model = c * (0.5 * (X * (b[:, 0] - left)) - X * b[:, 0]).sum((1, 2, 3))      # predicted change of the energy, < 0
-        trial = rotate(s, X)
+        trial = rotate(own, X)
         D_new, F_new, E_new = evaluate(trial)
         noise = 1e-11 * energy.abs() + 1e-9
         factor = torch.ones_like(energy)
@@ -122,20 +123,31 @@ def newton(layout, kernel, rough_kernel, h, start: Spaces, tolerance: float, max
             if not bool(worse.any()):
                 break
             factor = torch.where(worse, 0.25 * factor, factor)
-            trial = rotate(s, X * factor[:, None, None, None])
+            trial = rotate(own, X * factor[:, None, None, None])
             D_new, F_new, E_new = evaluate(trial)
         stuck = stuck | (active & (E_new > energy + noise))
         length = X.square().sum((1, 2, 3)).sqrt() * factor
         trusted = (E_new - energy) < 0.75 * model
         grown = torch.where(trusted & (length > 0.9 * radius), 2 * radius, radius)
         radius = torch.where(factor < 1, length, grown).clamp(1e-3, LARGEST_RADIUS)
-        s, D, F, energy, steps = trial, D_new, F_new, E_new, steps + active
-    within = levels(F, s) if within is None else within
-    smallest = torch.where(s.weight > 0, within.gap.to(energy.dtype), torch.inf).flatten(1)
+        own, D, F, energy, steps = trial, D_new, F_new, E_new, steps + active
+    within = levels(F, own) if within is None else within
+    smallest = torch.where(own.weight > 0, within.gap.to(energy.dtype), torch.inf).flatten(1)
     gap = smallest.amin(1) if smallest.shape[1] else torch.full_like(energy, torch.inf)
-    return Converged(s, D, F, energy, residual, steps, gap)
+    return Converged(own, D, F, energy, residual, steps, gap)
 
 
-def _weighted(operator, weight):
+def _in_precision(spaces: Spaces, dtype: torch.dtype) -> Spaces:
+    """The spaces in another precision."""
+    def convert(values: Tensor) -> Tensor:
+        return values.to(dtype)
+
+    return tensor_map(convert, spaces)
+
+
+def _weighted(operator: Operator, weight: Tensor) -> Operator:
     """X -> weight J X: symmetric where occupations are fractional."""
-    return lambda X: weight[:, None] * operator(X)
+    def apply(X: Tensor) -> Tensor:
+        return weight[:, None] * operator(X)
+
+    return apply

@@ -2,28 +2,63 @@
 the command share.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypedDict
 
 from nddo_ml.errors import UnknownOption
 
 
+class SCFKeywords(TypedDict, total=False):
+    """The options of `SCF` as keywords of a function: `def calculate(molecules, **scf: Unpack[SCFKeywords])`."""
+
+    unrestricted: bool | None
+    tolerance: float
+    max_steps: int
+    stability: bool | None
+    biradical: bool
+    raise_unconverged: bool | None
+    response_tolerance: float
+    ladder: tuple[Any, ...] | None
+    density: Callable[..., Any] | None
+
+
 @dataclass(frozen=True)
 class SCF:
-    """What may be asked of a self-consistent state, with its defaults; see Hamiltonian.forward.
+    """What may be asked of a self-consistent state.
 
-    Raises UnknownOption for what means nothing.
+    Raises:
+        UnknownOption: an option means nothing, or two contradict each other.
     """
 
+    # None: alpha and beta orbitals apart for open shells only; True: always, a singlet starts with broken symmetry; False:
+    # never, open shells are half-electron states
     unrestricted: bool | None = None
-    tolerance: float = 1e-7
-    max_steps: int = 500
+    tolerance: float = 1e-7             # largest element of the commutator of a converged state, eV
+    max_steps: int = 500                # iterations in all
+    # True: look for a lower state, a broken spin symmetry included, and return it; None: only for a lower one of the same kind,
+    # where it is to be feared or looking costs next to nothing (hamiltonian.states.suspicious); False: never
     stability: bool | None = None
+    # singlets are open shells of two half-filled orbitals (the lowest root of their configuration interaction) instead of
+    # closed shells
     biradical: bool = False
+    # what does not converge raises SCFNotConverged (True), or is flagged and its energy NaN (False); None: a single molecule
+    # raises, a member of a batch is flagged
+    raise_unconverged: bool | None = None
+    response_tolerance: float = 1e-10   # relative residual of the response equations behind derivatives of order 2 and 3
+    # nothing here imports torch: the help of the command knows these defaults too
+    ladder: tuple[Any, ...] | None = None       # ways of converging, tried one after another (rungs.Rung); None: rungs.LADDER
+    density: Callable[..., Any] | None = None   # from a Fock matrix to orbitals (density.DensityBuilder); None: diagonalise
 
-    def __post_init__(self):
-        for name in ("tolerance", "max_steps"):
+    def __post_init__(self) -> None:
+        for name in ("tolerance", "max_steps", "response_tolerance"):
             if not getattr(self, name) > 0:
                 raise UnknownOption(f"{name}={getattr(self, name)!r}: it must be positive.")
         if self.biradical and self.unrestricted:
             raise UnknownOption("biradical=True asks for half-electron singlets, unrestricted=True for two sets of orbitals: "
                                 "choose one.")
+        if self.ladder == ():
+            raise UnknownOption("ladder=(): give at least one rung (nddo_ml.scf.rungs.LADDER).")
+
+
+USUAL = SCF()       # nothing out of the ordinary asked for

@@ -7,6 +7,8 @@ refuses where the level has reached the order. Quantities that are not stationar
 one level further already: `advanced`.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -16,12 +18,13 @@ from nddo_ml.errors import UnknownOption
 class Order:
     """The order to which one calculation may be differentiated, and how far the backward pass now running has come."""
 
-    def __init__(self, order: int):
-        self.order, self._task, self._level = order, None, 0
+    def __init__(self, order: int) -> None:
+        self.order, self._level = order, 0
+        self._task: int | None = None
 
     def reached(self) -> int:
         """Highest level of the steps that the backward pass now running has gone through."""
-        return self._level if self._task == torch._C._current_graph_task_id() else 0
+        return self._level if self._task == _running() else 0
 
     def pass_through(self, level: int) -> None:
         """Note a step of this level in the backward pass now running; UnknownOption where it leads beyond the order."""
@@ -32,7 +35,7 @@ class Order:
                 f"This derivative is beyond order={self.order}: at that order energies can be differentiated "
                 f"{('once', 'twice', 'three times')[self.order - 1]}, forces, dipoles, charges and orbital energies once less. "
                 f"It would lack the response of the density and be wrong: {more}, or leave out create_graph.")
-        self._level, self._task = max(self.reached(), level), torch._C._current_graph_task_id()
+        self._level, self._task = max(self.reached(), level), _running()
 
 
 def entered(tensor: Tensor, order: Order) -> Tensor:
@@ -45,21 +48,26 @@ def advanced(tensor: Tensor, order: Order) -> Tensor:
     return _Step.apply(tensor, order, 1) if tensor.requires_grad else tensor
 
 
+def _running() -> int:
+    """Which backward pass is running, -1: none."""
+    return torch._C._current_graph_task_id()        # pyright: ignore[reportPrivateUsage]: torch has no public way to ask
+
+
 class _Entry(torch.autograd.Function):
     """The identity; its derivative leaves through a step."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(tensor, order):
+    def forward(tensor: Tensor, order: Order) -> Tensor:
         return tensor.view_as(tensor)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.order = inputs[1]
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return _Step.apply(grad, ctx.order, 1 + ctx.order.reached()), None
 
 
@@ -69,14 +77,14 @@ class _Step(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(tensor, order, level):
+    def forward(tensor: Tensor, order: Order, level: int) -> Tensor:
         return tensor.view_as(tensor)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         _, ctx.order, ctx.level = inputs
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         ctx.order.pass_through(ctx.level)
         return grad, None, None

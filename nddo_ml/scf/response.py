@@ -21,6 +21,8 @@ degenerate levels do no harm, and the eigenvectors themselves are never differen
 is singular, are left out (scf.zero_modes). Derivation: docs/derivatives.md.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -31,7 +33,19 @@ from nddo_ml.orbitals import Layout
 from nddo_ml.scf.density import Orbitals
 from nddo_ml.scf.fock import Integrals, Kernel, electronic_energy, fock, kernel, one_electron
 from nddo_ml.scf.newton import conjugate_gradients
-from nddo_ml.scf.rotations import Levels, Spaces, levels, occupied_virtual, response, spaces
+from nddo_ml.scf.problem import Problem, Solution
+from nddo_ml.scf.rotations import (
+    Levels,
+    Matrices,
+    Operator,
+    Rotation,
+    Rotations,
+    Spaces,
+    levels,
+    occupied_virtual,
+    response,
+    spaces,
+)
 from nddo_ml.scf.zero_modes import generators, without, zero_modes
 
 TOLERANCE = 1e-10       # relative residual of the linear solves
@@ -46,39 +60,43 @@ COUPLED = 1e-4          # part of a perturbation along rotations that cost nothi
 
 @record
 class Reference:
-    """A converged state as a constant: layout, spaces, density D0, two-electron kernel, Fock matrix within the spaces; relative
-    residual to which its response is solved; orthonormal rotations that cost nothing, if there are any."""
+    """A converged state as a constant."""
 
     layout: Layout
     spaces: Spaces
-    D: Float[Tensor, "molecule spin orbital orbital"]
+    D: Matrices                     # density
     kernel: Kernel
-    levels: Levels
-    tolerance: float = TOLERANCE
+    levels: Levels                  # the Fock matrix within the spaces
+    tolerance: float = TOLERANCE    # relative residual to which its response is solved
+    # orthonormal rotations that cost nothing, if there are any
     costless: Float[Tensor, "molecule axis spin virtual occupied"] | None = None
 
 
-def reference(layout: Layout, integrals: Integrals, orbitals: Orbitals, D, F, tolerance: float = TOLERANCE,
+def reference(problem: Problem, orbitals: Orbitals, state: Solution, tolerance: float = TOLERANCE,
               axes: Float[Tensor, "molecule axis 3"] | None = None) -> Reference:
-    """The constant part of every derivative, from canonical orbitals; axes: see zero_modes.free_axes. A vanishing gap raises
-    SCFNotConverged: such a state has no response."""
+    """The constant part of every derivative of a state, from its canonical orbitals; axes: see zero_modes.free_axes.
+
+    Raises:
+        SCFNotConverged: the gap vanishes; such a state has no response.
+    """
     with torch.no_grad():
-        s = spaces(orbitals, layout.real)
-        within = levels(F, s)
+        layout = problem.layout
+        own = spaces(orbitals, layout.real)
+        within = levels(state.F, own)
         gap = within.gap
-        smallest = torch.where(s.weight > 0, gap.abs(), torch.full_like(gap, torch.inf)).flatten(1)
+        smallest = torch.where(own.weight > 0, gap.abs(), torch.full_like(gap, torch.inf)).flatten(1)
         if smallest.shape[1] and bool((smallest.amin(1) < SMALLEST_GAP).any()):
             k = int(smallest.amin(1).argmin())
             raise SCFNotConverged(
                 f"Molecule {k} of the batch has no gap between occupied and empty orbitals ({float(smallest.amin()):.1e} eV): "
                 "its response to a perturbation is not defined. Use unrestricted=True or another multiplicity."
             )
-        two = kernel(layout, integrals)
-        costless = None if axes is None else zero_modes(generators(layout, axes), s, response(layout, two, s, within))
-        return Reference(layout, s, D, two, within, tolerance, costless)
+        two = kernel(layout, problem.integrals)
+        costless = None if axes is None else zero_modes(generators(layout, axes), own, response(layout, two, own, within))
+        return Reference(layout, own, state.D, two, within, tolerance, costless)
 
 
-def rotation(ref: Reference, integrals: Integrals) -> tuple[Tensor, Tensor]:
+def rotation(ref: Reference, integrals: Integrals) -> tuple[Rotation, Rotation]:
     """(r - r0, X1) of the state under perturbed integrals: zero in value, exact in their first derivatives."""
     F = fock(ref.layout, kernel(ref.layout, integrals), one_electron(ref.layout, integrals), ref.D)
     r = occupied_virtual(F, ref.spaces)
@@ -86,16 +104,14 @@ def rotation(ref: Reference, integrals: Integrals) -> tuple[Tensor, Tensor]:
     return r, -_Inverse.apply(r[:, None], ref)[:, 0]
 
 
-def perturbed_density(
-    ref: Reference, X: Float[Tensor, "molecule spin virtual occupied"]
-) -> Float[Tensor, "molecule spin orbital orbital"]:
+def perturbed_density(ref: Reference, X: Rotation) -> Matrices:
     """D after the rotation X, idempotent to fourth order: Y (1 - X^T X) Y^T, Y = C_o + C_v X (whole occupations)."""
     Y = ref.spaces.C_o + ref.spaces.C_v @ X
     identity = torch.diag_embed(ref.spaces.f_o)
     return Y @ (identity - X.mT @ X) @ Y.mT
 
 
-def energy(ref: Reference, integrals: Integrals, order: int) -> tuple[Tensor, Tensor]:
+def energy(ref: Reference, integrals: Integrals, order: int) -> tuple[Float[Tensor, "molecule"], Matrices]:
     """Electronic energy of each molecule (eV), exact in its derivatives up to `order`, and a density that is exact in one
     derivative less.
     """
@@ -110,25 +126,28 @@ def energy(ref: Reference, integrals: Integrals, order: int) -> tuple[Tensor, Te
     return electronic_energy(ref.layout, integrals, D), perturbed_density(ref, _once_more(ref, integrals, X, D))
 
 
-def _once_more(ref, integrals, X, D):
+def _once_more(ref: Reference, integrals: Integrals, X: Rotation, D: Matrices) -> Rotation:
     """The rotation X, exact in one derivative more; D is its density."""
-    F, s = fock(ref.layout, kernel(ref.layout, integrals), one_electron(ref.layout, integrals), D), ref.spaces
-    C_o, C_v = s.C_o + s.C_v @ X, s.C_v - s.C_o @ X.mT
-    g = (C_v.mT @ (F @ C_o)) * (s.weight > 0)
+    F, own = fock(ref.layout, kernel(ref.layout, integrals), one_electron(ref.layout, integrals), D), ref.spaces
+    C_o, C_v = own.C_o + own.C_v @ X, own.C_v - own.C_o @ X.mT
+    g = (C_v.mT @ (F @ C_o)) * (own.weight > 0)
     return X - _Inverse.apply((g - g.detach())[:, None], ref)[:, 0]
 
 
-def linear_change(ref: Reference, X):
+def linear_change(ref: Reference, X: Rotation) -> Matrices:
     """dD of a rotation to first order."""
     half = ref.spaces.C_v @ (X * ref.spaces.weight) @ ref.spaces.C_o.mT
     return half + half.mT
 
 
-def solve(ref: Reference, b: Float[Tensor, "molecule vector spin virtual occupied"]):
+def solve(ref: Reference, b: Rotations) -> Rotations:
     """J0^-1 b for several right-hand sides per molecule, to the relative `tolerance` of the reference in each residual.
 
     Conjugate gradients; where J0 is not positive definite (a state that is not a minimum) the dense matrix instead. Both
-    without the rotations that cost nothing, in b and in the solution. Raises SCFNotConverged if neither reaches the tolerance.
+    without the rotations that cost nothing, in b and in the solution.
+
+    Raises:
+        SCFNotConverged: neither reaches the tolerance.
     """
     tolerance = ref.tolerance
     with torch.no_grad():
@@ -136,8 +155,11 @@ def solve(ref: Reference, b: Float[Tensor, "molecule vector spin virtual occupie
         allowed = (weight > 0).to(b.dtype)
         operator = response(ref.layout, ref.kernel, ref.spaces, ref.levels)
 
-        def weighted(v):
-            return without(ref.costless, weight * operator(without(ref.costless, v)))
+        def scaled(v: Tensor) -> Tensor:
+            return weight * operator(v)
+
+        def weighted(v: Tensor) -> Tensor:
+            return without(ref.costless, scaled(without(ref.costless, v)))
 
         rhs = without(ref.costless, b * weight)
         limit = torch.full(b.shape[:2], tolerance, dtype=b.dtype, device=b.device)
@@ -146,11 +168,11 @@ def solve(ref: Reference, b: Float[Tensor, "molecule vector spin virtual occupie
         x = without(ref.costless, x)
         norm = (b * weight).flatten(2).norm(dim=-1)
         if bool(((weighted(x) - rhs).flatten(2).norm(dim=-1) > min(1e2 * tolerance, WORST) * norm).any()):
-            x = _dense(lambda v: weight * operator(v), rhs, allowed, ref.costless)
+            x = _dense(scaled, rhs, allowed, ref.costless)
         return x
 
 
-def _dense(operator, b, allowed, costless):
+def _dense(operator: Operator, b: Tensor, allowed: Tensor, costless: Tensor | None) -> Tensor:
     """The solution of `operator` x = b, a symmetric matrix for each molecule, by elimination."""
     molecules = len(b)
     n = b[0, 0].numel()
@@ -168,7 +190,7 @@ def _dense(operator, b, allowed, costless):
     return x.mT.reshape(b.shape)
 
 
-def _without_null_space(matrix, b):
+def _without_null_space(matrix: Tensor, b: Tensor) -> Tensor:
     """The solution without rotations that cost nothing, of degenerate fragments far from the rest for one; SCFNotConverged
     where the perturbation asks for them."""
     values, vectors = torch.linalg.eigh(matrix)
@@ -185,21 +207,21 @@ class _Inverse(torch.autograd.Function):
     solve."""
 
     @staticmethod
-    def forward(b, ref):
+    def forward(b: Tensor, ref: Reference) -> Tensor:
         return solve(ref, b)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.ref = inputs[1]
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         weight = ctx.ref.spaces.weight[:, None]
         safe = torch.where(weight > 0, weight, torch.ones_like(weight))
         return weight * _Inverse.apply(grad / safe, ctx.ref), None
 
     @staticmethod
-    def vmap(info, in_dims, b, ref):
+    def vmap(info: Any, in_dims: tuple[Any, ...], b: Tensor, ref: Reference) -> tuple[Tensor, int]:
         b = b.movedim(in_dims[0], 1)
         solved = _Inverse.apply(b.flatten(1, 2), ref).unflatten(1, b.shape[1:3])
         return solved, 1

@@ -14,8 +14,9 @@ from torch import Tensor
 from nddo_ml.common.struct import choose, record, tensor_map
 from nddo_ml.scf.fock import kernel
 from nddo_ml.scf.newton import newton
-from nddo_ml.scf.rotations import Spaces, levels, response, rotate, spaces
-from nddo_ml.scf.solve import FLOAT32_FROM, Problem, Solution, canonical, replaced, selected, subset
+from nddo_ml.scf.options import SCF
+from nddo_ml.scf.problem import FLOAT32_FROM, Prepared, Problem, Solution, canonical, replaced, selected, subset
+from nddo_ml.scf.rotations import Operator, Spaces, levels, response, rotate, spaces
 
 UNSTABLE = -1e-4        # eV: an eigenvalue below is an instability, above it is noise or a symmetry's zero mode
 DENSE, DENSE_VECTORS = 200, 40000   # rotations of a molecule, of all, up to which the whole matrix is made
@@ -32,11 +33,11 @@ ROUNDS = 8              # instabilities left one after another
 
 @record
 class Stability:
-    """Lowest eigenvalue of the orbital Hessian (eV) of each molecule and the rotation that belongs to it."""
+    """The lowest eigenvalue of the orbital Hessian of each molecule."""
 
-    eigenvalue: Float[Tensor, "molecule"]
-    rotation: Float[Tensor, "molecule spin virtual occupied"]
-    spaces: Spaces
+    eigenvalue: Float[Tensor, "molecule"]                           # eV
+    rotation: Float[Tensor, "molecule spin virtual occupied"]       # that belongs to it
+    spaces: Spaces                                                  # between which it rotates
 
 
 def stability(problem: Problem, solution: Solution) -> Stability:
@@ -44,67 +45,74 @@ def stability(problem: Problem, solution: Solution) -> Stability:
     value good to a tenth.
     """
     with torch.no_grad():
-        s = spaces(canonical(problem, solution), problem.layout.real)
-        within = levels(solution.F, s)
+        own = spaces(canonical(problem, solution.D, solution.F), problem.layout.real)
+        within = levels(solution.F, own)
         gap = within.gap
-        allowed = s.weight > 0
+        allowed = own.weight > 0
         if not bool(allowed.any()):
-            return Stability(gap.new_full((len(gap),), torch.inf), torch.zeros_like(gap), s)
-        exact, count = response(problem.layout, kernel(problem.layout, problem.integrals), s, within), gap[0].numel()
+            return Stability(gap.new_full((len(gap),), torch.inf), torch.zeros_like(gap), own)
+        exact, count = response(problem.layout, kernel(problem.layout, problem.integrals), own, within), gap[0].numel()
         if count <= DENSE and len(gap) * count <= DENSE_VECTORS:
-            return Stability(*_dense(exact, allowed), s)
+            return Stability(*_dense(exact, allowed), own)
         if problem.layout.size < FLOAT32_FROM:
-            return Stability(*_davidson(exact, torch.where(allowed, gap, torch.inf), allowed), s)
-        small, within = (tensor_map(torch.Tensor.float, x) for x in (s, within))
+            return Stability(*_davidson(exact, torch.where(allowed, gap, torch.inf), allowed), own)
+        small, within = tensor_map(torch.Tensor.float, own), tensor_map(torch.Tensor.float, within)
         rough = response(problem.layout, kernel(problem.layout, problem.integrals, torch.float32), small, within)
         _, vector = _davidson(rough, torch.where(allowed, within.gap, torch.inf), allowed)
         vector = vector.double()
         vector = vector / vector.flatten(1).norm(dim=1)[:, None, None, None].clamp(min=1e-14)
-        return Stability((vector * exact(vector[:, None])[:, 0]).sum((1, 2, 3)), vector, s)     # the verdict in float64
+        return Stability((vector * exact(vector[:, None])[:, 0]).sum((1, 2, 3)), vector, own)   # the verdict in float64
 
 
-def lower(problem: Problem, solution: Solution, tolerance: float, max_steps: int, doubted: Bool[Tensor, "molecule"]
-          ) -> tuple[Solution, Float[Tensor, "molecule"], Float[Tensor, "molecule"]]:
-    """The solution after leaving every instability of the `doubted` molecules, by how much each energy fell (eV, >= 0), and the
-    eigenvalue (eV) of an instability that could not be left within `max_steps` iterations, 0 where there is none: such a state
-    is no longer called converged.
-    """
+@record
+class Lowered:
+    """A solution after leaving what instabilities it had."""
+
+    solution: Solution                      # no longer called converged where an instability could not be left
+    fall: Float[Tensor, "molecule"]         # of the energy, eV, not negative
+    trapped: Float[Tensor, "molecule"]      # eigenvalue of an instability that could not be left, eV; 0 where there is none
+
+
+def lower(problem: Problem, solution: Solution, scf: SCF, doubted: Bool[Tensor, "molecule"]) -> Lowered:
+    """The solution after leaving every instability of the `doubted` molecules, in at most `scf.max_steps` iterations each."""
     with torch.no_grad():
         if bool(doubted.all()):
-            return _lower(problem, solution, tolerance, max_steps)
+            return _lower(problem, solution, scf)
         some, none = doubted.nonzero()[:, 0].tolist(), torch.zeros_like(solution.energy)
         part = subset(problem, some)
-        found, *values = _lower(part, selected(solution, some, part.layout.size), tolerance, max_steps)
-        return replaced(solution, found, some), *(none.index_put((doubted,), v) for v in values)
+        lowered = _lower(part, selected(solution, some, part.layout.size), scf)
+        return Lowered(replaced(solution, lowered.solution, some), none.index_put((doubted,), lowered.fall),
+                       none.index_put((doubted,), lowered.trapped))
 
 
-def _lower(problem, solution, tolerance, max_steps):
+def _lower(problem: Problem, solution: Solution, scf: SCF) -> Lowered:
     first, trapped = solution.energy, torch.zeros_like(solution.energy)
     for k in range(ROUNDS + 1):
-        found = stability(problem, solution)
-        unstable = (found.eigenvalue < UNSTABLE) & solution.converged
+        lowest = stability(problem, solution)
+        unstable = (lowest.eigenvalue < UNSTABLE) & solution.converged
         left = torch.zeros_like(unstable)
         if k < ROUNDS and bool(unstable.any()):
-            solution, left = _leave(problem, solution, found, unstable, tolerance, max_steps)
+            solution, left = _leave(problem, solution, lowest, unstable, scf)
         stays = unstable & ~left
-        trapped = torch.where(stays, found.eigenvalue, trapped)
+        trapped = torch.where(stays, lowest.eigenvalue, trapped)
         solution = replace(solution, converged=solution.converged & ~stays)
         if not bool(left.any()):
             break
-    return solution, first - solution.energy, trapped
+    return Lowered(solution, first - solution.energy, trapped)
 
 
-def _leave(problem, solution, found, unstable, tolerance, max_steps):
+def _leave(problem: Problem, solution: Solution, saddle: Stability, unstable: Bool[Tensor, "molecule"], scf: SCF
+           ) -> tuple[Solution, Bool[Tensor, "molecule"]]:
     """The solutions below the unstable ones, and which of them were left: downhill from both sides of the saddle, which may
     lead to different places, and from further away where neither leads down.
     """
-    X = found.rotation / found.rotation.abs().flatten(1).amax(1).clamp(min=1e-12)[:, None, None, None]
+    X = saddle.rotation / saddle.rotation.abs().flatten(1).amax(1).clamp(min=1e-12)[:, None, None, None]
     lowest, left = solution, torch.zeros_like(unstable)
     for angle in ANGLES:
         still = unstable & ~left
         for turn in (angle, -angle):
-            start = rotate(found.spaces, turn * X * still[:, None, None, None])
-            again = _downhill(problem, start, solution, tolerance, max_steps)
+            start = rotate(saddle.spaces, turn * X * still[:, None, None, None])
+            again = _downhill(problem, start, solution, scf)
             better = still & again.converged & (again.energy < lowest.energy - 1e-9)
             lowest, left = choose(better, again, lowest), left | better
         if bool((left | ~unstable).all()):
@@ -112,15 +120,15 @@ def _leave(problem, solution, found, unstable, tolerance, max_steps):
     return lowest, left
 
 
-def _downhill(problem, start: Spaces, before: Solution, tolerance, max_steps) -> Solution:
+def _downhill(problem: Problem, start: Spaces, before: Solution, scf: SCF) -> Solution:
     """Newton's method from the orbitals `start`."""
     exact = kernel(problem.layout, problem.integrals)
-    found = newton(problem.layout, exact, exact, problem.h, start, tolerance, max_steps)
-    return Solution(found.D, found.F, found.energy, found.residual <= tolerance, found.residual,
-                    before.iterations + found.steps.to(torch.long), before.rung, found.gap)
+    ended = newton(Prepared(problem, exact, exact), start, scf.tolerance, scf.max_steps)
+    return Solution(ended.D, ended.F, ended.energy, ended.residual <= scf.tolerance, ended.residual,
+                    before.iterations + ended.steps.to(torch.long), before.rung, ended.gap)
 
 
-def _dense(operator, allowed):
+def _dense(operator: Operator, allowed: Tensor) -> tuple[Tensor, Tensor]:
     """Lowest eigenvalue and eigenvector of the explicit matrix of each molecule."""
     n = allowed[0].numel()
     unit = torch.eye(n, dtype=torch.float64, device=allowed.device).view(1, n, *allowed.shape[1:]) * allowed[:, None]
@@ -130,7 +138,7 @@ def _dense(operator, allowed):
     return value[:, 0], vector[:, :, 0].reshape(allowed.shape)
 
 
-def _davidson(operator, gap, allowed):
+def _davidson(operator: Operator, gap: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
     """Lowest eigenvalue and eigenvector of `operator` for each molecule, as far as SIGN and FINE ask; `gap` (infinite where not
     allowed) preconditions.
     """
@@ -165,15 +173,3 @@ def _davidson(operator, gap, allowed):
         W = torch.cat([W, operator(new.view(molecules, 1, *shape)).flatten(2)], 1)
     value, vector = best
     return value, vector.view(molecules, *shape)
-
-
-def two_channels(problem: Problem, solution: Solution) -> tuple[Problem, Solution]:
-    """A restricted problem and its solution with alpha and beta orbitals apart."""
-    def double(t):
-        return torch.cat([t, t], 1)
-
-    return (Problem(problem.layout, problem.integrals, problem.h, double(problem.occupations)),
-            Solution(double(solution.D), double(solution.F), solution.energy, solution.converged, solution.residual,
-                     solution.iterations, solution.rung, solution.gap))
-
-

@@ -18,6 +18,7 @@ from torch import Tensor
 from nddo_ml.integrals.frame import D_TENSORS
 from nddo_ml.molecules import Molecules
 from nddo_ml.orbitals import Layout
+from nddo_ml.scf.rotations import Operator, Spaces
 
 ON_AXIS = 1e-3     # angstrom from the axis (root of the sum of squares) up to which nuclei lie on it
 BROKEN = 1e-4      # norm of X0 from which a density breaks the symmetry
@@ -55,11 +56,11 @@ def generators(layout: Layout, axes: Float[Tensor, "molecule axis 3"]) -> Float[
     return L.movedim(1, -1)[rows, shell[:, :, None], shell[:, None]].movedim(-1, 1) * together[:, None]
 
 
-def zero_modes(L: Float[Tensor, "molecule axis orbital orbital"], spaces, operator
+def zero_modes(L: Float[Tensor, "molecule axis orbital orbital"], spaces: Spaces, operator: Operator
                ) -> Float[Tensor, "molecule axis spin virtual occupied"] | None:
     """Orthonormal rotations X0 that cost nothing, rows of zeros where there are fewer than axes; None if there is none.
 
-    spaces: of the state (scf.rotations). operator: X -> J X; a generator that it does not annihilate is no zero mode.
+    operator: X -> J X of the state; a generator that it does not annihilate is no zero mode.
     """
     X = (spaces.C_v.mT[:, None] @ L[:, :, None] @ spaces.C_o[:, None]) * (spaces.weight > 0)[:, None]
     shape, X = X.shape, X.flatten(2)

@@ -5,6 +5,7 @@ import codecs
 import gzip
 import lzma
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,11 +24,11 @@ FORTRAN = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))(?:[dD]|\*\^)([+-]?\d+)")   # 1
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One structure of a file, with notes for the user on how it was read; or, without atoms, the error that names it."""
+    """One structure of a file, or the error that says why there is none."""
 
     atoms: Atoms | None = None
-    notes: tuple[str, ...] = ()
-    error: NDDOError | None = None
+    notes: tuple[str, ...] = ()         # for the user, on how it was read
+    error: NDDOError | None = None      # where there are no atoms
 
 
 def suffix(path: Path) -> str:
@@ -39,7 +40,11 @@ def suffix(path: Path) -> str:
 
 
 def content(path: Path) -> bytes:
-    """The bytes of a file, unpacked if it is compressed. IncompatibleFile: it cannot be unpacked."""
+    """The bytes of a file, unpacked if it is compressed.
+
+    Raises:
+        IncompatibleFile: it is compressed, but cannot be unpacked.
+    """
     data = path.read_bytes()
     for magic, unpack in PACKED:
         if data.startswith(magic):
@@ -59,8 +64,8 @@ def decoded(data: bytes) -> str:
 
 def plain(word: str) -> str:
     """A word, rewritten for Python if it is a number with an exponent as Fortran or Mathematica write it."""
-    found = FORTRAN.fullmatch(word)
-    return f"{found[1]}e{found[2]}" if found else word
+    number = FORTRAN.fullmatch(word)
+    return f"{number[1]}e{number[2]}" if number else word
 
 
 def with_isotopes(atoms: Atoms, isotopes: dict[int, float]) -> Atoms:
@@ -68,12 +73,12 @@ def with_isotopes(atoms: Atoms, isotopes: dict[int, float]) -> Atoms:
     if isotopes and not atoms.has("masses"):
         masses = atoms.get_masses()
         masses[list(isotopes)] = list(isotopes.values())
-        atoms.set_masses(masses)
+        atoms.set_array("masses", masses, float, ())
     return atoms
 
 
-def with_formal_charges(atoms: Atoms, charges) -> Atoms:
-    """The atoms with their formal charges as an array, unless all are zero."""
+def with_formal_charges(atoms: Atoms, charges: Sequence[int]) -> Atoms:
+    """The atoms with their formal charges (e, one per atom) as an array, unless all are zero."""
     if np.any(charges):
         atoms.set_array(FORMAL, np.asarray(charges, dtype=int))
     return atoms

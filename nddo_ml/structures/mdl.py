@@ -1,6 +1,7 @@
 """SD files, molfiles (V2000 and V3000) and mol2, by RDKit: every record with its charges, isotopes and radicals."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 from ase import Atoms
@@ -17,25 +18,32 @@ FIELD = re.compile(r"^>[^\n]*<([^>\n]+)>[^\n]*\n([^\n]+)", re.MULTILINE)     # n
 LARGEST = 999                        # atoms of a V2000 record
 
 
-def frames(text: str, path) -> list[Frame]:
-    """The records of an SD file or molfile; path: its name in messages."""
+def frames(text: str, path: Path) -> list[Frame]:
+    """The records of an SD file or molfile. path: names the file in messages."""
     records = [r for r in re.split(r"^\$\$\$\$.*\n?", text, flags=re.MULTILINE) if r.strip()]
     return [_named(_record, record, f"{path}, record {k}" + _title(record)) for k, record in enumerate(records, 1)]
 
 
-def mol2_frames(text: str, path) -> list[Frame]:
-    """The molecules of a mol2 file; the charge is the sum of its column of charges."""
+def mol2_frames(text: str, path: Path) -> list[Frame]:
+    """The molecules of a mol2 file; the charge is the sum of its column of charges. path: names the file in messages."""
     records = text.split("@<TRIPOS>MOLECULE")[1:]
     return [_named(_mol2, "@<TRIPOS>MOLECULE" + record, f"{path}, record {k}") for k, record in enumerate(records, 1)]
 
 
 def text(frames: list[Atoms], charges: list[np.ndarray], spins: list[np.ndarray], several: bool) -> str:
-    """The frames as an SD file, or one as a molfile; charges, unpaired electrons (0, 1, 2) by atom. IncompatibleFile."""
+    """The frames as an SD file, or (several=False) one of them as a molfile.
+
+    charges, spins: formal charges (e) and unpaired electrons (0, 1, 2) of the atoms of each frame.
+    """
     return "".join(_block(*frame, several) for frame in zip(frames, charges, spins, strict=True))
 
 
 def isotope_mass(number: int, nucleons: int) -> float:
-    """Mass of an isotope, u. InvalidMolecule: there is none."""
+    """Mass of the isotope of an element (its atomic number) with so many nucleons, u.
+
+    Raises:
+        InvalidMolecule: there is no such isotope.
+    """
     from rdkit import Chem
 
     mass = Chem.GetPeriodicTable().GetMassForIsotope(int(number), int(nucleons))

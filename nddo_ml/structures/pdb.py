@@ -7,6 +7,7 @@ else from the columns of the name (" CA " is carbon, "CA  " calcium). A charge i
 import re
 from collections import defaultdict
 from itertools import groupby
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -33,39 +34,39 @@ class _Row(NamedTuple):
     chain: str
 
 
-def frames(text: str, path) -> list[Frame]:
-    """The frames of a PDB file: its models, or what END separates; path: its name in messages."""
-    found, block, cell = [], [], ""
+def frames(text: str, path: Path) -> list[Frame]:
+    """The frames of a PDB file: its models, or what END separates. path: names the file in messages."""
+    read, block, cell = [], [], ""
     for line in [*text.splitlines(), "END"]:
         if line.startswith("CRYST1"):
             cell = line
         elif line.startswith(("ATOM", "HETATM")):
             block.append(line)
         elif line.split()[:1] and line.split()[0] in ENDS and block:
-            found.append(_frame(block, cell, f"{path}, frame {len(found) + 1}"))
+            read.append(_frame(block, cell, f"{path}, frame {len(read) + 1}"))
             block = []
-    return found
+    return read
 
 
-def cif_frames(text: str, path) -> list[Frame]:
-    """The models of an mmCIF file."""
+def cif_frames(text: str, path: Path) -> list[Frame]:
+    """The models of an mmCIF file. path: names the file in messages."""
     import gemmi
 
-    found = []
+    read = []
     for block in gemmi.cif.read_string(text):
         structure = gemmi.make_structure_from_block(block)
         for model in structure:
-            where = f"{path}, frame {len(found) + 1}"
+            where = f"{path}, frame {len(read) + 1}"
             atoms = [(atom, residue, chain) for chain in model for residue in chain for atom in residue]
             try:
-                found.append(_built(atoms, [atom.charge for atom, *_ in atoms], structure.cell, where, []))
+                read.append(_built(atoms, [atom.charge for atom, *_ in atoms], structure.cell, where, []))
             except InvalidMolecule as error:
-                found.append(Frame(error=error))
-    return found
+                read.append(Frame(error=error))
+    return read
 
 
 def text(frames: list[Atoms], charges: list[np.ndarray]) -> str:
-    """The frames as a PDB file; charges: formal charges of the atoms of each."""
+    """The frames as a PDB file. charges: formal charges (e) of the atoms of each frame."""
     import gemmi
 
     structure = gemmi.Structure()
@@ -119,7 +120,7 @@ def _frame(block, cell, where):
         lines = [_line(line, k, field[0], left) for k, (line, field) in enumerate(zip(block, fields, strict=True))]
         structure = gemmi.read_pdb_string("\n".join([*([cell] if cell else []), *lines, "END", ""]))
         atoms = sorted(((atom, residue, chain) for chain in structure[0] for residue in chain for atom in residue),
-                       key=lambda found: found[0].serial)
+                       key=lambda atom: atom[0].serial)
         if len(atoms) != len(block):
             raise IncompatibleFile(f"{where}: {len(block)} lines of atoms, of which {len(atoms)} can be read.")
         for (atom, *_), place in zip(atoms, places, strict=True):
@@ -146,13 +147,13 @@ def _field(line, where):
         tail = " " * 10 + tail[shifted.start():]     # one or two columns to the left, and no name of a segment
     if OLD.fullmatch(tail[6:].strip()):
         return None, 0
-    found = FIELD.fullmatch(tail[10:16])
-    letters = found and found[1] and found[1].upper()
-    known = letters and gemmi.Element(letters).atomic_number
-    if found is None or (letters and not known and not name.startswith(letters)):
+    field = FIELD.fullmatch(tail[10:16])
+    letters = (field[1] or "").upper() if field else ""
+    known = letters != "" and gemmi.Element(letters).atomic_number > 0
+    if field is None or (letters and not known and not name.startswith(letters)):
         raise InvalidMolecule(f"{where}: columns 77 to 80 of the atom {line[6:16].strip()!r} hold {tail[10:16].strip()!r}: "
                               "expected an element and a charge written 1+, +1 or + (and likewise with -).")
-    word = found[2] or "0"
+    word = field[2] or "0"
     charge = int(re.sub(r"\D", "", word) or 1) * (-1 if "-" in word else 1)
     return (letters.capitalize() if known else None), charge
 
@@ -204,16 +205,16 @@ def _built(atoms, charges, cell, where, notes):
         if name in ISOTOPES:
             isotopes[index] = ISOTOPES[name]
         symbols.append(symbol(1) if name in ISOTOPES else name)
-    found = [atoms[k] for k in kept]
-    built = Atoms(symbols, [atom.pos.tolist() for atom, *_ in found])
+    atoms = [atoms[k] for k in kept]
+    built = Atoms(symbols, [atom.pos.tolist() for atom, *_ in atoms])
     if cell.is_crystal():
         built.cell, built.pbc = [cell.a, cell.b, cell.c, cell.alpha, cell.beta, cell.gamma], True
-    columns = ([a.name or s for (a, *_), s in zip(found, symbols, strict=True)], [r.name or "UNL" for _, r, _ in found],
-               [r.seqid.num or 0 for _, r, _ in found], [c.name.strip() or "A" for *_, c in found])
+    columns = ([a.name or s for (a, *_), s in zip(atoms, symbols, strict=True)], [r.name or "UNL" for _, r, _ in atoms],
+               [r.seqid.num or 0 for _, r, _ in atoms], [c.name.strip() or "A" for *_, c in atoms])
     for name, column in zip(NAMES, columns, strict=True):
         built.set_array(name, np.array(column))
-    built.set_array("occupancy", np.array([a.occ for a, *_ in found]))
-    built.set_array("bfactor", np.array([a.b_iso for a, *_ in found]))
+    built.set_array("occupancy", np.array([a.occ for a, *_ in atoms]))
+    built.set_array("bfactor", np.array([a.b_iso for a, *_ in atoms]))
     with_formal_charges(built, [charges[k] for k in kept])
     return Frame(with_isotopes(built, isotopes), (*notes, *([f"{where}: {note}"] if note else [])))
 

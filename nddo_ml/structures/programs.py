@@ -1,5 +1,7 @@
-"""Files of other programs: ASE reads the atoms, and what it leaves out of charge, multiplicity, isotopes and fixed atoms is
-read here, or a note says that it is not.
+"""Files of other programs.
+
+ASE reads the atoms. What it leaves out of charge, multiplicity, isotopes and fixed atoms is read here, or a note says that it
+is not read.
 """
 
 import io
@@ -14,7 +16,7 @@ from ase.io import read as ase_read
 from ase.io.formats import filetype
 
 from nddo_ml.errors import IncompatibleFile
-from nddo_ml.structures.frames import Frame, plain
+from nddo_ml.structures.frames import Frame, plain, with_isotopes
 from nddo_ml.structures.mdl import isotope_mass
 
 NUMBER = r"([-+]?\d+(?:\.\d*)?)"
@@ -44,39 +46,44 @@ PLACED = re.compile(r"^\s*([A-Za-z][\w()=.,-]*?)(?:[\s,]+(-\d+|0))?"
 
 def frames(text: str, path: Path) -> list[Frame]:
     """The frames of a file that ASE reads; text: what is in it."""
-    if ORCA.search(text):
-        return [_orca(text, path)]
+    coordinates = ORCA.search(text)
+    if coordinates:
+        return [_orca(coordinates, path)]
     form = filetype(str(path))
     return _READERS.get(form, _by_ase)(text, path, form)
 
 
 def _by_ase(text, path, form):
     """The frames as ASE reads them, with what the text says of charge and multiplicity."""
-    found = ase_read(path, index=":", format=form)
-    found = list(found) if isinstance(found, list) else [found]
-    notes = ()
+    images, notes = _images(path, form), ()
     if form in STATEMENTS:
-        for atoms in found:
+        for atoms in images:
             atoms.info |= _stated(text, form)
     elif form not in WITHOUT:
         notes = (f"{path.name}: a charge is not read from files of the format {form}: give --charge, unless it is neutral.",)
-    return [Frame(atoms, notes) for atoms in found]
+    return [Frame(atoms, notes) for atoms in images]
+
+
+def _images(path: Path, form: str) -> list[Atoms]:
+    """All structures of a file, as ASE reads them."""
+    images = ase_read(path, index=":", format=form)
+    return list(images) if isinstance(images, list) else [images]
 
 
 def _stated(text, form):
     """What a text says, by the patterns of its format; several values, or in an input a word that is no number, as a list,
     which is refused later."""
-    found = {}
+    said = {}
     for name, pattern in zip(("charge", "multiplicity", "unpaired"), STATEMENTS[form], strict=True):
         given = {float(next(filter(None, m.groups()))) for m in re.finditer(pattern, text, re.IGNORECASE | re.MULTILINE)} \
             if pattern else ()
         if given:
-            found[name] = given.pop() if len(given) == 1 else sorted(given)
+            said[name] = given.pop() if len(given) == 1 else sorted(given)
         elif pattern and form in INPUTS:
             words = re.finditer(pattern.replace(NUMBER, r"(\S+)"), text, re.IGNORECASE | re.MULTILINE)
             bad = [next(filter(None, m.groups())) for m in words]
-            found |= {name: bad} if bad else {}
-    return found
+            said |= {name: bad} if bad else {}
+    return said
 
 
 def _gaussian(text, path, form):
@@ -85,28 +92,25 @@ def _gaussian(text, path, form):
 
     lines, codes = text.split("\n"), []
     for k, line in enumerate(lines):
-        if found := PLACED.match(line):
-            codes.append(int(found[2] or 0))
-            numbers = found[3].replace(",", " ").split()
-            lines[k] = " ".join([found[1], *(repr(float(plain(word))) for word in numbers)])      # ASE takes 0 for a Z-matrix
+        if atom := PLACED.match(line):
+            codes.append(int(atom[2] or 0))
+            numbers = atom[3].replace(",", " ").split()
+            lines[k] = " ".join([atom[1], *(repr(float(plain(word))) for word in numbers)])      # ASE takes 0 for a Z-matrix
         lines[k] = re.sub(r"^(\s*[-+]?\d+)\s*,\s*(\d+\s*)$", r"\1 \2", lines[k])     # charge, multiplicity
     atoms = read_gaussian_in(io.StringIO("\n".join(lines)), attach_calculator=True)
     said = atoms.calc.parameters
     atoms.info |= {"charge": said["charge"], "multiplicity": said["mult"]}
-    masses = atoms.get_masses()
-    isotopes = {k: isotope_mass(atoms.numbers[k], value) if float(value).is_integer() else float(value)
+    isotopes = {k: isotope_mass(int(atoms.numbers[k]), int(value)) if float(value).is_integer() else float(value)
                 for k, value in enumerate(said.get("isolist") or ()) if value is not None}
-    if isotopes:
-        masses[list(isotopes)] = list(isotopes.values())
-        atoms.set_masses(masses)
+    with_isotopes(atoms, isotopes)
     if len(codes) == len(atoms) and any(code < 0 for code in codes):
         atoms.set_constraint(FixAtoms([k for k, code in enumerate(codes) if code < 0]))
     return [Frame(atoms)]
 
 
-def _orca(text, path):
-    """ORCA's input with its coordinates in it."""
-    charge, multiplicity, body = ORCA.search(text).groups()
+def _orca(coordinates: re.Match[str], path: Path) -> Frame:
+    """The frame of ORCA's input with its coordinates in it."""
+    charge, multiplicity, body = coordinates.groups()
     rows = [line.split() for line in body.split("\n") if line.strip()]
     try:
         atoms = Atoms([row[0] for row in rows], [[float(plain(word)) for word in row[1:4]] for row in rows])
@@ -119,14 +123,14 @@ def _orca(text, path):
 
 def _cjson(text, path, form):
     """Chemical JSON: the total charge and multiplicity, or the formal charges."""
-    found = _by_ase(text, path, form)[0].atoms
+    atoms = _images(path, form)[0]
     data = {key.replace(" ", "").lower(): value for key, value in json.loads(text).items()}
     properties = data.get("properties") or {}
-    found.info |= {key: value for key, value in (properties | _numbers(data)).items() if not isinstance(value, dict | list)}
+    atoms.info |= {key: value for key, value in (properties | _numbers(data)).items() if not isinstance(value, dict | list)}
     formal = (data.get("atoms") or {}).get("formalCharges")
     if formal and np.any(formal):
-        found.info.setdefault("charge", int(np.sum(formal)))
-    return [Frame(found)]
+        atoms.info.setdefault("charge", int(np.sum(formal)))
+    return [Frame(atoms)]
 
 
 def _numbers(data):
@@ -137,12 +141,12 @@ def _database(text, path, form):
     """ASE's JSON and SQLite files, with the keys that their rows carry."""
     from ase.db import connect
 
-    found = []
+    read = []
     for row in connect(str(path), type=form).select():
         atoms = row.toatoms()
         atoms.info |= row.key_value_pairs
-        found.append(Frame(atoms))
-    return found
+        read.append(Frame(atoms))
+    return read
 
 
 _READERS = {"gaussian-in": _gaussian, "cjson": _cjson, "json": _database, "db": _database}

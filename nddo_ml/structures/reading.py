@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from ase import Atoms
 from ase.constraints import FixCartesian, FixScaled
 from ase.io.formats import UnknownFileTypeError, filetype
 
@@ -22,13 +23,20 @@ FORMATS = {"xyz": xyz.frames, "extxyz": xyz.frames, "sdf": mdl.frames, "mol": md
 MMCIF = "_atom_site.Cartn_x"      # what tells a CIF file of a protein from one of a crystal
 
 
-def read(path: Path, isolated=False, charge=None, multiplicity=None, results=False) -> list[Frame]:
+def read(path: Path, isolated: bool = False, charge: int | None = None, multiplicity: int | None = None,
+         results: bool = False) -> list[Frame]:
     """The frames of a file, each with its atoms or with the error that names it.
 
-    atoms.info holds one "charge" and one "multiplicity" where anything is said; masses those of isotopes; constraints those of
-    the file. isolated: forget periodic boundaries. charge, multiplicity: what goes before the file, with a note where that
-    differs. results: keep energies and forces of the file (atoms.calc). IncompatibleFile: the file as a whole cannot be read,
-    or is empty.
+    atoms.info holds one "charge" (e) and one "multiplicity" where anything is said of them. The masses are those of isotopes,
+    the constraints those of the file.
+
+    isolated: forget periodic boundaries.
+    charge, multiplicity: what goes before the file, with a note where that differs.
+    results: keep the energies and forces of the file (atoms.calc).
+
+    Raises:
+        IncompatibleFile: the file as a whole cannot be read, or is empty.
+        InvalidMolecule: a format that holds one structure only holds one that is none.
     """
     try:
         frames = _frames(path)
@@ -47,12 +55,16 @@ def read(path: Path, isolated=False, charge=None, multiplicity=None, results=Fal
             for k, frame in enumerate(frames, 1)]
 
 
-def atoms_of(frames: list[Frame]) -> list:
-    """The Atoms of all frames. NDDOError: the first error among them."""
+def atoms_of(frames: list[Frame]) -> list[Atoms]:
+    """The Atoms of all frames.
+
+    Raises:
+        NDDOError: the first error among the frames.
+    """
     for frame in frames:
         if frame.error is not None:
             raise frame.error
-    return [frame.atoms for frame in frames]
+    return [frame.atoms for frame in frames if frame.atoms is not None]
 
 
 def _frames(path):
@@ -63,7 +75,7 @@ def _frames(path):
         reader = pdb.cif_frames
     if reader is None:
         with _in_place(path, data, text) as file:
-            reader = FORMATS.get(_guessed(file))
+            reader = FORMATS.get(_guessed(file) or "")
             if reader is None:
                 return programs.frames(text, file)
     return reader(text, path)

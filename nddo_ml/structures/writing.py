@@ -1,5 +1,7 @@
-"""Writing: frames to a file in the format of its suffix, with charge, multiplicity, isotopes and fixed atoms where the format
-can hold them; what does not come back when the file is read again is said.
+"""Writing: frames to a file in the format of its suffix.
+
+Charge, multiplicity, isotopes and fixed atoms are written where the format can hold them. The file is read again, and what does
+not come back is said.
 """
 
 import io
@@ -23,7 +25,11 @@ LARGEST_CHARGE = {"pdb": 9, "mdl": 15}      # of one atom
 
 
 def check_format(path: Path) -> None:
-    """Refuse a structure file whose suffix names no format that can be written. IncompatibleFile."""
+    """Refuse a structure file whose suffix names no format that can be written.
+
+    Raises:
+        IncompatibleFile: it names none.
+    """
     try:
         known = ioformats.get(filetype(str(path), read=False))
     except UnknownFileTypeError:
@@ -33,7 +39,11 @@ def check_format(path: Path) -> None:
 
 
 def write(path: Path, frames: list[Atoms]) -> list[str]:
-    """Write frames, and return warnings of what the format does not hold. IncompatibleFile: they cannot be written."""
+    """Warnings of what the format does not hold, after the frames are written.
+
+    Raises:
+        IncompatibleFile: they cannot be written.
+    """
     form = filetype(str(path), read=False)
     try:
         if form in _TEXTS:
@@ -56,8 +66,7 @@ def _lost(path, frames, form):
     if not ioformats[form].can_read:      # a picture
         return []
     try:
-        found = read(path, isolated=True)
-        pairs = [(atoms, frame.atoms) for atoms, frame in zip(frames, found, strict=True)]
+        pairs = [(atoms, frame.atoms) for atoms, frame in zip(frames, read(path, isolated=True), strict=True)]
     except (NDDOError, ValueError):
         return [f"{path} could not be read again as it was written: keep the structures as extxyz too."]
     missing = sorted({what for before, after in pairs for what in _differences(before, after)})
@@ -65,7 +74,8 @@ def _lost(path, frames, form):
     return [f"{path}: the format {form} does not hold the {', '.join(missing)}{hint}."] if missing else []
 
 
-def _differences(before, after):
+def _differences(before: Atoms, after: Atoms | None) -> list[str]:
+    """What the atoms that were read again lack of those that were written, in words."""
     if after is None:
         return ["structure"]
     missing = ["charge"] if _charge(before) != _charge(after) else []
@@ -87,11 +97,12 @@ def _held(atoms):
     return fixed.tolist(), sorted(others)
 
 
-def _charge(atoms):
+def _charge(atoms: Atoms) -> int:
+    """The charge that is said, or 0."""
     return agreed("charge", charges(atoms), 0)
 
 
-def _multiplicity(atoms):
+def _multiplicity(atoms: Atoms) -> int:
     """The multiplicity that is said, or the lowest."""
     return agreed("multiplicity", multiplicities(atoms), 1 + (int(atoms.numbers.sum()) - _charge(atoms)) % 2)
 
@@ -163,7 +174,7 @@ def _by_ase(atoms, form, **options):
 def _database(path, frames, form):
     from ase.db import connect
 
-    with connect(str(path), type=form, append=False) as rows:
+    with connect(str(path), type=form, append=False) as rows:       # pyright: ignore[reportGeneralTypeIssues]  (as ASE means it)
         for atoms in frames:
             rows.write(atoms, total_charge=_charge(atoms), multiplicity=_multiplicity(atoms))
 

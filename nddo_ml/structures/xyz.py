@@ -8,6 +8,7 @@ words never count.
 
 import io
 import re
+from pathlib import Path
 
 import numpy as np
 from ase.data import chemical_symbols
@@ -29,21 +30,21 @@ PAIR = re.compile(r"\s*[+-]?\d+\s+[1-9]\d?\s*")   # charge and multiplicity, as 
 class _Broken(IncompatibleFile):
     """A frame that cannot be read: the message, and the line where the next one is looked for."""
 
-    def __init__(self, message, start):
+    def __init__(self, message: str, start: int):
         super().__init__(message)
         self.start = start
 
 
-def frames(text: str, path) -> list[Frame]:
-    """The frames of a text; path: its name in messages."""
-    lines, start, found = text.splitlines(), 0, []
+def frames(text: str, path: Path) -> list[Frame]:
+    """The frames of an xyz file. path: names the file in messages."""
+    lines, start, read = text.splitlines(), 0, []
     while (start := _filled(lines, start)) < len(lines):
         try:
-            frame, start = _frame(lines, start, f"{path}, frame {len(found) + 1}")
+            frame, start = _frame(lines, start, f"{path}, frame {len(read) + 1}")
         except _Broken as error:
             frame, start = Frame(error=IncompatibleFile(str(error))), _header(lines, error.start)
-        found.append(frame)
-    return found
+        read.append(frame)
+    return read
 
 
 def _filled(lines, start):
@@ -121,13 +122,13 @@ def _count(lines, start, where):
 
 def _columns(comment):
     """name -> first column of an extended XYZ comment; nothing for any other."""
-    found, first = {}, 0
+    columns, first = {}, 0
     said = re.search(r"(?<!\w)Properties\s*=\s*[\"']?([\w:]+)", comment)
     fields = said[1].split(":") if said else []
     for name, width in zip(fields[::3], fields[2::3], strict=False):
-        found[name] = first
+        columns[name] = first
         first += int(width) if width.isdigit() else 1
-    return found
+    return columns
 
 
 def _words(lines, k, species, place, where, start):
@@ -190,15 +191,15 @@ def _pairs(comment):
 
 def _prose(comment, where):
     """(info, notes) of a charge and a multiplicity that a comment says in words, or in pairs that ASE does not find."""
-    found = {}
+    said = {}
     for word, value in PROSE.findall(comment):
-        found.setdefault("charge" if word.lower() == "charge" else "multiplicity", value)
+        said.setdefault("charge" if word.lower() == "charge" else "multiplicity", value)
     file = where.rpartition(", ")[0]
-    notes = [f"{file}: {what} {value} is read from the comment {comment[:60]!r}." for what, value in found.items()]
+    notes = [f"{file}: {what} {value} is read from the comment {comment[:60]!r}." for what, value in said.items()]
     if not _pairs(comment):
-        found |= {key: value for key, value in re.findall(r"([\w+]+)\s*=\s*[\"']?([^\s\"',;]+)", comment) if meaning(key)}
+        said |= {key: value for key, value in re.findall(r"([\w+]+)\s*=\s*[\"']?([^\s\"',;]+)", comment) if meaning(key)}
     if PAIR.fullmatch(comment) and comment.split() not in (["0", "1"], ["0", "2"]):
         charge, multiplicity = comment.split()
         notes.append(f"{file}: the comment {comment!r} is not read; if it means charge and multiplicity, write charge={charge} "
                      f"multiplicity={multiplicity}.")
-    return found, tuple(notes)
+    return said, tuple(notes)

@@ -5,6 +5,7 @@ Every table of the file is a frozen record below; a key that does not exist is r
 
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 from nddo_ml.common.toml import (
     COUNT,
@@ -31,105 +32,96 @@ TRAINABLE = ("network", "parameters", "all")
 
 @dataclass(frozen=True)
 class Model:
-    """[model] parent: method whose parameters are shifted. network: settings for networks.build, {} for the default one;
-    features, heads or the whole of it may be of one's own, "module:Class".
-    trainable: network; parameters (the parent's tables themselves, one global fit, no network); all. start: weights to go on
-    from, instead of parent and network; `network` may then name further heads. dispersion: whether the finished model adds
-    D3(BJ) of omegaB97X-D3(BJ). device: cpu or cuda."""
+    """[model]: what is trained."""
 
-    parent: str = "PM6"
+    parent: str = "PM6"                                 # method whose parameters are shifted
+    # settings of networks.build, {} for its default; features, heads or the whole network may be your own, "module:Class"
     network: dict = field(default_factory=dict)
-    trainable: str = "network"
+    trainable: str = "network"                          # or "parameters": the parent's tables, no network; or "all"
+    # file of weights to go on from, instead of parent and network; `network` may then name further heads
     start: str | None = None
-    dispersion: bool = True
-    device: str = "cpu"
+    dispersion: bool = True                             # whether the finished model adds D3(BJ) of omegaB97X-D3(BJ)
+    device: str = "cpu"                                 # or "cuda"
 
 
 @dataclass(frozen=True)
-class Data:
-    """[data] validation: fraction of molecules held out. large: heavy atoms from which on molecules are for tests only.
-    largest_force: frames with a larger force component (eV/angstrom) are left out and counted. contamination: largest
-    difference of <S^2> from the reference's; beyond it a frame is masked. level: of theory, for the weights' metadata."""
+class TrainingData:
+    """[data]: which frames are held out, left out and masked."""
 
-    validation: float = 0.1
-    large: int = 10
-    largest_force: float = 30.0
-    contamination: float = 0.3
-    level: str = "unknown"
+    validation: float = 0.1                             # fraction of the molecules that are held out
+    large: int = 10                                     # heavy atoms from which on molecules are for tests only
+    largest_force: float = 30.0                         # eV/angstrom; frames with a larger component are left out
+    contamination: float = 0.3                          # difference of <S^2> from the reference beyond which a frame is masked
+    level: str = "unknown"                              # of theory, for the metadata of the weights
 
 
 @dataclass(frozen=True)
-class Optimisation:
-    """[optimiser] batch: frames per step. ratio: rate of AdamW relative to Muon's. warm_up, final: fraction of steps the rate
-    rises over, and factor it ends at. clip: largest gradient norm. average: decay of the averaged weights."""
+class TrainingOptimisation:
+    """[optimiser]: how the weights move."""
 
-    batch: int = 24
-    ratio: float = 0.25
-    momentum: float = 0.95
-    warm_up: float = 0.03
-    final: float = 0.01
-    clip: float = 1.0
-    average: float = 0.99
+    batch: int = 24                                     # frames per step
+    ratio: float = 0.25                                 # learning rate of AdamW relative to that of Muon
+    momentum: float = 0.95                              # of Muon
+    warm_up: float = 0.03                               # fraction of the steps over which the rate rises
+    final: float = 0.01                                 # factor of the rate at the end
+    clip: float = 1.0                                   # largest norm of the gradient
+    average: float = 0.99                               # decay of the averaged weights
 
 
 @dataclass(frozen=True)
-class SCF:
-    """[scf] tolerance: commutator, eV. response_tolerance: relative. max_steps. cold: every so many epochs each structure is
-    also solved from neutral atoms, against hysteresis (0: never)."""
+class TrainingSCF:
+    """[scf]: how far the self-consistent field and its response are converged."""
 
-    tolerance: float = 1e-4
-    response_tolerance: float = 3e-3
+    tolerance: float = 1e-4                             # largest element of the commutator, eV
+    response_tolerance: float = 3e-3                    # relative residual of the response equations
     max_steps: int = 120
+    # every so many epochs each structure is also solved from neutral atoms, against hysteresis; 0: never
     cold: int = 10
 
 
 @dataclass(frozen=True)
-class Log:
-    """[log] validate, plot, checkpoint: every so many epochs (0: plots never). frames: at most so many of each part when
-    validating; the end of a stage takes all."""
+class TrainingLog:
+    """[log]: what is written how often, in epochs."""
 
     validate: int = 2
-    frames: int = 300
-    plot: int = 10
+    frames: int = 300                                   # at most so many of each part when validating; a stage ends with all
+    plot: int = 10                                      # 0: never
     checkpoint: int = 1
 
 
 @dataclass(frozen=True)
 class Stage:
-    """[[stage]] kind: frozen (one pass over data and losses, nothing is changed), pretrain, finetune. files: data. epochs.
-    rate: learning rate. weight_decay: pull on the weights, per step and unit of rate, towards zero or, when finetuning, towards
-    what they were when the stage began. offsets: atoms (labelled free atoms), fitted (least squares), kept. dispersion: apart
-    (the labels hold none), included (they do: D3(BJ) is subtracted), learned (labels as they are). limit: only so many training
-    frames.
-    interactions: files of complexes and their fragments, of any level, of which only the interaction energies are trained on.
-    [stage.losses], [stage.widths]: losses.py; losses of one's own are keys "module:Name"."""
+    """[[stage]]: data and losses, for a number of epochs."""
 
-    kind: str
-    files: tuple[str, ...]
+    kind: str                                           # frozen (one pass, nothing is changed), pretrain or finetune
+    files: tuple[str, ...]                              # of labelled frames
     epochs: int = 100
-    rate: float = 1.2e-2
+    rate: float = 1.2e-2                                # learning rate
+    # pull on the weights per step and unit of rate: towards zero, of kind finetune towards what they were at its beginning
     weight_decay: float = 0.0
-    offsets: str = "fitted"
+    offsets: str = "fitted"                             # by least squares; or "atoms": from labelled free atoms; or "kept"
+    # apart: the labels hold none; included: they do, D3(BJ) is subtracted; learned: labels as they are
     dispersion: str = "apart"
-    limit: int | None = None
+    limit: int | None = None                            # only so many training frames
+    # files of complexes and fragments, of any level of theory, of which only the interaction energies are trained on
     interactions: tuple[str, ...] = ()
     name: str = ""
-    losses: Weights = field(default_factory=Weights)
-    widths: Widths = field(default_factory=Widths)
+    losses: Weights = field(default_factory=Weights)    # [stage.losses]; your own are keys "module:Name"
+    widths: Widths = field(default_factory=Widths)      # [stage.widths]
 
 
 @dataclass(frozen=True)
-class Config:
-    """A whole training. output: folder of everything it writes. seeds: one member of the ensemble each."""
+class TrainingConfig:
+    """A whole training."""
 
-    output: str
+    output: str                                         # folder of everything it writes
     stage: tuple[Stage, ...]
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] = (0,)                       # one member of the ensemble each
     model: Model = Model()
-    data: Data = Data()
-    optimiser: Optimisation = Optimisation()
-    scf: SCF = SCF()
-    log: Log = Log()
+    data: TrainingData = TrainingData()
+    optimiser: TrainingOptimisation = TrainingOptimisation()
+    scf: TrainingSCF = TrainingSCF()
+    log: TrainingLog = TrainingLog()
 
     def as_dict(self) -> dict:
         """Plain values, for checkpoints and metadata."""
@@ -147,32 +139,49 @@ LIMITS = {
     **{f"stage.widths.{f.name}": POSITIVE for f in fields(Widths)}}
 
 
-def read_config(file: str | Path) -> Config:
-    """The training a TOML file describes; relative paths in it start at its folder. Raises IncompatibleFile, UnknownOption."""
+def read_config(file: str | Path) -> TrainingConfig:
+    """The training that a TOML file describes; relative paths in it start at the folder of the file.
+
+    Raises:
+        IncompatibleFile: there is no such file, or it is not TOML.
+        UnknownOption: it has a key that does not exist, lacks one, or holds a value that cannot be.
+    """
     return anchored(from_dict(read_toml(file), str(file)), Path(file).parent)
 
 
-def from_dict(values: dict, where: str = "the configuration") -> Config:
-    """A Config from plain values. UnknownOption for a key that does not exist, or a value that cannot be."""
-    return checked(from_table(Config, _own_losses(values), where), where)
+def from_dict(values: dict, where: str = "the configuration") -> TrainingConfig:
+    """The training that plain values describe; `where` they stand is named in errors.
+
+    Raises:
+        UnknownOption: a key does not exist or is missing, or a value cannot be.
+    """
+    return checked(from_table(TrainingConfig, _own_losses(values), where), where)
 
 
-def _own_losses(values):
-    """The values with losses of one's own, keys with a colon, where their record keeps them."""
-    def sorted_out(stage):
-        losses = stage.get("losses") if isinstance(stage, dict) else None
-        own = {key: value for key, value in losses.items() if ":" in key} if isinstance(losses, dict) else {}
-        if not own:
-            return stage
-        rest = {key: value for key, value in losses.items() if key not in own}
-        return {**stage, "losses": {**rest, "own": {**rest.get("own", {}), **own}}}
-
+def _own_losses(values: dict) -> dict:
+    """The values with the losses of one's own, keys with a colon, moved to where their record keeps them."""
     stages = values.get("stage") if isinstance(values, dict) else None
-    return {**values, "stage": [sorted_out(s) for s in stages]} if isinstance(stages, list | tuple) else values
+    return {**values, "stage": [_own_apart(s) for s in stages]} if isinstance(stages, list | tuple) else values
 
 
-def checked(config: Config, where: str = "the configuration") -> Config:
-    """Itself. UnknownOption: a value that cannot be."""
+def _own_apart(stage: Any) -> Any:
+    """A stage whose own losses lie in a table `own` of its losses."""
+    losses = stage.get("losses") if isinstance(stage, dict) else None
+    if not isinstance(losses, dict):
+        return stage
+    own = {key: value for key, value in losses.items() if ":" in key}
+    if not own:
+        return stage
+    rest = {key: value for key, value in losses.items() if key not in own}
+    return {**stage, "losses": {**rest, "own": {**rest.get("own", {}), **own}}}
+
+
+def checked(config: TrainingConfig, where: str = "the configuration") -> TrainingConfig:
+    """The configuration itself.
+
+    Raises:
+        UnknownOption: one of its values cannot be.
+    """
     if not config.stage:
         raise UnknownOption(f"{where} has no [[stage]]: give at least one, with kind, files and epochs.")
     check_choice(config.model.trainable, TRAINABLE, "model.trainable", where)
@@ -193,14 +202,11 @@ def checked(config: Config, where: str = "the configuration") -> Config:
     return config
 
 
-def anchored(config: Config, folder: Path) -> Config:
+def anchored(config: TrainingConfig, folder: Path) -> TrainingConfig:
     """The configuration with its relative paths as seen from `folder`."""
-    def at(name):
-        return str(folder / name)
-
-    stages = tuple(replace(s, files=tuple(at(f) for f in s.files), interactions=tuple(at(f) for f in s.interactions))
-                   for s in config.stage)
+    stages = tuple(replace(s, files=tuple(str(folder / f) for f in s.files),
+                           interactions=tuple(str(folder / f) for f in s.interactions)) for s in config.stage)
     model = config.model
-    if model.start is not None and (folder / model.start).exists():
-        model = replace(model, start=at(model.start))
-    return replace(config, output=at(config.output), stage=stages, model=model)
+    if model.start is not None and (folder / model.start).exists():      # else the name of a shipped model
+        model = replace(model, start=str(folder / model.start))
+    return replace(config, output=str(folder / config.output), stage=stages, model=model)

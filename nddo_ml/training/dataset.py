@@ -7,12 +7,15 @@ from, and a part never changes when data are added.
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from ase import Atoms
+from jaxtyping import Float, Int
 
 from nddo_ml.elements import dipole_masses
 from nddo_ml.errors import IncompatibleFile, NDDOError
@@ -27,46 +30,42 @@ NEAREST = 0.3            # angstrom: atoms nearer than this are a broken file
 
 @dataclass(frozen=True, eq=False)
 class External:
-    """Point charges around a frame: positions (site, 3) in angstrom, charges (site) in e, forces on them (site, 3) in eV/A."""
+    """Point charges around a frame."""
 
-    positions: np.ndarray
-    charges: np.ndarray
-    forces: np.ndarray
+    positions: Float[np.ndarray, "site 3"]              # angstrom
+    charges: Float[np.ndarray, "site"]                  # e
+    forces: Float[np.ndarray, "site 3"]                 # on the charges, eV/angstrom
 
 
 @dataclass(frozen=True, eq=False)
-class Frame:
-    """One labelled structure. numbers (atom), positions (atom, 3) in angstrom, energy in eV, forces (atom, 3) in eV/angstrom,
-    NaN where the level has none; None where the file does not say: dipole (3), e angstrom, of an ion about its centre of mass
-    as in Result; charges (atom), e; gap, eV; s2; dispersion_energy and dispersion_forces, kept apart from energy and forces
-    unless `dispersion_included`. molecule: what the split goes by; source: file and index.
-    """
+class LabelledFrame:
+    """One structure with its reference labels; None for a label that its file does not have."""
 
-    source: str
-    molecule: str
-    group: str
-    how: str
-    numbers: np.ndarray
-    positions: np.ndarray
-    charge: int
+    source: str                                         # name of the file and index in it
+    molecule: str                                       # name that decides the part
+    group: str                                          # what the file says of its kind: "core", "complex", "dissociation", ...
+    how: str                                            # and of how the structure was made
+    numbers: Int[np.ndarray, "atom"]
+    positions: Float[np.ndarray, "atom 3"]              # angstrom
+    charge: int                                         # e
     multiplicity: int
-    energy: float
-    forces: np.ndarray
-    dipole: np.ndarray | None = None
-    charges: np.ndarray | None = None
-    gap: float | None = None
-    s2: float | None = None
-    dispersion_energy: float | None = None
-    dispersion_forces: np.ndarray | None = None
-    dispersion_included: bool = False
+    energy: float                                       # eV
+    forces: Float[np.ndarray, "atom 3"]                 # eV/angstrom, NaN where the level of theory has none
+    dipole: Float[np.ndarray, "3"] | None = None        # e angstrom; of an ion about its centre of mass, as in Result
+    charges: Float[np.ndarray, "atom"] | None = None    # e
+    gap: float | None = None                            # eV
+    s2: float | None = None                             # <S^2>
+    dispersion_energy: float | None = None              # eV
+    dispersion_forces: Float[np.ndarray, "atom 3"] | None = None    # eV/angstrom
+    dispersion_included: bool = False                   # whether energy and forces hold the dispersion
     external: External | None = None
-    parts_of: str | None = None         # name shared by a complex and its fragments at the same geometry
-    fragment: str | None = None         # "AB" for the complex, "A" and "B" for its fragments
-    differences_only: bool = False      # only its part in an interaction energy is trained on
-    energy_error: float = 0.0           # standard error of the label, eV: of a Monte Carlo energy
-    forces_error: np.ndarray | None = None      # the same of each component, eV/angstrom
+    parts_of: str | None = None                         # name shared by a complex and its fragments at the same geometry
+    fragment: str | None = None                         # "AB" for the complex, "A" and "B" for its fragments
+    differences_only: bool = False                      # only its part in an interaction energy is trained on
+    energy_error: float = 0.0                           # standard error of the label, eV: of a Monte Carlo energy
+    forces_error: Float[np.ndarray, "atom 3"] | None = None         # the same of each component, eV/angstrom
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.numbers)
 
     @property
@@ -80,7 +79,7 @@ class Frame:
         return int((self.numbers > 1).sum())
 
     @property
-    def species(self) -> tuple:
+    def species(self) -> tuple[str, str | None, int, int]:
         """What frames that may be compared share: molecule (a fragment is none of its complex), charge, multiplicity."""
         return self.molecule, self.fragment if self.fragment != "AB" else None, self.charge, self.multiplicity
 
@@ -98,21 +97,27 @@ class Frame:
         return h.hexdigest()
 
 
-def load(files: Iterable[str | Path]) -> list[Frame]:
-    """The frames of all files, in order, each once. IncompatibleFile names the file and the frame that is unusable."""
-    found, seen = [], set()
+def load(files: Iterable[str | Path]) -> list[LabelledFrame]:
+    """The frames of all files, in order, each once.
+
+    Raises:
+        IncompatibleFile: a file, or a frame of it, is unusable, or there are none.
+    """
+    frames: dict[str, LabelledFrame] = {}
     for file in files:
         for frame in read_frames(file):
-            if frame.digest not in seen:
-                seen.add(frame.digest)
-                found.append(frame)
-    if not found:
+            frames.setdefault(frame.digest, frame)
+    if not frames:
         raise IncompatibleFile("No reference structures given: name at least one extxyz file under `files`.")
-    return found
+    return list(frames.values())
 
 
-def read_frames(file: str | Path) -> list[Frame]:
-    """The frames of one extended XYZ file (.extxyz, .xyz, or either with .gz). Keys: docs/training.md."""
+def read_frames(file: str | Path) -> list[LabelledFrame]:
+    """The frames of one extended XYZ file (.extxyz, .xyz, or either with .gz); docs/training.md lists its keys.
+
+    Raises:
+        IncompatibleFile: the file, or a frame of it, is unusable.
+    """
     path = Path(file)
     if not path.is_file():
         raise IncompatibleFile(f"There is no data file {path}: check `files`.")
@@ -123,7 +128,7 @@ def read_frames(file: str | Path) -> list[Frame]:
     return [_frame(path, k, atoms) for k, atoms in enumerate(structures)]
 
 
-def content_hash(frames: Sequence[Frame]) -> str:
+def content_hash(frames: Sequence[LabelledFrame]) -> str:
     """Hash of the frames, whatever their order and files."""
     return hashlib.sha256("".join(sorted(f.digest for f in frames)).encode()).hexdigest()
 
@@ -138,9 +143,12 @@ def share(name: str) -> float:
     return key(name) / 16**13
 
 
-def part(frame: Frame, validation: float, large: int) -> str:
-    """The part (of PARTS) a frame belongs to: `validation` is the fraction of molecules held out, `large` the number of heavy
-    atoms from which on molecules are kept for tests. Complexes are never large; a fragment goes with its complex."""
+def part(frame: LabelledFrame, validation: float, large: int) -> str:
+    """The part (of PARTS) that a frame belongs to.
+
+    validation: fraction of the molecules that are held out. large: number of heavy atoms from which on molecules are kept for
+    tests. Complexes are never large; a fragment goes with its complex.
+    """
     if frame.group.startswith("dissociation") or frame.how.startswith("dissociation"):
         return "dissociation"
     if len(frame) == 1 and frame.external is None:
@@ -159,26 +167,33 @@ def part(frame: Frame, validation: float, large: int) -> str:
     return "ions" if frame.charge else "validation"
 
 
-def split(frames: Sequence[Frame], validation: float = 0.1, large: int = 10) -> dict[str, list[Frame]]:
+def split(frames: Sequence[LabelledFrame], validation: float = 0.1, large: int = 10) -> dict[str, list[LabelledFrame]]:
     """The frames by part; parts without frames are left out."""
-    parts = {name: [] for name in PARTS}
-    for frame in frames:
-        parts[part(frame, validation, large)].append(frame)
-    return {name: found for name, found in parts.items() if found}
+    return _by_part((part(frame, validation, large), frame) for frame in frames)
 
 
-def split_by(trained: TrainedOn, frames: Sequence[Frame]) -> dict[str, list[Frame]]:
-    """The frames by part as a model sees them: `train` are those of molecules it was trained on, all others are held out and
-    lie in the part of their kind. Dissociation curves and free atoms stay parts of their own."""
-    parts = {name: [] for name in PARTS}
-    for frame in frames:
-        kind = part(frame, 1.0, trained.large)
-        seen = kind not in ("dissociation", "atoms") and key(frame.molecule) in trained.molecules
-        parts["train" if seen else kind].append(frame)
-    return {name: found for name, found in parts.items() if found}
+def split_by(trained: TrainedOn, frames: Sequence[LabelledFrame]) -> dict[str, list[LabelledFrame]]:
+    """The frames by part as a model sees them; parts without frames are left out.
+
+    `train` are those of molecules it was trained on; all others are held out and lie in the part of their kind. Dissociation
+    curves and free atoms stay parts of their own.
+    """
+    def seen(kind: str, frame: LabelledFrame) -> bool:
+        return kind not in ("dissociation", "atoms") and key(frame.molecule) in trained.molecules
+
+    kinds = [part(frame, 1.0, trained.large) for frame in frames]
+    return _by_part(("train" if seen(kind, frame) else kind, frame) for kind, frame in zip(kinds, frames, strict=True))
 
 
-def limited(frames: Sequence[Frame], count: int | None) -> list[Frame]:
+def _by_part(named: Iterable[tuple[str, LabelledFrame]]) -> dict[str, list[LabelledFrame]]:
+    """Frames by the part that each goes with, in the order of PARTS."""
+    parts: dict[str, list[LabelledFrame]] = {name: [] for name in PARTS}
+    for name, frame in named:
+        parts[name].append(frame)
+    return {name: frames for name, frames in parts.items() if frames}
+
+
+def limited(frames: Sequence[LabelledFrame], count: int | None) -> list[LabelledFrame]:
     """The first `count` frames in an order by molecule that never changes: nested subsets for learning curves."""
     if count is None or count >= len(frames):
         return list(frames)
@@ -186,7 +201,7 @@ def limited(frames: Sequence[Frame], count: int | None) -> list[Frame]:
     return [frames[k] for k in sorted(order[:count])]
 
 
-def summary(parts: dict[str, list[Frame]]) -> list[dict]:
+def summary(parts: Mapping[str, Sequence[LabelledFrame]]) -> list[dict[str, Any]]:
     """Counts of each part: frames, molecules, atoms, elements, ions, radicals."""
     rows = []
     for name, frames in parts.items():
@@ -197,88 +212,94 @@ def summary(parts: dict[str, list[Frame]]) -> list[dict]:
     return rows
 
 
-def _frame(path, k, atoms) -> Frame:
-    source = f"{path.name}:{k}"
+def _frame(path: Path, k: int, atoms: Atoms) -> LabelledFrame:
+    """Frame k of a file from what ASE read."""
+    frame = f"Frame {k} of {path}"
     info, arrays = atoms.info, atoms.arrays
     if atoms.calc is not None:      # ASE moves keys named energy, forces, charges, dipole there; ours carry ref_
         info = {**atoms.calc.results, **info}
     without = "ref_forces_missing" in info                   # the level has none, and says so
     for key, where in (("ref_energy", info), ("ref_forces", arrays)):
         if key not in where and not (without and key == "ref_forces"):
-            raise IncompatibleFile(f"Frame {k} of {path} has no `{key}`: expected an extxyz file of reference labels, as "
+            raise IncompatibleFile(f"{frame} has no `{key}`: expected an extxyz file of reference labels, as "
                                    "`nddo-ml label` writes them.")
     charge, multiplicity = int(info.get("charge", 0)), int(info.get("multiplicity", 1))
     numbers, positions = atoms.numbers.astype(np.int64), atoms.positions.astype(np.float64)
     energy = float(info["ref_energy"])
     forces = np.full(positions.shape, np.nan) if without else np.asarray(arrays["ref_forces"], dtype=np.float64)
-    dipole = _array(info, "ref_dipole", (3,), path, k)
+    dipole = _array(info, "ref_dipole", (3,), frame)
     energy_error, forces_error = float(info.get("ref_energy_error", 0.0)), _column(arrays, "ref_forces_error")
     if not (np.isfinite(energy) and (without or np.isfinite(forces).all()) and np.isfinite(positions).all()):
-        raise IncompatibleFile(f"Frame {k} of {path} has values that are not finite: remove it or label it again.")
+        raise IncompatibleFile(f"{frame} has values that are not finite: remove it or label it again.")
     if not 0 <= energy_error < np.inf or (forces_error is not None and not (forces_error >= 0).all()):
-        raise IncompatibleFile(f"Frame {k} of {path} has an error bar that is none (`ref_energy_error`, `ref_forces_error`): "
+        raise IncompatibleFile(f"{frame} has an error bar that is none (`ref_energy_error`, `ref_forces_error`): "
                                "expected numbers of at least 0.")
     if len(numbers) > 1 and _nearest(positions) < NEAREST:
-        raise IncompatibleFile(f"Frame {k} of {path} has atoms {_nearest(positions):.3f} angstrom apart: remove it.")
-    return Frame(source=source, molecule=_molecule(info, atoms, charge), group=_text(info.get("group", "")),
-                 how=_text(info.get("how", "")), numbers=numbers, positions=positions, charge=charge, multiplicity=multiplicity,
-                 energy=energy, forces=forces, dipole=_about_centre_of_mass(dipole, numbers, positions, charge),
-                 charges=_column(arrays, "ref_charges"), gap=_number(info, "ref_gap"), s2=_number(info, "ref_s2"),
-                 dispersion_energy=_number(info, "ref_energy_d3"), dispersion_forces=_column(arrays, "ref_forces_d3"),
-                 dispersion_included=_text(info.get("ref_dispersion", "")) == "included", external=_external(info, path, k),
-                 parts_of=_name(info, "complex"), fragment=_name(info, "fragment"), energy_error=energy_error,
-                 forces_error=forces_error)
+        raise IncompatibleFile(f"{frame} has atoms {_nearest(positions):.3f} angstrom apart: remove it.")
+    return LabelledFrame(
+        source=f"{path.name}:{k}", molecule=_molecule(info, atoms, charge), group=_text(info.get("group", "")),
+        how=_text(info.get("how", "")), numbers=numbers, positions=positions, charge=charge, multiplicity=multiplicity,
+        energy=energy, forces=forces, dipole=_about_centre_of_mass(dipole, numbers, positions, charge),
+        charges=_column(arrays, "ref_charges"), gap=_number(info, "ref_gap"), s2=_number(info, "ref_s2"),
+        dispersion_energy=_number(info, "ref_energy_d3"), dispersion_forces=_column(arrays, "ref_forces_d3"),
+        dispersion_included=_text(info.get("ref_dispersion", "")) == "included", external=_external(info, frame),
+        parts_of=_name(info, "complex"), fragment=_name(info, "fragment"), energy_error=energy_error,
+        forces_error=forces_error)
 
 
-def _text(value) -> str:
+def _text(value: object) -> str:
     """A string that ASE may have taken for a truth value: fluorine's SMILES is F."""
     return {True: "T", False: "F"}[bool(value)] if isinstance(value, bool | np.bool_) else str(value)
 
 
-def _name(info, key):
+def _name(info: dict, key: str) -> str | None:
     return _text(info[key]) if key in info else None
 
 
-def _molecule(info, atoms, charge) -> str:
+def _molecule(info: dict, atoms: Atoms, charge: int) -> str:
+    """The name of a molecule: its complex's, its SMILES or, for want of these, formula and charge."""
     if "complex" in info:
         return _text(info["complex"]).split("@")[0]
     return _text(info["smiles"]) if "smiles" in info else f"{atoms.get_chemical_formula('hill')} {charge:+d}"
 
 
-def _number(info, key):
+def _number(info: dict, key: str) -> float | None:
     return float(info[key]) if key in info else None
 
 
-def _column(arrays, key):
+def _column(arrays: dict, key: str) -> np.ndarray | None:
     return np.asarray(arrays[key], dtype=np.float64) if key in arrays else None
 
 
-def _array(info, key, shape, path, k):
+def _array(info: dict, key: str, shape: tuple[int, ...], frame: str) -> np.ndarray | None:
+    """The array of this shape under a key, None without it; IncompatibleFile names the frame where it is another."""
     if key not in info:
         return None
-    found = np.asarray(info[key], dtype=np.float64).reshape(-1)
-    if found.size != np.prod(shape) or not np.isfinite(found).all():
-        raise IncompatibleFile(f"Frame {k} of {path} has a `{key}` of {found.size} numbers: expected {shape}, finite.")
-    return found.reshape(shape)
+    values = np.asarray(info[key], dtype=np.float64).reshape(-1)
+    if values.size != np.prod(shape) or not np.isfinite(values).all():
+        raise IncompatibleFile(f"{frame} has a `{key}` of {values.size} numbers: expected {shape}, finite.")
+    return values.reshape(shape)
 
 
-def _external(info, path, k):
+def _external(info: dict, frame: str) -> External | None:
+    """The point charges around a frame."""
     if "pc_charges" not in info:
         return None
     charges = np.asarray(info["pc_charges"], dtype=np.float64).reshape(-1)
-    shape = (len(charges), 3)
-    positions, forces = (_array(info, key, shape, path, k) for key in ("pc_positions", "ref_pc_forces"))
+    positions, forces = (_array(info, key, (len(charges), 3), frame) for key in ("pc_positions", "ref_pc_forces"))
     if positions is None or forces is None:
-        raise IncompatibleFile(f"Frame {k} of {path} has `pc_charges` without `pc_positions` or `ref_pc_forces`.")
+        raise IncompatibleFile(f"{frame} has `pc_charges` without `pc_positions` or `ref_pc_forces`.")
     return External(positions, charges, forces)
 
 
-def _nearest(positions) -> float:
+def _nearest(positions: np.ndarray) -> float:
+    """The smallest distance between two atoms, angstrom."""
     d = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
     return float(d[np.triu_indices(len(d), 1)].min())
 
 
-def _about_centre_of_mass(dipole, numbers, positions, charge):
+def _about_centre_of_mass(dipole: np.ndarray | None, numbers: np.ndarray, positions: np.ndarray,
+                          charge: int) -> np.ndarray | None:
     """The dipole of an ion, given about the origin, about its centre of mass."""
     if dipole is None or charge == 0:
         return dipole

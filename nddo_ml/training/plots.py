@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from nddo_ml.common.extras import needed
-from nddo_ml.training.dataset import Frame
+from nddo_ml.training.dataset import LabelledFrame
 from nddo_ml.training.evaluate import Prediction
 from nddo_ml.units import CODATA_2018
 
@@ -15,12 +17,15 @@ CURVES = (("forces", "force error / kcal mol$^{-1}$ Å$^{-1}$"), ("energy", "ene
 INK = "#22262b"
 
 
-def _pyplot():
+def _pyplot() -> Any:
     return needed("matplotlib.pyplot", "plot", "A picture")
 
 
-def learning_curves(events: Sequence[dict], path: Path) -> None:
-    """Errors of the training frames of each epoch and of the test sets at each validation, against steps (events: Journal)."""
+def learning_curves(events: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw the errors of the training frames of each epoch, and of the test sets at each validation, against steps.
+
+    events: TrainingJournal.read.
+    """
     plt = _pyplot()
     fig, axes = plt.subplots(1, len(CURVES), figsize=(13, 4), layout="constrained")
     epochs = [e for e in events if e["event"] == "epoch"]
@@ -39,18 +44,20 @@ def learning_curves(events: Sequence[dict], path: Path) -> None:
     plt.close(fig)
 
 
-def parity(frames: Sequence[Frame], predictions: Sequence[Prediction], path: Path, title: str = "") -> None:
-    """Prediction against label: energies less what a sum over elements explains of the labels, force and dipole components."""
+def parity(frames: Sequence[LabelledFrame], predictions: Sequence[Prediction], path: Path, title: str = "") -> None:
+    """Draw prediction against label: energies less what a sum over elements explains of the labels, force and dipole
+    components. Nothing is drawn where no frame has a prediction."""
     plt = _pyplot()
-    done = [(f, p) for f, p in zip(frames, predictions, strict=True) if np.isfinite(p.energy) and p.forces is not None]
+    done = [(f, p, p.forces) for f, p in zip(frames, predictions, strict=True)
+            if np.isfinite(p.energy) and p.forces is not None]
     if not done:
         return
     kcal, debye = CODATA_2018.kcal_mol, CODATA_2018.debye
-    energy = np.array([[f.energy, p.energy] for f, p in done]) - _by_element([f for f, _ in done])[:, None]
-    dipoles = [(f.dipole, p.dipole) for f, p in done if f.dipole is not None and p.dipole is not None]
+    energy = np.array([[f.energy, p.energy] for f, p, _ in done]) - _by_element([f for f, _, _ in done])[:, None]
+    dipoles = [(f.dipole, p.dipole) for f, p, _ in done if f.dipole is not None and p.dipole is not None]
     panels = [("energy / kcal mol$^{-1}$", kcal * energy),
-              ("force / kcal mol$^{-1}$ Å$^{-1}$", kcal * np.concatenate([np.stack([f.forces.ravel(), p.forces.ravel()], 1)
-                                                                          for f, p in done]))]
+              ("force / kcal mol$^{-1}$ Å$^{-1}$", kcal * np.concatenate([np.stack([f.forces.ravel(), forces.ravel()], 1)
+                                                                          for f, _, forces in done]))]
     if dipoles:
         panels.append(("dipole / D", debye * np.concatenate([np.stack(d, 1) for d in dipoles])))
     fig, axes = plt.subplots(1, len(panels), figsize=(4.3 * len(panels), 4.2), layout="constrained", squeeze=False)
@@ -66,12 +73,12 @@ def parity(frames: Sequence[Frame], predictions: Sequence[Prediction], path: Pat
     plt.close(fig)
 
 
-def _by_element(frames):
+def _by_element(frames: Sequence[LabelledFrame]) -> Float[np.ndarray, "frame"]:
     """Sum over the atoms of each frame that fits the labelled energies best, eV."""
     elements = sorted({int(z) for f in frames for z in f.numbers})
     counts = np.array([[np.count_nonzero(f.numbers == z) for z in elements] for f in frames], dtype=float)
     return counts @ np.linalg.lstsq(counts, np.array([f.energy for f in frames]), rcond=None)[0]
 
 
-def _number(value):
+def _number(value: float | None) -> float:
     return float("nan") if value is None else value

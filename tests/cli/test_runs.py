@@ -132,15 +132,16 @@ def test_one_wavefunction_per_folder(tmp_path, another):
 
 def test_one_functional_per_folder(tmp_path, another):
     pytest.importorskip("pyscf")
-    from nddo_ml.functional.training.trainer import Training
+    from nddo_ml.functional.training.trainer import FunctionalTraining
 
-    one = functional.Config(str(tmp_path / "f"), data=functional.Data(only=("h2", "hf"), validation=0.5, test=0))
+    data = functional.FunctionalData(only=("h2", "hf"), validation=0.5, test=0.0)
+    one = functional.FunctionalConfig(str(tmp_path / "f"), data=data)
     (tmp_path / "f" / "seed-0").mkdir(parents=True)
     (tmp_path / "f" / "seed-0" / "metrics.jsonl").write_text("{}\n")
     process = another(tmp_path / "f" / "seed-0", tmp_path / "f")
     for restart in (False, True):
         with pytest.raises(IncompatibleFile, match="seed-0 is being written by another run"):
-            Training(one, restart=restart)
+            FunctionalTraining(one, restart=restart)
     assert (tmp_path / "f" / "seed-0" / "metrics.jsonl").exists(), "a restart takes nothing away from the other"
     (tmp_path / "f.toml").write_text('output = "f"\n[data]\nonly = ["h2", "hf"]\nvalidation = 0.5\ntest = 0\n')
     refused = CliRunner().invoke(app, ["functional", "train", str(tmp_path / "f.toml")])
@@ -148,7 +149,7 @@ def test_one_functional_per_folder(tmp_path, another):
     process.kill()
     process.wait()
     beside = another(tmp_path / "f" / "seed-1")
-    assert Training(one).round == 0                        # another seed may be at work
+    assert FunctionalTraining(one).round == 0                        # another seed may be at work
     beside.kill()
 
 
@@ -180,9 +181,9 @@ def numbers_of(cls, prefix=""):
 
 LOOP = {"output": "o", "train": "t", "explore": {"structures": ["s.smi"]}, "label": {"level": "AM1"}}
 KINDS = {
-    "train": (config.Config, config.LIMITS, lambda: config.from_dict(training(Path("nowhere")))),
+    "train": (config.TrainingConfig, config.LIMITS, lambda: config.from_dict(training(Path("nowhere")))),
     "active": (active_config.Active, active_config.LIMITS, lambda: active_config.from_dict(LOOP)),
-    "functional": (functional.Config, functional.LIMITS, lambda: functional.Config("o")),
+    "functional": (functional.FunctionalConfig, functional.LIMITS, lambda: functional.FunctionalConfig("o")),
     "wavefunction": (wavefunction.Config, wavefunction.LIMITS, lambda: wavefunction.Config("He 0 0 0")),
 }
 each_kind = pytest.mark.parametrize("kind", KINDS)
@@ -218,7 +219,8 @@ def test_numbers_that_mean_nothing_are_refused_by_name(kind):
         path = name.split(".")
         for value in (low, high):
             check_limits(with_value(whole, path, value), {name: (low, high)}, "here")
-        for value in (float("nan"), low - max(1.0, abs(low)), *([2 * high + 1] if high < float("inf") else [])):
+        not_a_number = [] if isinstance(low, int) else [float("nan")]            # no integer
+        for value in (*not_a_number, low - max(1, abs(low)), *([2 * high + 1] if high < float("inf") else [])):
             with pytest.raises(UnknownOption, match=rf"{path[-1]} = .* in here: it must be at least"):
                 check_limits(with_value(whole, path, value), limits, "here")
 
@@ -246,12 +248,13 @@ def test_the_others_that_cannot_be():
                           ({"pick": {"distance": -0.1}}, "pick.distance"), ({"seed": -3}, "seed = -3")):
         with pytest.raises(UnknownOption, match=words):
             active_config.from_dict({**LOOP, **change}, "x.toml")
-    for change, words in (({"optimiser": functional.Optimisation(steps=-1)}, "optimiser.steps = -1"),
-                          ({"data": functional.Data(tolerance=0.0)}, "data.tolerance = 0.0"), ({"seeds": (1, 1)}, "twice"),
-                          ({"losses": functional.Losses(barrier=-2.0)}, "losses.barrier = -2.0"),
-                          ({"losses": functional.Losses(*[0.0] * 8)}, "nothing would be learned")):
+    for change, words in (({"optimiser": functional.FunctionalOptimisation(steps=-1)}, "optimiser.steps = -1"),
+                          ({"data": functional.FunctionalData(tolerance=0.0)}, "data.tolerance = 0.0"),
+                          ({"seeds": (1, 1)}, "twice"),
+                          ({"losses": functional.FunctionalLosses(barrier=-2.0)}, "losses.barrier = -2.0"),
+                          ({"losses": functional.FunctionalLosses(*[0.0] * 8)}, "nothing would be learned")):
         with pytest.raises(UnknownOption, match=words):
-            functional.Config("x", **change).checked("x.toml")
+            functional.FunctionalConfig("x", **change).checked("x.toml")
     for change, words in (({"iterations": -1}, "iterations = -1"),
                           ({"optimiser": wavefunction.Optimiser(rate=-1.0)}, "optimiser.rate = -1"),
                           ({"sampling": wavefunction.Sampling(burn_in=-1)}, "burn_in = -1"),

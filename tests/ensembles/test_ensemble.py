@@ -22,7 +22,7 @@ from nddo_ml.hamiltonian import weights
 from nddo_ml.integrals.corrections.d3 import OMEGA_B97X_D3BJ
 from nddo_ml.interfaces.ensemble import EnsembleCalculator
 from nddo_ml.networks import build
-from nddo_ml.training.dataset import Frame
+from nddo_ml.training.dataset import LabelledFrame
 
 SETTINGS = {"channels": 6, "radial": 5, "layers": 1}
 NAMES = ("H2O", "CH3OH", "HCN", "NH3")
@@ -102,6 +102,12 @@ def test_one_member_that_fails_is_enough_to_know_nothing(ensemble, molecules):
     assert bool(torch.isnan(found.energy).all()) and bool(torch.isnan(found.atom_uncertainty).all())
     with pytest.raises(SCFNotConverged):
         ensemble(molecules.select([0]), max_steps=1)
+
+
+def test_requests_that_an_ensemble_has_not_are_refused(ensemble, molecules):
+    """It is differentiated by nothing: an order of derivatives, which a Hamiltonian has, would promise what is not there."""
+    with pytest.raises(TypeError, match="no argument 'order'; it has guess, forces"):
+        ensemble(molecules, order=2)
 
 
 def test_an_ensemble_relaxes_like_a_hamiltonian(molecules):
@@ -243,7 +249,7 @@ def labelled(ensemble, error, seed=2):
     for k in range(80):
         atoms = ase_molecule(NAMES[k % 4])
         x = atoms.positions + random.normal(0, 0.05, (len(atoms), 3))
-        found.append(Frame(f"x:{k}", f"molecule {k}", "core", "", atoms.numbers, x, 0, 1, 0.0, np.zeros((len(atoms), 3))))
+        found.append(LabelledFrame(f"x:{k}", f"molecule {k}", "core", "", atoms.numbers, x, 0, 1, 0.0, np.zeros_like(x)))
     said = opinions(ensemble, found)
     return [replace(f, energy=o.energy + error * o.energy_spread * random.standard_normal(),
                     forces=o.forces + error * o.atom_spread[:, None] * random.standard_normal(o.forces.shape))

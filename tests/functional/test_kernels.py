@@ -39,15 +39,15 @@ def test_kernels_agree_with_libxc(cls, name, polarised):
 
     functional = cls()
     rows, rho = variables(functional, polarised)
-    found = derivatives(functional, rows, polarised, 3)
+    levels = derivatives(functional, rows, polarised, 3)
     expected = libxc.eval_xc1(name, rho if polarised else rho[0], int(polarised), deriv=3)
     n, begin = rows[:1 + polarised].sum(0).numpy(), 0
-    for order, level in enumerate(found):
+    for order, level in enumerate(levels):
         reference = expected[begin:begin + len(level)] * (n if order == 0 else 1)
         begin += len(level)
         for indices, ours, theirs in zip(combinations_with_replacement(range(len(rows)), order), level.numpy(), reference,
                                          strict=True):
-            scale = np.abs(found[0][0].numpy() / rows[list(indices)].prod(0).numpy()) if indices else 0
+            scale = np.abs(levels[0][0].numpy() / rows[list(indices)].prod(0).numpy()) if indices else 0
             assert (np.abs(ours - theirs) <= 1e-10 * np.maximum(np.abs(theirs), scale)).all(), indices
 
 

@@ -40,12 +40,12 @@ def test_a_file_with_a_part_of_the_density_matrix(tmp_path):
     """Its name tells two sets of weights apart, it can be pickled, and its forces are derivatives."""
     made = NeuralGGA(width=6)
     made.nonlocal_part = Projected(elements=(1, 8), width=6)
-    found = []
+    levels = []
     for seed in (1, 2):
         path = tmp_path / f"mine{seed}.safetensors"
         save(randomised(made, 0.2, seed), path, "mine")
-        found.append(level(f"functional:{path}/def2-svp", grid=2))
-    first, second = found
+        levels.append(level(f"functional:{path}/def2-svp", grid=2))
+    first, second = levels
     assert first.name != second.name and first.name.startswith("functional:mine-") and str(tmp_path) not in first.name
     assert first.dispersion == "none"
     again = pickle.loads(pickle.dumps(first))
@@ -56,7 +56,8 @@ def test_a_file_with_a_part_of_the_density_matrix(tmp_path):
     assert level(f"functional:{path}").basis == "def2-tzvp"
 
 
-def test_what_cannot_be_is_refused(tmp_path):
+@pytest.mark.filterwarnings("ignore:Basis may be available")       # PySCF, of a basis set that it does not know
+def test_what_cannot_be_is_refused():
     with pytest.raises(UnknownOption, match="R2SCAN"):
         level("functional:nothing/def2-svp")
     with pytest.raises(UnknownOption, match="VV10"):

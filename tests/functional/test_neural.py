@@ -26,8 +26,6 @@ from nddo_ml.functional.library import SUFFIX, metadata
 ONE_ELECTRON = "no correlation of one electron (hartree)"
 
 
-
-
 @pytest.mark.parametrize("functional, parent", [(NeuralGGA(), PBE()), (NeuralMetaGGA(), R2SCAN()), (NeuralGGA(PBE0()), PBE0())])
 def test_a_network_of_zero_is_the_parent(functional, parent):
     d = samples(functional, 2)

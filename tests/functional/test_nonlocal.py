@@ -11,8 +11,8 @@ pyscf = pytest.importorskip("pyscf")
 from pyscf import dft, gto, lib  # noqa: E402
 from support.functionals import randomised  # noqa: E402
 
-from nddo_ml.functional.pyscf.nonlocal_part import Kernel  # noqa: E402
-from nddo_ml.functional.training.thermochemistry import System  # noqa: E402
+from nddo_ml.functional.pyscf.nonlocal_part import NonlocalKernel, energy_and_potential  # noqa: E402
+from nddo_ml.functional.reactions import ChemicalSystem  # noqa: E402
 
 lib.num_threads(1)
 WATER = np.array([[0, 0, 0.1], [0, 0.757, -0.47], [0, -0.7, -0.5]])
@@ -60,11 +60,11 @@ def test_potential_is_the_derivative_of_the_energy_and_kernel_that_of_the_potent
     part = with_projection(Bare(), alone=alone).nonlocal_part
     P, X = random_densities(mol), random_densities(mol, 1)
     step = 1e-4
-    (up, V_up), (down, V_down) = (part.energy_and_potential(mol, P + s * step * X) for s in (1, -1))
-    V = part.energy_and_potential(mol, P)[1]
+    (up, V_up), (down, V_down) = (energy_and_potential(part, mol, P + s * step * X) for s in (1, -1))
+    V = energy_and_potential(part, mol, P)[1]
     assert abs(V).max() > 1e-3
     assert abs((up - down) / (2 * step) - (V * X).sum()) < 1e-8
-    assert np.abs((V_up - V_down) / (2 * step) - Kernel(part, mol, P)(X)).max() < 1e-7
+    assert np.abs((V_up - V_down) / (2 * step) - NonlocalKernel(part, mol, P)(X)).max() < 1e-7
 
 
 def test_invariance():
@@ -76,9 +76,9 @@ def test_invariance():
     assert abs(a.e_tot - b.e_tot) < 1e-9
     mol = molecule("NHH", AMINO, 1)
     P = random_densities(mol)
-    assert abs(part.energy_and_potential(mol, P)[0] - part.energy_and_potential(mol, P[::-1].copy())[0]) < 1e-13
-    assert part.energy_and_potential(mol, 0 * P)[0] == 0
-    assert Projected().energy_and_potential(mol, P)[0] == 0
+    assert abs(energy_and_potential(part, mol, P)[0] - energy_and_potential(part, mol, P[::-1].copy())[0]) < 1e-13
+    assert energy_and_potential(part, mol, 0 * P)[0] == 0
+    assert energy_and_potential(Projected(), mol, P)[0] == 0
 
 
 def test_one_spin_alone():
@@ -87,8 +87,8 @@ def test_one_spin_alone():
     mol = molecule("OHH", WATER)
     P = random_densities(mol) + np.eye(mol.nao)
     one = np.stack([P[0], 0 * P[0]])
-    assert abs(part.energy_and_potential(mol, one)[0]) > 1e-3 and abs(part.energy_and_potential(mol, P)[0]) < 1e-8
-    assert abs(part.energy_and_potential(mol, one)[0] - part.energy_and_potential(mol, one[::-1].copy())[0]) < 1e-13
+    assert abs(energy_and_potential(part, mol, one)[0]) > 1e-3 and abs(energy_and_potential(part, mol, P)[0]) < 1e-8
+    assert abs(energy_and_potential(part, mol, one)[0] - energy_and_potential(part, mol, one[::-1].copy())[0]) < 1e-13
 
 
 def test_distant_molecules_add_up():
@@ -99,7 +99,7 @@ def test_distant_molecules_add_up():
     P = random_densities(one)
     both = np.zeros((2, two.nao, two.nao))
     both[:, :one.nao, :one.nao], both[:, one.nao:, one.nao:] = P, P
-    assert abs(part.energy_and_potential(two, both)[0] - 2 * part.energy_and_potential(one, P)[0]) < 1e-12
+    assert abs(energy_and_potential(part, two, both)[0] - 2 * energy_and_potential(part, one, P)[0]) < 1e-12
 
 
 @pytest.mark.parametrize("symbols, positions, spin", [pytest.param("OHH", WATER, 0, marks=pytest.mark.slow),
@@ -165,10 +165,10 @@ def test_density_fitting_before_or_after():
 def test_half_electrons_are_told_from_whole_ones():
     """Traces of D alone cannot tell one electron on an atom from a half on each of two far atoms twice; tr D D can."""
     from nddo_ml.functional.forms.semilocal import PBE
-    from nddo_ml.functional.pyscf.densities import Level, snapshot
+    from nddo_ml.functional.pyscf.densities import KohnShamLevel, projections, snapshot, solved_system
 
-    part = Projected()
-    ion = snapshot(PBE(), System("ion", ("H", "H"), ((0, 0, 0), (0, 0, 8.0)), 1, 1), Level("def2-svp", 1), part)
-    atom = snapshot(PBE(), System("atom", ("H",), ((0, 0, 0),), 0, 1), Level("def2-svp", 1), part)
-    x, y = part.descriptors(ion.D), part.descriptors(atom.D)
+    part, level = Projected(), KohnShamLevel("def2-svp", 1)
+    ion = ChemicalSystem("ion", ("H", "H"), ((0, 0, 0), (0, 0, 8.0)), 1, 1)
+    atom = ChemicalSystem("atom", ("H",), ((0, 0, 0),), 0, 1)
+    x, y = (part.descriptors(projections(snapshot(PBE(), solved_system(PBE(), system, level), part))) for system in (ion, atom))
     assert torch.allclose(x[0, :, 2], y[0, :, 2] / 2, rtol=0.1) and (x[0, :, 3] > y[0, :, 3] / 2 + 0.02).all()

@@ -18,10 +18,6 @@ lib.num_threads(1)
 FUNCTIONALS = {"lda,vwn": LDA, "pbe": PBE, "r2scan": R2SCAN, "pbe0": PBE0}
 
 
-
-
-
-
 def both(name, xc, fitted=False, level=0):
     """PySCF's own and ours, solved."""
     return (solved(mean_field(name, xc, fitted=fitted, level=level)),

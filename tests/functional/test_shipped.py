@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from nddo_ml.functional import constraints, load, names
+from nddo_ml.functional import attach, constraints, load, names
 from nddo_ml.functional.library import NEWEST, SHIPPED, SUFFIX, metadata
 
 FILES = sorted(SHIPPED.glob("*" + SUFFIX))
@@ -32,28 +32,29 @@ def test_what_they_say_and_the_conditions_they_obey(path):
 def test_molecules_that_were_never_seen(name):
     """Half of what PBE is off in atomisation energies, barriers within 5 kcal/mol; every SCF converges."""
     pytest.importorskip("pyscf")
-    from nddo_ml.functional.pyscf.densities import Level
+    from nddo_ml.functional.pyscf.densities import KohnShamLevel
     from nddo_ml.functional.training.evaluation import evaluate
     from nddo_ml.functional.training.thermochemistry import read_thermochemistry, split
 
     systems, reactions = read_thermochemistry()
     held_out = split(reactions, 0.2, 0.2)["test"]
     assert {r.name for r in held_out} == set(json.loads(metadata(SHIPPED / (NEWEST[PLAIN] + SUFFIX))["notes"])["test"])
-    found = evaluate(name, systems, held_out, Level())
-    assert found.unconverged == ()
-    assert np.abs(found.of_kind("atomisation")).mean() < 4 and np.abs(found.of_kind("barrier")).mean() < 5
+    score = evaluate(name, systems, held_out, KohnShamLevel())
+    assert score.unconverged == ()
+    assert np.abs(score.of_kind("atomisation")).mean() < 4 and np.abs(score.of_kind("barrier")).mean() < 5
 
 
 @pytest.mark.slow
 def test_one_electron_over_two_protons():
     """At 10 angstrom, where PBE is off by tens of kcal/mol: a fifth of it at most."""
     pytest.importorskip("pyscf")
-    from nddo_ml.functional.pyscf.densities import Level
+    from nddo_ml.functional.pyscf.densities import KohnShamLevel
     from nddo_ml.functional.training import delocalisation
     from nddo_ml.functional.training.evaluation import evaluate
 
     systems, reactions = delocalisation.stretched()
-    ours, pbe = (abs(evaluate(name, systems, reactions[:1], Level()).of_kind("stretched")[0]) for name in (PROJECTED, "pbe"))
+    scores = (evaluate(name, systems, reactions[:1], KohnShamLevel()) for name in (PROJECTED, "pbe"))
+    ours, pbe = (abs(score.of_kind("stretched")[0]) for score in scores)
     assert pbe > 30 and ours < pbe / 5
 
 
@@ -69,7 +70,7 @@ def test_smooth_along_heavier_bonds(atoms, first, last):
         symbols = ("N", "N") if atoms == "NN" else ("Li", "H")
         mf = dft.RKS(gto.M(atom=[(symbols[0], (0, 0, 0)), (symbols[1], (0, 0, r))], basis="def2-svp", verbose=0))
         mf.grids.level, mf.conv_tol = 3, 1e-11
-        mf = load(PLAIN).attach(mf)
+        mf = attach(mf, load(PLAIN))
         mf.kernel(dm0=start)
         assert mf.converged
         return mf
@@ -99,7 +100,7 @@ def test_energy_and_forces_are_smooth_along_a_dissociation(name):
     for r in R:
         mf = dft.RKS(gto.M(atom=f"H 0 0 0; H 0 0 {r}", basis="def2-svp", verbose=0))
         mf.grids.level, mf.conv_tol = 3, 1e-11
-        mf = load(name).attach(mf)
+        mf = attach(mf, load(name))
         E.append(mf.kernel())
         F.append(-mf.nuc_grad_method().kernel()[1, 2])
         assert mf.converged

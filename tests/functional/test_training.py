@@ -7,7 +7,7 @@ import torch
 
 from nddo_ml.errors import IncompatibleFile, UnknownOption
 from nddo_ml.functional import NeuralGGA, Projected
-from nddo_ml.functional.training.config import Config, Data, Form, Optimisation
+from nddo_ml.functional.training.config import FunctionalConfig, FunctionalData, FunctionalForm, FunctionalOptimisation
 from nddo_ml.functional.training.thermochemistry import read_thermochemistry, split
 
 
@@ -35,7 +35,7 @@ def test_bad_input_is_refused(tmp_path):
     with pytest.raises(UnknownOption, match="fractions"):
         split([], 0.6, 0.5)
     with pytest.raises(UnknownOption, match=r"optimiser.rounds = 0"):
-        Config("x", optimiser=Optimisation(rounds=0)).checked()
+        FunctionalConfig("x", optimiser=FunctionalOptimisation(rounds=0)).checked()
 
 
 def line(slopes, offsets, x):
@@ -48,30 +48,30 @@ def line(slopes, offsets, x):
 def test_levenberg_marquardt_finds_the_ridge_solution():
     """Of small residuals, where Huber's loss is a square: (J' w J + prior)^-1 J' w b, in more parameters than residuals; a
     loss never grows, and at the minimum there is no step."""
-    from nddo_ml.functional.training.fit import Fit
+    from nddo_ml.functional.training.fit import LevenbergMarquardt
 
     g = torch.Generator().manual_seed(0)
     J, b = torch.randn(5, 9, generator=g, dtype=torch.float64), 0.1 * torch.randn(5, generator=g, dtype=torch.float64)
     x = torch.nn.Parameter(torch.zeros(9, dtype=torch.float64))
-    fit = Fit([x], prior=0.3)
-    found, losses, better = line(J, b, x), [], True
+    fit = LevenbergMarquardt([x], prior=0.3)
+    here, losses, better = line(J, b, x), [], True
     while better:
-        losses.append(fit.loss(found))
-        found, better = fit.step(found, lambda: line(J, b, x))
+        losses.append(fit.loss(here))
+        here, better = fit.step(here, lambda: line(J, b, x))
     exact = torch.linalg.solve(0.5 * J.T @ J + 0.3 * torch.eye(9, dtype=torch.float64), 0.5 * J.T @ b)
     assert torch.allclose(x.detach(), exact, atol=1e-7) and losses == sorted(losses, reverse=True) and len(losses) > 2
 
 
 def test_levenberg_marquardt_forgives_what_is_far_off():
     """One residual of three contradicts the others by 100 widths: the fit stays near the two, as a median would."""
-    from nddo_ml.functional.training.fit import Fit
+    from nddo_ml.functional.training.fit import LevenbergMarquardt
 
     J, b = torch.ones(3, 1, dtype=torch.float64), torch.tensor([1.0, 1.0, 100.0], dtype=torch.float64)
     x = torch.nn.Parameter(torch.tensor([30.0], dtype=torch.float64))
-    fit = Fit([x], prior=1e-9)
-    found = line(J, b, x)
+    fit = LevenbergMarquardt([x], prior=1e-9)
+    here = line(J, b, x)
     for _ in range(60):
-        found, _ = fit.step(found, lambda: line(J, b, x))
+        here, _ = fit.step(here, lambda: line(J, b, x))
     assert abs(float(x.detach()) - 1.5) < 1e-3      # two squares of slope 1 each against a line of slope 1
 
 
@@ -80,32 +80,32 @@ def test_gradient_at_constant_density_is_that_of_the_whole_scf():
     pytest.importorskip("pyscf")
     from support.functionals import randomised
 
-    from nddo_ml.functional.pyscf.densities import Level, energy, snapshot
+    from nddo_ml.functional.pyscf.densities import KohnShamLevel, energy, snapshot, solved_system
 
-    systems, _ = read_thermochemistry()
+    imine = read_thermochemistry()[0]["W4-11/nh"]
     functional = NeuralGGA(width=6)
     functional.nonlocal_part = Projected(width=6)
     randomised(functional, 0.2)
-    level = Level("6-31g", 0, tolerance=1e-11)
-    imine = snapshot(functional, systems["W4-11/nh"], level)
-    E = energy(functional, imine)
-    assert abs(float(E.detach()) - imine.energy) < 1e-12
+    level = KohnShamLevel("6-31g", 0, tolerance=1e-11)
+    first = snapshot(functional, solved_system(functional, imine, level))
+    E = energy(functional, first)
+    assert abs(float(E.detach()) - first.energy) < 1e-12
     for w in (functional.exchange_network.layers[0].weight, functional.correlation_network.layers[2].weight,
               functional.nonlocal_part.last.weight):
-        exact, found = torch.autograd.grad(E, w, retain_graph=True)[0][0, 0], []
+        exact, moved = torch.autograd.grad(E, w, retain_graph=True)[0][0, 0], []
         for step in (1e-3, -1e-3):
             with torch.no_grad():
                 w[0, 0] += step
-            found.append(snapshot(functional, systems["W4-11/nh"], level, start=imine.density_matrices).energy)
+            moved.append(solved_system(functional, imine, level, first.density_matrices).mean_field.e_tot)
             with torch.no_grad():
                 w[0, 0] -= step
-        assert abs(exact) > 1e-5 and abs(float(exact) - (found[0] - found[1]) / 2e-3) < 1e-7
+        assert abs(exact) > 1e-5 and abs(float(exact) - (moved[0] - moved[1]) / 2e-3) < 1e-7
 
 
 @pytest.mark.slow
 def test_a_short_training_learns_and_resumes(tmp_path):
     pytest.importorskip("pyscf")
-    from nddo_ml.functional.training.trainer import Training, best_seed
+    from nddo_ml.functional.training.trainer import FunctionalTraining, best_seed
 
     thermo = {"systems": {}, "reactions": []}
     systems, reactions = read_thermochemistry()
@@ -116,13 +116,14 @@ def test_a_short_training_learns_and_resumes(tmp_path):
                                     "charge": systems[key].charge, "unpaired": systems[key].unpaired} for key in r.systems}
     file = tmp_path / "few.json"
     file.write_text(json.dumps(thermo))
-    config = Config(str(tmp_path / "out"), functional=Form(width=6), data=Data(str(file), validation=0.2, test=0, grid=0),
-                    optimiser=Optimisation(rounds=2, steps=6))
+    config = FunctionalConfig(str(tmp_path / "out"), functional=FunctionalForm(width=6),
+                              data=FunctionalData(str(file), validation=0.2, test=0.0, grid=0),
+                              optimiser=FunctionalOptimisation(rounds=2, steps=6))
     calls = []
-    stopped = Training(config, 0, stop=lambda: calls.append(1) or len(calls) > 14)
+    stopped = FunctionalTraining(config, 0, stop=lambda: calls.append(1) or len(calls) > 14)
     stopped.run()
     first = stopped.round
-    again = Training(config, 0)
+    again = FunctionalTraining(config, 0)
     assert 0 < first == again.round < 3
     path = again.run()
     rounds = [json.loads(line) for line in (path.parent / "metrics.jsonl").read_text().splitlines()]
@@ -130,9 +131,10 @@ def test_a_short_training_learns_and_resumes(tmp_path):
     assert [e["round"] for e in rounds] == [0, 1, 2] and all(not e["unconverged"] for e in rounds)
     assert rounds[-1]["errors"]["train"]["atomisation"] < 0.3 * rounds[0]["errors"]["train"]["atomisation"]
     with pytest.raises(IncompatibleFile, match="optimiser"):
-        Training(Config(config.output, functional=config.functional, data=config.data), 0)
-    other = Training(config, 1)             # a second seed finds the first densities there
-    shared = other._shared()
-    assert shared and set(other.snapshots) == set(again.snapshots)
+        FunctionalTraining(FunctionalConfig(config.output, functional=config.functional, data=config.data), 0)
+    other = FunctionalTraining(config, 1, stop=lambda: True)
+    other.run()
+    assert other.round == 1, "a second seed finds the densities of its first round there, and stops before those of the next"
+    assert set(other.snapshots) == set(again.snapshots)
     assert best_seed(config).parent.name == "seed-0" and (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
     assert again.best_functional().energy_density is not None

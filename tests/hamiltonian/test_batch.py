@@ -1,12 +1,15 @@
 """A batch is nothing but its molecules: same numbers, any order, no influence of one on another."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from nddo_ml import Hamiltonian, Molecules, SCFNotConverged
 from nddo_ml.elements import number
-from nddo_ml.scf import solve
+from nddo_ml.scf.problem import subset
+from nddo_ml.scf.rungs import LADDER, rapid
 
 PER_MOLECULE = ("energy", "heat_of_formation", "dipole", "s2")
 PER_ATOM = ("forces", "charges", "spin_populations")
@@ -177,15 +180,14 @@ def test_training_survives_a_failed_member():
         assert (g - (torch.zeros_like(q) if q.grad is None else q.grad)).abs().max() < 1e-9, name
 
 
-def test_a_batch_climbs_the_ladder_one_by_one(monkeypatch):
+def test_a_batch_climbs_the_ladder_one_by_one():
     """With a first rung too short for some members, these alone are taken to the next; what they find there is the same."""
     model = Hamiltonian("PM6")
     members = [(HYDROGEN, 0, 1), (WATER, 1, 2), (WATER, 0, 1), (TICL4, 0, 1), (ZINC, 2, 1), (atom(9), -1, 1)]
     whole = model(batch(members))
     assert not any("energy-DIIS" in r for r in whole.route)
-    monkeypatch.setattr(solve, "DIIS_STEPS", 2)
-    monkeypatch.setattr(solve, "NEWTON_STEPS", 2)
-    result = model(batch(members), tolerance=1e-5)
+    short = replace(LADDER[0], climb=rapid(2), newton_steps=2), replace(LADDER[1], newton_steps=2), LADDER[2]
+    result = model(batch(members), tolerance=1e-5, ladder=short)
     climbed = ["energy-DIIS" in r for r in result.route]
     assert result.converged.all() and True in climbed and not climbed[0] and not climbed[5]
     assert (result.energy - whole.energy).abs().max() < 1e-8
@@ -200,7 +202,7 @@ def test_subset_of_a_problem_is_the_problem_of_a_subset():
     members = [(TICL4, 0, 1), (SO2, 0, 1), (WATER, 0, 1), (ETHENE, 0, 1)]
     state = next(s for s in model(batch(members)).states if len(s.index) > 1)
     problem, chosen = state.problem, [len(state.index) - 1]
-    part = solve.subset(problem, chosen)
+    part = subset(problem, chosen)
     size = part.layout.size
     assert part.layout.molecules == 1
     assert torch.equal(part.h[0], problem.h[chosen[0]][:size, :size])

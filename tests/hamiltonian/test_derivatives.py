@@ -16,7 +16,7 @@ from support.reference import DATA
 from support.reference_theory import xyz
 
 from nddo_ml import Hamiltonian, InvalidMolecule, Molecules
-from nddo_ml.integrals.assembly import assemble, distances
+from nddo_ml.hamiltonian import walk
 from nddo_ml.scf import response
 from nddo_ml.scf.density import Orbitals
 from nddo_ml.scf.fock import electronic_energy, fock, kernel, one_electron
@@ -26,12 +26,6 @@ PARAMETERS = ("U_ss", "U_pp", "beta_s", "beta_p", "zeta_s", "zeta_p", "g_ss", "g
 WITH_D = ("U_dd", "beta_d", "zeta_d", "zsn", "zpn", "zdn", "F0SD")
 ELEMENTS = {"PM6": "thiol", "AM1": "water", "MNDO/d": "thiol"}
 QUANTITIES = ("energy", "forces", "dipole", "charges")
-
-
-
-
-
-
 
 
 def loss(result, quantity):
@@ -183,12 +177,12 @@ def test_implicit_is_unrolled():
     """Energy, charge and their second derivatives from a damped fixed point that is differentiated step by step."""
     model, here = Hamiltonian("AM1"), molecule("water")
     state = run("AM1", here).states[0]
-    lay = state.problem.layout
-    top, p = model._topology(here)
+    lay, made = state.problem.layout, model.assembled(here)
+    topology, parameters = made.topology, made.parameters
     occupied = int(state.orbitals.f[0, 0].sum())
 
     def unrolled(x):
-        ints = assemble(model.method, top, x, *distances(top, x), p)
+        ints = walk.integrals(topology, x, walk.distances(topology, x), parameters)
         k, h, D = kernel(lay, ints), one_electron(lay, ints), state.solution.D
         for _ in range(60):
             C = torch.linalg.eigh(fock(lay, k, h, D))[1]
@@ -238,19 +232,7 @@ def test_half_electron_parameters():
     close(grad[row], extrapolated(f, 1e-2), 1e-6)
 
 
-# --- forces of every method
-
-@every
-@pytest.mark.parametrize("which", MOLECULES)
-def test_forces_are_differences(name, which):
-    """Each molecule along one random direction, 1e-6 eV/angstrom; every coordinate in the slow test."""
-    here = molecule(which)
-    r = run(name, here, forces=True)
-    v = weights(here.positions, 7)
-    v = v / v.norm()
-    slope = extrapolated(lambda s: run(name, here.with_positions(here.positions + s * v)).energy[0], 2e-3)
-    assert abs(float((slope + (r.forces * v).sum()).detach())) < 1e-6
-
+# --- forces of every method; along one direction: test_physics.py, Q4
 
 @pytest.mark.slow
 @every
@@ -354,15 +336,15 @@ def test_gauge_of_the_orbitals(which):
     """Random phases, and rotations within the occupied and the virtual space, change no derivative (Q14)."""
     model, here = Hamiltonian("PM6"), molecule(which)
     state = run("PM6", here).states[0]
-    lay, orbitals = state.problem.layout, state.orbitals
-    top, p = model._topology(here)
+    orbitals = state.orbitals
+    made = model.assembled(here)
     x = here.positions.clone().requires_grad_()
-    ints = assemble(model.method, top, x, *distances(top, x), p)
+    ints = walk.integrals(made.topology, x, walk.distances(made.topology, x), made.parameters)
     v = weights(x.detach(), 11)
 
     def second(C):
         rotated = Orbitals(C, orbitals.eps, orbitals.f)
-        ref = response.reference(lay, state.problem.integrals, rotated, state.solution.D, state.solution.F)
+        ref = response.reference(state.problem, rotated, state.solution)
         E, D = response.energy(ref, ints, 2)
         g, = torch.autograd.grad(E.sum(), x, create_graph=True)
         density = (D * weights(D.detach(), 12)).sum()

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from nddo_ml import NDDO, Hamiltonian, Molecules, SCFNotConverged, relax
 from nddo_ml.cli.main import app
 from nddo_ml.interfaces.qcschema import BOHR, HARTREE, compute
-from nddo_ml.scf import solve, stability
+from nddo_ml.scf import ladder, stability
 from nddo_ml.scf.options import SCF
 
 MODELS = {name: Hamiltonian(name) for name in ("AM1", "PM6", "PM7")}
@@ -64,14 +64,13 @@ def test_defaults_stand_in_one_place():
 
     from nddo_ml.cli.calculate import Wanted
     from nddo_ml.cli.main import run
-    from nddo_ml.ensembles.ensemble import Ensemble
     from nddo_ml.interfaces.ensemble import EnsembleCalculator
     from nddo_ml.interfaces.qcschema import KEYWORDS
 
     for name in ("unrestricted", "stability", "max_steps"):
         value = getattr(SCF(), name)
-        doors = [signature(f).parameters[name].default for f in (Hamiltonian.forward, NDDO.__init__, Ensemble.__call__,
-                                                                 EnsembleCalculator.__init__, run)]
+        doors = [signature(f).parameters[name].default
+                 for f in (Hamiltonian.forward, NDDO.__init__, EnsembleCalculator.__init__, run)]
         doors += [d[name] for d in (NDDO.default_parameters, EnsembleCalculator.default_parameters, KEYWORDS)]
         assert all(d is value or d == value for d in [*doors, getattr(Wanted(), name)]), name
 
@@ -139,7 +138,7 @@ def test_what_cannot_be_left_is_not_converged(monkeypatch):
     both = MODELS["AM1"](Molecules.batch([[9, 9], [9, 9]], [f2, [[0, 0, 0], [0, 0, 1.4]]], [0, 0], [1, 1]), stability=True)
     assert both.converged.tolist() == [False, True] and bool(both.energy.isnan()[0]) and bool(both.energy.isfinite()[1])
     assert "saddle point" in both.route[0] and "saddle point" not in both.route[1]
-    monkeypatch.setattr(solve, "MIXING", ())
+    monkeypatch.setattr(ladder, "MIXING", ())
     with pytest.raises(SCFNotConverged, match=r"empty level lies .* below an occupied one"):
         calculate("PM6", [1] * 32, np.random.default_rng(0).random((32, 3)) * 500, stability=False)
 

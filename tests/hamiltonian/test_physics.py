@@ -1,7 +1,8 @@
 """The physics every Hamiltonian must obey: symmetry (S), limits (L) and quality (Q), with numbers, for every model.
 
-The criteria of the integrals alone are in test_physics_integrals.py. Everything is converged to 1e-10 eV. What a published
-method itself breaks is listed in physics_models.EXCEPTIONS, with the reason and the number.
+What any method must pass is in nddo_ml.testing, what concerns the integrals alone in test_physics_integrals.py. Everything is
+converged to 1e-10 eV. What a published method itself breaks is listed in physics_models.EXCEPTIONS, with the reason and the
+number.
 """
 
 import math
@@ -9,6 +10,7 @@ import math
 import pytest
 import torch
 from ase.data import covalent_radii
+from support.differences import extrapolated
 from support.physics_models import (
     BENZENE,
     CLOSED,
@@ -22,7 +24,6 @@ from support.physics_models import (
     holds,
     model,
     molecule,
-    rotation,
     run,
 )
 
@@ -32,7 +33,10 @@ from nddo_ml.integrals.corrections import corrections
 from nddo_ml.integrals.corrections.geometry import Composition
 from nddo_ml.properties.response import dipole_derivatives, hessian, polarizability
 from nddo_ml.properties.vibrations import normal_modes
-from nddo_ml.scf.solve import Problem, solve
+from nddo_ml.scf.ladder import solve
+from nddo_ml.scf.options import SCF
+from nddo_ml.scf.problem import Problem
+from nddo_ml.testing import check_batch, check_fock, check_forces, check_invariance, check_state
 
 COULOMB = 332.0637     # kcal/mol angstrom e^-2
 every = pytest.mark.parametrize("name", MODELS)
@@ -59,24 +63,9 @@ def diatomics(pairs, distance, charge=0, multiplicity=1):
 # --- symmetry
 
 @every
-def test_S1_translation(name):
-    here = batch(ALL)
-    a = run(name, here, forces=True)
-    b = run(name, here.with_positions(here.positions + torch.tensor([100.0, -57.0, 31.0])))
-    holds("S1 energy", name, (a.energy - b.energy).abs().max(), 1e-9)
-    holds("S1 force", name, per_molecule(a.forces, here).abs().max(), 1e-8)
-    holds("S1 torque", name, per_molecule(torch.linalg.cross(here.positions, a.forces), here).abs().max(), 1e-7)
-
-
-@every
-def test_S2_rotation_and_reflection(name):
-    here = batch(ALL)
-    a = run(name, here, forces=True)
-    for seed, sign in ((0, 1.0), (1, -1.0)):
-        Q = rotation(seed) * sign
-        b = run(name, here.with_positions(here.positions @ Q.T), forces=True)
-        holds("S2 energy", name, (a.energy - b.energy).abs().max(), 1e-10)
-        holds("S2 force", name, (a.forces @ Q.T - b.forces).abs().max(), 1e-7)
+def test_S1_S2_S4_invariance(name):
+    """Translation, rotation, reflection, another order of the atoms; forces and torques add up to zero."""
+    check_invariance(model(name), batch(ALL))
 
 
 @every
@@ -99,25 +88,14 @@ def test_S2_bonds_along_an_axis(name):
 
 
 @every
-def test_S4_permutation(name):
-    here = molecule("formamide water")
-    a = run(name, here, forces=True)
-    order = torch.randperm(len(here.numbers), generator=torch.Generator().manual_seed(3))
-    b = run(name, Molecules.single(here.numbers[order], here.positions[order]), forces=True)
-    holds("S4 energy", name, (a.energy - b.energy).abs().max(), 1e-10)
-    holds("S4 charges", name, (a.charges[order] - b.charges).abs().max(), 1e-8)
-    holds("S4 forces", name, (a.forces[order] - b.forces).abs().max(), 1e-7)
+def test_S6_Q3_state(name):
+    """Hermitian, idempotent, self-consistent; charges and unpaired electrons add up."""
+    check_state(model(name), batch(ALL))
 
 
-@electronic
-def test_S6_hermitian_idempotent(name):
-    result = run(name, batch(ALL))
-    for k in range(len(ALL)):
-        F, D = result.fock(k), result.density(k)
-        holds("S6 hermitian", name, (F - F.mT).abs().max(), 1e-12)
-        holds("S6 symmetric", name, (D - D.mT).abs().max(), 1e-12)
-        holds("S6 idempotent", name, (D @ D - D).abs().max(), 1e-8)
-        holds("S6 commutator", name, (F @ D - D @ F).abs().max(), 1e-8)
+@every
+def test_S6_fock_is_the_derivative_of_the_energy(name):
+    check_fock(model(name), batch(ALL))
 
 
 @electronic
@@ -154,22 +132,14 @@ def test_S8_spins_exchanged(name):
     result = run(name, batch(("hydroxymethyl", "oxygen")))
     for state in result.states:
         p, s = state.problem, state.solution
-        flipped = solve(Problem(p.layout, p.integrals, p.h, p.occupations.flip(1)), (s.D * 0.9).flip(1), 1e-10)
+        flipped = solve(Problem(p.layout, p.integrals, p.h, p.occupations.flip(1)), (s.D * 0.9).flip(1), SCF(tolerance=1e-10))
         holds("S8 flipped", name, (flipped.energy - s.energy).abs().max(), 1e-9)
         holds("S8 densities", name, (flipped.D.flip(1) - s.D).abs().max(), 1e-6)
 
 
 @every
 def test_S9_batch_is_single(name):
-    together = run(name, batch(ALL), forces=True)
-    start = 0
-    for k, which in enumerate(ALL):
-        alone = run(name, molecule(which), forces=True)
-        stop = start + len(MOLECULES[which][0])
-        holds("S9 energy", name, together.energy[k] - alone.energy[0], 1e-10, which)
-        holds("S9 forces", name, (together.forces[start:stop] - alone.forces).abs().max(), 1e-8, which)
-        holds("S9 charges", name, (together.charges[start:stop] - alone.charges).abs().max(), 1e-8, which)
-        start = stop
+    check_batch(model(name), batch(ALL))
 
 
 @pytest.mark.gpu
@@ -222,8 +192,7 @@ def test_L6_dipole_dipole(name):
     """
     m = model(name)
     one = run(name, molecule(WATER))
-    P, _ = m.records()
-    rho = m._rows(P).rho0[m.method.rows(torch.tensor(WATER[0]))] * m.method.constants.bohr
+    rho = m.rows().atoms.rho0[m.method.rows(torch.tensor(WATER[0]))] * m.method.constants.bohr
     ideal = -COULOMB * (2 * one.dipole[0, 2]**2 + (one.charges * rho).sum()**2)
     distances = torch.tensor([20.0, 40.0, 100.0, 1000.0], dtype=torch.float64)
     C3 = interaction(name, WATER, WATER, distances.tolist()) * distances**3
@@ -304,32 +273,8 @@ def test_L12_dissociation(name):
 # --- quality
 
 @every
-def test_Q3_charges_and_electrons(name):
-    here = batch(ALL)
-    r = run(name, here)
-    holds("Q3 charge", name, (per_molecule(r.charges, here) - here.charge).abs().max(), 1e-9)
-    for k in range(len(ALL)):
-        D = r.density(k)
-        electrons = (2.0 / len(D)) * D.diagonal(dim1=1, dim2=2).sum()
-        holds("Q3 electrons", name, electrons - electrons.round(), 1e-9)
-    holds("Q3 spin", name, (per_molecule(r.spin_populations, here) - here.unpaired).abs().max(), 1e-9)
-
-
-def difference(f, h):
-    """Richardson's derivative of f at 0 from +-h, +-h/2."""
-    fine, coarse = ((f(s) - f(-s)) / (2 * s) for s in (h / 2, h))
-    return (4 * fine - coarse) / 3
-
-
-@every
 def test_Q4_forces_are_derivatives(name):
-    """Along a random direction of every molecule at once."""
-    here = batch(ALL)
-    r = run(name, here, forces=True)
-    v = torch.randn(here.positions.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
-    v = v / per_molecule(v.square().sum(1), here).sqrt()[here.molecule][:, None]
-    slope = difference(lambda s: run(name, here.with_positions(here.positions + s * v)).energy, 2e-3)
-    holds("Q4", name, (slope + per_molecule((r.forces * v).sum(1), here)).abs().max(), 1e-6)
+    check_forces(model(name), batch(ALL))
 
 
 @every
@@ -465,7 +410,7 @@ def test_Q9_polarizability(name):
     def dipole(s):
         return run(name, here, field=(s * v).expand(len(here), 3)).dipole
 
-    holds("Q9 differences", name, (difference(dipole, 0.02) * coulomb - alpha @ v).abs().max(), 1e-4)
+    holds("Q9 differences", name, (extrapolated(dipole, 0.02) * coulomb - alpha @ v).abs().max(), 1e-4)
 
 
 @electronic

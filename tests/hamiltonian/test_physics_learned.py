@@ -8,8 +8,6 @@ from ase.io import read
 from support.physics_models import LEARNED, MOLECULES, model, molecule, run
 
 from nddo_ml import Hamiltonian, Molecules
-from nddo_ml.hamiltonian.shifted import shifted
-from nddo_ml.integrals.assembly import distances, topology
 from nddo_ml.integrals.one_centre import one_centre
 from nddo_ml.integrals.parameters import gather
 from nddo_ml.methods import learned
@@ -30,9 +28,8 @@ def parent_of(name):
 def parameters(name, molecules):
     """AtomIntegrals of the parent and of the network, Shifts."""
     H = model(name)
-    top = topology(H.method, molecules)
-    shifts = H.network(molecules.numbers, top.i, top.j, *distances(top, molecules.positions))
-    return gather(H._rows(H.records()[0]), top.rows), shifted(top, H.parameters_of(top), shifts, H.method.constants), shifts
+    made = H.assembled(molecules)
+    return gather(H.rows().atoms, made.topology.rows), made.parameters, made.shifts
 
 
 @each
@@ -58,11 +55,11 @@ def test_Q1_positive(name):
     for entry in MOLECULES:
         before, p, _ = parameters(name, molecule(entry))
         for quantity in ("zeta_s", "g_ss", "g_sp", "g_pp", "h_sp", "rho0", "rho1", "rho2"):
-            a, b = getattr(before, quantity), getattr(p.A, quantity)
+            a, b = getattr(before, quantity), getattr(p.atoms, quantity)
             assert bool(((b > 0) | (a <= 0)).all()), quantity
         heavy = before.zeta_p > 0
-        assert bool(((p.A.g_pp > p.A.g_p2) | (before.g_pp <= before.g_p2))[heavy].all())
-        lowest = [torch.linalg.eigvalsh(one_centre(A, 4)[heavy]).amin(1) for A in (before, p.A)]
+        assert bool(((p.atoms.g_pp > p.atoms.g_p2) | (before.g_pp <= before.g_p2))[heavy].all())
+        lowest = [torch.linalg.eigvalsh(one_centre(A, 4)[heavy]).amin(1) for A in (before, p.atoms)]
         # positive definite where the table is: it is not for N of RM1 and C of AM1 (physics_models.EXCEPTIONS, Q1)
         assert bool(((lowest[1] > 0) | (lowest[0] <= 0)).all())
 
@@ -72,9 +69,9 @@ def test_Q2_drift_is_bounded(name):
     for entry in MOLECULES:
         before, p, shifts = parameters(name, molecule(entry))
         for quantity in ("zeta_s", "zeta_p", "g_ss", "g_sp", "g_pp", "g_p2", "h_sp", "beta_s", "beta_p"):
-            a, b = getattr(before, quantity), getattr(p.A, quantity)
+            a, b = getattr(before, quantity), getattr(p.atoms, quantity)
             assert bool(((b - a).abs() <= 0.3 * a.abs()).all()), quantity
-        assert float((p.A.U_ss - before.U_ss).abs().max()) <= 4.0
+        assert float((p.atoms.U_ss - before.U_ss).abs().max()) <= 4.0
         assert float((torch.exp(shifts.resonance) - 1).abs().max()) <= 0.3
 
 

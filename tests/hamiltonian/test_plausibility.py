@@ -13,8 +13,8 @@ from nddo_ml import NDDO, Hamiltonian, Molecules, relax
 from nddo_ml.elements import covalent_radii
 from nddo_ml.errors import ImplausibleState, UnknownOption
 from nddo_ml.geometry.flat import lifted
+from nddo_ml.hamiltonian import walk
 from nddo_ml.hamiltonian.plausibility import implausible
-from nddo_ml.integrals.assembly import distances, topology
 from nddo_ml.interfaces.qcschema import compute
 from nddo_ml.interfaces.stream import records
 from nddo_ml.networks import build
@@ -55,7 +55,7 @@ class Says(nn.Module):
 
 def moved_charges(network, molecules):
     """Core charge each atom of the molecules gives and takes: net, and summed over its pairs without sign."""
-    top = topology(Hamiltonian("PM6").method, molecules)
+    top = walk.topology(Hamiltonian("PM6").method, molecules)
     found = shifts_of(network, molecules)
     i, j, zero = top.i[found.pairs], top.j[found.pairs], torch.zeros(len(molecules.numbers), dtype=torch.float64)
     net = zero.index_add(0, i, found.charges).index_add(0, j, -found.charges)
@@ -107,7 +107,7 @@ def test_atoms_nearer_than_any_bond_are_the_parents(features):
         return Molecules.single([6, 8, 7, 1], torch.stack([torch.zeros(3, dtype=torch.float64), *(
             torch.tensor(p, dtype=torch.float64) for p in ([0.0, 0.0, x * bond], [0.0, 1.9, -2.0], [0.0, 2.7, -2.6]))]))
 
-    top = topology(Hamiltonian("PM6").method, near(1.0))
+    top = walk.topology(Hamiltonian("PM6").method, near(1.0))
     said = shifts_of(network, near(0.4))
     touched = [0, 1]
     for values in (said.U, said.factors, said.local):
@@ -233,15 +233,15 @@ def test_a_step_into_a_hole_is_taken_back():
 def test_nothing_published_is_out_of_bounds(method, symbols, positions, charge):
     """Bare ions, salts, hypervalent atoms, a sparkle, a pseudo-atom: the bounds leave room for what molecules are."""
     H, m = Hamiltonian(method), Molecules.single(symbols, positions, charge)
-    top = topology(H.method, m)
-    assert implausible(top, m, distances(top, m.positions)[0], top.elements.core, H(m).charges) == [""]
+    top = walk.topology(H.method, m)
+    assert implausible(top, m, walk.distances(top, m.positions).R, top.elements.core, H(m).charges) == [""]
     assert H(m).implausible == [""]
 
 
 def test_bounds_of_one_state():
     m = molecule("water")
-    top, q = topology(Hamiltonian("PM6").method, m), torch.tensor([-0.6, 0.3, 0.3], dtype=torch.float64)
-    R, core = distances(top, m.positions)[0], top.elements.core
+    top, q = walk.topology(Hamiltonian("PM6").method, m), torch.tensor([-0.6, 0.3, 0.3], dtype=torch.float64)
+    R, core = walk.distances(top, m.positions).R, top.elements.core
     assert implausible(top, m, R, core, q) == [""]
     shift = torch.tensor([1.0, -1.0, 0.0], dtype=torch.float64)
     assert implausible(top, m, R, core + LARGEST_MOVED * shift, q) == [""]

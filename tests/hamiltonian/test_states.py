@@ -6,9 +6,11 @@ import torch
 from support.reference import KCAL, load
 
 from nddo_ml import Hamiltonian, InvalidMolecule, Molecules, UnknownOption
-from nddo_ml.scf import solve as scf
 from nddo_ml.scf.fock import kernel, two_electron
 from nddo_ml.scf.half_electron import correction
+from nddo_ml.scf.ladder import solve
+from nddo_ml.scf.options import SCF
+from nddo_ml.scf.problem import Problem
 
 METHODS = ("MNDO", "AM1", "PM3", "RM1", "MNDO/d", "PM6", "PM7", "PM6-D3H4")
 MODELS = {}
@@ -101,9 +103,9 @@ def test_alpha_and_beta_are_equivalent(method):
     for structure, multiplicity in ((METHYL, 2), (METHYLENE, 3)):
         result = calculate(method, structure, 0, multiplicity, tolerance=1e-9)
         problem = result.states[0].problem
-        mirrored = scf.Problem(problem.layout, problem.integrals, problem.h, problem.occupations.flip(1))
+        mirrored = Problem(problem.layout, problem.integrals, problem.h, problem.occupations.flip(1))
         start = torch.diag_embed(mirrored.occupations.mean(-1, keepdim=True) * problem.layout.real[:, None])
-        found = scf.solve(mirrored, start, 1e-9)
+        found = solve(mirrored, start, SCF(tolerance=1e-9))
         assert abs(float(found.energy - result.states[0].solution.energy)) < 1e-9
         assert (found.D.flip(1)[0] - result.density()).abs().max() < 1e-6
 
@@ -265,7 +267,7 @@ def test_energies_add_up():
         assert float(sum(result.energies.values()) - result.energy) == pytest.approx(0, abs=1e-10)
         m = MODELS[method].method
         rows = m.rows(result.molecules.numbers)
-        atoms = m.elements.EHEAT[rows].sum() - m.constants.kcal_mol * MODELS[method]._rows(m.parameters).EISOL[rows].sum()
+        atoms = m.elements.EHEAT[rows].sum() - m.constants.kcal_mol * MODELS[method].rows().atoms.EISOL[rows].sum()
         assert float(result.heat_of_formation - m.constants.kcal_mol * result.energy - atoms) == pytest.approx(0, abs=1e-8)
         assert abs(m.constants.kcal_mol - KCAL) < 0.1
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nddo_ml.errors import UnknownOption
-from nddo_ml.integrals.corrections import GROUPS, HALOGEN_DH2X, TERMS, Composition, Geometry, corrections, tables, terms
+from nddo_ml.integrals.corrections import GROUPS, TERMS, Composition, Geometry, corrections, tables, terms
 from nddo_ml.integrals.corrections.peptide import claims
 from nddo_ml.molecules import Molecules
 from nddo_ml.units import CODATA_2018
@@ -19,13 +19,12 @@ GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / "data" / "corrections.j
 STRUCTURES = GOLDEN["structures"]
 EVERY_TERM = {name: (method, term) for method, chosen in TERMS.items() for name, term in chosen.items()}
 EVERY_TERM["hydrogen_bond_dh of DH+"] = ("PM6-DH+", TERMS["PM6-DH+"]["hydrogen_bond_dh"])
-EVERY_TERM["halogen_dh2x"] = ("PM6-DH2X", HALOGEN_DH2X)
 
 ETHANOL = ([6, 6, 8, 1, 1, 1, 1, 1, 1], [[1.168, -0.392, 0.0], [0.0, 0.556, 0.0], [-1.19, -0.215, 0.0], [-1.947, 0.382, 0.0],
            [2.115, 0.157, 0.0], [1.128, -1.035, 0.887], [1.128, -1.035, -0.887], [0.04, 1.21, 0.886], [0.04, 1.21, -0.886]])
 WHERE = {   # a structure in which the term is at work
     "peptide": "N-methylacetamide", "triple_bond": "alkyne", "nonplanar_nitrogen": "CH3COOH+CH3NO2#47", "si_o_h": "silanol",
-    "halogen_d3h4x": "CH3I+NH4+NH4#164", "halogen_dh2x": "CH3I+NH4+NH4#164", "h4": "formic_acid_dimer at 1.25",
+    "halogen_d3h4x": "CH3I+NH4+NH4#164", "h4": "formic_acid_dimer at 1.25",
 }
 OWN = {
     "alkyne": ([6, 6, 1, 1], [[0, 0, 0], [1.25, 0, 0.0], [-1.06, 0.1, 0], [2.3, 0.03, 0.2]]),
@@ -80,13 +79,13 @@ def test_mopac(record):
     """Each printed term, and the heat of formation relative to plain PM6."""
     method, expected, decimals = record["method"], dict(record["kcal_mol"]), record["decimals"]
     numbers, positions = structure(record["structure"])
-    found = kcal(method, numbers, positions)
-    total = sum(found.values())
-    found["dispersion"] = found.get("dispersion", 0.0) + found.pop("halogen", 0.0)   # MOPAC prints their sum
-    found.pop("triple_bond", None)
-    for group in found.keys() | expected.keys():
+    by_group = kcal(method, numbers, positions)
+    total = sum(by_group.values())
+    by_group["dispersion"] = by_group.get("dispersion", 0.0) + by_group.pop("halogen", 0.0)   # MOPAC prints their sum
+    by_group.pop("triple_bond", None)
+    for group in by_group.keys() | expected.keys():
         limit = tolerance(method, group, decimals) if group in expected else 1.01e-5   # MOPAC leaves smaller ones out
-        assert found.get(group, 0.0) == pytest.approx(expected.get(group, 0.0), abs=limit, rel=1e-11), group
+        assert by_group.get(group, 0.0) == pytest.approx(expected.get(group, 0.0), abs=limit, rel=1e-11), group
     if "heat_minus_PM6" in record:
         base = sum(kcal("PM6", numbers, positions).values())
         assert total - base == pytest.approx(record["heat_minus_PM6"], abs=2e-6)
@@ -170,9 +169,9 @@ def test_batch_equals_single(method):
 def test_silent_where_they_do_not_apply(method):
     """Zeros of the right shape for an atom, and for ethanol but for dispersion and H-H repulsion."""
     batch = Molecules.batch([[10], ETHANOL[0], [1, 1]], [[[0.0, 0, 0]], ETHANOL[1], [[0.0, 0, 0], [0.74, 0, 0]]])
-    found = corrections(terms(method), Composition.of(batch), batch.positions)
-    assert found.keys() == {GROUPS[name] for name in TERMS[method]}
-    for group, energy in found.items():
+    by_group = corrections(terms(method), Composition.of(batch), batch.positions)
+    assert by_group.keys() == {GROUPS[name] for name in TERMS[method]}
+    for group, energy in by_group.items():
         assert energy.shape == (3,) and energy[0] == 0.0
         assert bool(energy[1] == 0.0) == (group not in ("dispersion", "hh_repulsion"))
     atom = Molecules.single([6], [[0.0, 0, 0]])

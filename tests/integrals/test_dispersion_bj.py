@@ -30,12 +30,12 @@ def energy(term, composition, x):
 
 def test_reference_labels():
     """1e-8 eV, 1e-7 eV/angstrom: pyscf's bohr differs from ours by 3e-11 relative; no three-body term is in the labels."""
-    found, forces = energy_and_forces(OMEGA_B97X_D3BJ, BATCH)
+    value, forces = energy_and_forces(OMEGA_B97X_D3BJ, BATCH)
     expected = torch.tensor([a.info["ref_energy_d3"] for a in FRAMES])
     expected_forces = torch.cat([torch.from_numpy(a.arrays["ref_forces_d3"]) for a in FRAMES])
     assert {z for a in FRAMES for z in a.numbers} == set(ELEMENTS)
     assert expected.abs().min() > 1e-3 and expected_forces.abs().max() > 1e-3
-    assert torch.allclose(found, expected, atol=1e-8, rtol=0)
+    assert torch.allclose(value, expected, atol=1e-8, rtol=0)
     assert torch.allclose(forces, expected_forces, atol=1e-7, rtol=0)
 
 
@@ -50,8 +50,8 @@ def test_tad_dftd3(term):
     s6, s8, a1, a2 = (torch.tensor(value, dtype=torch.float64) for value in astuple(term))
     parameters = {"s6": s6, "s8": s8, "a1": a1, "a2": a2, "s9": torch.zeros_like(s6)}
     expected = CODATA_2018.hartree * tad.dftd3(numbers, x / CODATA_2018.bohr, parameters).sum()
-    found, _ = energy_and_forces(term, Molecules.single(numbers, x))
-    assert float(found) == pytest.approx(float(expected), abs=1e-9)
+    value, _ = energy_and_forces(term, Molecules.single(numbers, x))
+    assert float(value) == pytest.approx(float(expected), abs=1e-9)
 
 
 def test_derivatives():
@@ -86,10 +86,10 @@ def test_batch_equals_single_and_parts_are_named():
 
 def test_an_atom_has_none():
     beside = Molecules.batch([[6], [1, 8]], [[[0.0, 0, 0]], [[0.0, 0, 0], [0, 0, 1]]])
-    found, forces = energy_and_forces(OMEGA_B97X_D3BJ, beside)
-    assert found[0] == 0.0 > found[1] and (forces[0] == 0.0).all() and forces[1].abs().max() > 0
-    found, forces = energy_and_forces(OMEGA_B97X_D3BJ, Molecules.single([6], [[0.0, 0, 0]]))
-    assert found.tolist() == [0.0] and (forces == 0.0).all()
+    value, forces = energy_and_forces(OMEGA_B97X_D3BJ, beside)
+    assert value[0] == 0.0 > value[1] and (forces[0] == 0.0).all() and forces[1].abs().max() > 0
+    value, forces = energy_and_forces(OMEGA_B97X_D3BJ, Molecules.single([6], [[0.0, 0, 0]]))
+    assert value.tolist() == [0.0] and (forces == 0.0).all()
 
 
 def test_long_range():

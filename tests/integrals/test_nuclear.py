@@ -1,14 +1,17 @@
 """Core-core repulsion: against MOPAC, by limits and by differentiation."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from support.atom_records import core_interaction
 
 from nddo_ml.common.struct import tensor_map
 from nddo_ml.elements import covalent_radii, number
-from nddo_ml.integrals.nuclear import PairValues, gamma, pair_values
+from nddo_ml.integrals.multipole import atom_integrals
+from nddo_ml.integrals.nuclear import CoreParameters, PairValues, core_parameters, pair_values
 from nddo_ml.integrals.parameters import gather
 from nddo_ml.methods import method
 
@@ -16,34 +19,21 @@ RECORDS = json.loads((Path(__file__).parents[1] / "data" / "core_core.json").rea
 METHODS = ("MNDO", "AM1", "PM3", "RM1", "MNDO/d", "PM6", "PM7")
 
 
-def core_radii(m, rows, given):
-    """rho_core of each atom: the table's, the record's, or hartree/(2 g_ss)."""
-    P = gather(m.parameters, rows)
-    rho = torch.where(P.rho_core > 0, P.rho_core, 0.5 * m.constants.hartree / torch.where(P.g_ss > 0, P.g_ss, 1.0))
-    for z, value in given.items():
-        rho[m.elements.number[rows] == int(z)] = value
-    return rho
+def atoms(m, rows, rho_core):
+    """AtomIntegrals of the rows of a method; rho_core: {element: additive term} of a record, instead of the table's."""
+    A, number = (gather(x, rows) for x in (atom_integrals(m.parameters, m.elements, m.constants), m.elements))
+    rho = A.rho_core.clone()
+    for z, value in rho_core.items():
+        rho[number.number == int(z)] = value
+    return replace(A, rho_core=rho)
 
 
-def unit_repulsion(m, r, rho_i, rho_j):
-    """gamma, joined to the point charges for PM7."""
-    g = gamma(r / m.constants.bohr, rho_i, rho_j, m.constants)
-    if not m.join:
-        return g
-    w = torch.where(r < 7.0, 1.0 - torch.exp(-0.22 * (r - 7.0).square()), 0.0)
-    return w * g + (1.0 - w) * m.constants.coulomb / r
-
-
-def energies(m, numbers, positions, rho_core=None):
-    """Core-core energy of each pair of a molecule."""
-    rows = m.rows(torch.tensor(numbers))
-    i, j = torch.triu_indices(len(rows), len(rows), 1)
-    r = (positions[i] - positions[j]).norm(dim=1)
-    rho = core_radii(m, rows, rho_core or {})
-    P = gather(m.parameters, rows)
+def energies(m, rows, i, j, r, rho_core=None):
+    """Core-core energy of pairs (i, j) of the rows of a method at distances r, and gamma of each pair."""
+    A, E, P = atoms(m, rows, rho_core or {}), gather(m.elements, rows), core_parameters(gather(m.parameters, rows))
+    gamma = core_interaction(m, gather(A, i), gather(A, j), (gather(E, i), gather(E, j)), r)
     rules = m.core_rules(rows[i], rows[j])
-    g = unit_repulsion(m, r, rho[i], rho[j])
-    return m.core_core.energy(rules, r, g, gather(P, i), gather(P, j), pair_values(m.pairs, rules))
+    return m.core_core.energy(rules, r, gamma, gather(P, i), gather(P, j), pair_values(m.pairs, rules)), gamma
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -52,21 +42,17 @@ def test_mopac(name):
     records = [r for r in RECORDS if r["method"] == name]
     assert len(records) >= 4
     for r in records:
-        positions = torch.tensor(r["positions"], dtype=torch.float64)
-        energy = float(energies(method(name), r["numbers"], positions, r["rho_core"]).sum())
+        x, rows = torch.tensor(r["positions"], dtype=torch.float64), method(name).rows(torch.tensor(r["numbers"]))
+        i, j = torch.triu_indices(len(rows), len(rows), 1)
+        energy = float(energies(method(name), rows, i, j, (x[i] - x[j]).norm(dim=1), r["rho_core"])[0].sum())
         assert energy == pytest.approx(r["core_repulsion_eV"], abs=r["tolerance"], rel=0), r["name"]
 
 
 def couple(name, first, second, r):
-    """Energy of one pair at the distances r, with everything it depends on."""
+    """Energy of one pair at the distances r, with everything it depends on; gamma."""
     m = method(name)
-    rows = m.rows(torch.tensor([number(first), number(second)]))
-    n = len(r)
-    i, j = rows[:1].expand(n), rows[1:].expand(n)
-    rules = m.core_rules(i, j)
-    rho = core_radii(m, rows, {})
-    g = unit_repulsion(m, r, rho[:1], rho[1:])
-    return m.core_core.energy(rules, r, g, gather(m.parameters, i), gather(m.parameters, j), pair_values(m.pairs, rules))
+    i, j = torch.zeros(len(r), dtype=torch.long), torch.ones(len(r), dtype=torch.long)
+    return energies(m, m.rows(torch.tensor([number(first), number(second)])), i, j, r)
 
 
 PAIRS = [("MNDO", "N", "H"), ("MNDO", "Na", "O"), ("AM1", "B", "Cl"), ("AM1", "Mo", "H"), ("AM1", "O", "H"), ("AM1", "Eu", "O"),
@@ -78,7 +64,7 @@ PAIRS = [("MNDO", "N", "H"), ("MNDO", "Na", "O"), ("AM1", "B", "Cl"), ("AM1", "M
 @pytest.mark.parametrize("name, first, second", PAIRS)
 def test_symmetric(name, first, second):
     r = torch.linspace(0.6, 4.0, 9, dtype=torch.float64)
-    assert torch.allclose(couple(name, first, second, r), couple(name, second, first, r), rtol=1e-14, atol=0)
+    assert torch.allclose(couple(name, first, second, r)[0], couple(name, second, first, r)[0], rtol=1e-14, atol=0)
 
 
 @pytest.mark.parametrize("name, first, second", PAIRS)
@@ -87,9 +73,8 @@ def test_long_range(name, first, second):
     m = method(name)
     r = torch.tensor([20.0], dtype=torch.float64)
     rows = m.rows(torch.tensor([number(first), number(second)]))
-    rho = core_radii(m, rows, {})
-    bare = m.elements.core[rows].prod() * unit_repulsion(m, r, rho[:1], rho[1:])
-    assert float(couple(name, first, second, r) - bare) == pytest.approx(0.0, abs=1e-8)
+    energy, gamma = couple(name, first, second, r)
+    assert float(energy - m.elements.core[rows].prod() * gamma) == pytest.approx(0.0, abs=1e-8)
 
 
 @pytest.mark.parametrize("name, first, second", PAIRS)
@@ -100,14 +85,13 @@ def test_derivatives(name, first, second):
     i, j = i.expand(2), j.expand(2)
     rules = m.core_rules(i, j)
     value = pair_values(m.pairs, rules)
-    A, B = gather(m.parameters, i), gather(m.parameters, j)
+    A, B = (core_parameters(gather(m.parameters, k)) for k in (i, j))
     r, g = torch.tensor([[1.1, 1.9], [9.0, 6.0]], dtype=torch.float64)
     inputs = [r, g, value.alpha, value.x, A.alpha, B.alpha, A.K, A.L, A.M, B.K]
 
     def energy(r, g, alpha, x, alpha_i, alpha_j, K, L, M, K_j):
-        P = type(A)(**{**vars(A), "alpha": alpha_i, "K": K, "L": L, "M": M})
-        Q = type(B)(**{**vars(B), "alpha": alpha_j, "K": K_j})
-        return m.core_core.energy(rules, r, g, P, Q, PairValues(alpha, x))
+        first, second = CoreParameters(alpha_i, K, L, M), replace(B, alpha=alpha_j, K=K_j)
+        return m.core_core.energy(rules, r, g, first, second, PairValues(alpha, x))
 
     inputs = [t.detach().clone().requires_grad_() for t in inputs]
     assert torch.autograd.gradcheck(energy, inputs)
@@ -134,5 +118,5 @@ def test_wall(name):
     for a in species:
         for b in species:
             r = torch.linspace(0.2, 0.6 * (radius[a] + radius[b]), 40, dtype=torch.float64)
-            e = couple(name, a, b, r)
+            e, _ = couple(name, a, b, r)
             assert bool((e[1:] < e[:-1]).all()) and bool((e > 0).all()), (a, b)

@@ -1,16 +1,20 @@
 """Overlaps of Slater functions against high-precision arithmetic and against plain numerical integration."""
 
 import math
-from types import SimpleNamespace
+from dataclasses import replace
 
 import mpmath
 import numpy as np
 import pytest
 import torch
+from support.atom_records import made_up
 from support.rotations import directions
 
-from nddo_ml.integrals.frame import frame, harmonics, rotations
-from nddo_ml.integrals.overlap import ANGULAR, REACH, SlaterClasses, constants, reach, resonance, slater_classes
+from nddo_ml.integrals.frame import axes
+from nddo_ml.integrals.multipole import AtomIntegrals
+from nddo_ml.integrals.overlap import ANGULAR, REACH, overlap_constants, reach, resonance
+from nddo_ml.integrals.pair_species import SlaterClasses, pair_species
+from nddo_ml.integrals.parameters import Elements
 from nddo_ml.units import CODATA_2018
 
 BOHR = CODATA_2018.bohr
@@ -26,9 +30,14 @@ def atoms(n, zeta, numbers):
         return torch.tensor([x])
 
     z = list(zeta) + [0.0] * (3 - len(zeta))
-    A = SimpleNamespace(**{f"zeta_{k}": t(v) for k, v in zip("spd", z, strict=True)}, **{f"beta_{k}": t(1.0) for k in "spd"})
+    A = made_up(AtomIntegrals, **{f"zeta_{k}": t(v) for k, v in zip("spd", z, strict=True)},
+                **{f"beta_{k}": t(1.0) for k in "spd"})
     q = list(numbers) + [0] * (3 - len(numbers))
-    return A, SimpleNamespace(n_s=i(q[0]), n_p=i(q[1]), n_d=i(q[2]), n_ao=i(n), number=i(n))
+    return A, made_up(Elements, n_s=i(q[0]), n_p=i(q[1]), n_d=i(q[2]), n_ao=i(n), number=i(n))
+
+
+def species(shells, E_i, E_j):
+    return pair_species(shells, E_i, E_j, False)
 
 
 def overlap(n_i, n_j, zeta_i, zeta_j, numbers_i, numbers_j, R, u=(0.0, 0.0, 1.0)):
@@ -36,12 +45,8 @@ def overlap(n_i, n_j, zeta_i, zeta_j, numbers_i, numbers_j, R, u=(0.0, 0.0, 1.0)
     (A_i, E_i), (A_j, E_j) = atoms(n_i, zeta_i, numbers_i), atoms(n_j, zeta_j, numbers_j)
     u = torch.tensor([u], dtype=torch.float64)
     R = torch.tensor([R], dtype=torch.float64)
-    O_i = O_j = None
-    if n_j >= 4:
-        _, O_i = rotations(frame(u), n_i)
-        O_j = O_i[:, :n_j, :n_j]
     shells = (n_i, n_j)
-    near, H = resonance(shells, R, O_i, O_j, harmonics(u, n_i), A_i, A_j, slater_classes(shells, E_i, E_j), BOHR)
+    near, H = resonance(species(shells, E_i, E_j), R, axes(u, shells), (A_i, A_j), BOHR)
     return H[0].numpy() if len(near) else np.zeros((n_i, n_j))
 
 
@@ -137,7 +142,7 @@ def test_quadrature_has_enough_points(seed):
         _, points = reach(R, zeta, classes, REACH / BOHR)
         local = []
         for q in (points, 160):
-            c = constants(9, 9, classes.numbers, q, torch.device("cpu"))
+            c = overlap_constants(9, 9, classes.numbers, q, torch.device("cpu"))
             y = torch.log(torch.cat((zeta @ c.sums, R[:, None]), 1)) @ c.powers
             local.append(((torch.exp((zeta @ c.exponents) * R[:, None]) @ c.quadrature) * torch.exp(y)) @ c.orbitals)
         assert (local[0] - local[1]).abs().max() < 1e-12, (numbers, zeta[0], points)
@@ -199,9 +204,7 @@ def test_atoms_without_p_functions_have_no_p_overlap():
     for p in parameters:
         p.requires_grad_()
     u = directions()[:1]
-    _, O = rotations(frame(u), 4)
-    classes = slater_classes((4, 4), E_i, E_j)
-    _, H = resonance((4, 4), parameters[-1], O, O, None, A_i, A_j, classes, BOHR)
+    _, H = resonance(species((4, 4), E_i, E_j), parameters[-1], axes(u, (4, 4)), (A_i, A_j), BOHR)
     expected = overlap(4, 1, (2.0, 1.8), (1.2,), (2, 2), (1,), 2.0, u[0].tolist())
     assert np.abs(H[0, :, :1].detach().numpy() - expected).max() < 1e-15
     assert not H[0, :, 1:].any()
@@ -219,13 +222,12 @@ def test_classes_do_not_mix():
     records = [(atoms(4, za, a), atoms(4, zb, b)) for za, zb, a, b, _ in data]
 
     def join(items):
-        return SimpleNamespace(**{k: torch.cat([getattr(x, k) for x in items]) for k in vars(items[0])})
+        return type(items[0])(**{k: torch.cat([getattr(x, k) for x in items]) for k in vars(items[0])})
 
     A_i, E_i, A_j, E_j = (join([r[side][part] for r in records]) for side in (0, 1) for part in (0, 1))
     R = torch.tensor([d[-1] for d in data], dtype=torch.float64)
     u = directions()[:1].expand(len(data), 3)
-    _, O = rotations(frame(u), 4)
-    near, H = resonance((4, 4), R, O, O, None, A_i, A_j, slater_classes((4, 4), E_i, E_j), BOHR)
+    near, H = resonance(species((4, 4), E_i, E_j), R, axes(u, (4, 4)), (A_i, A_j), BOHR)
     assert near.tolist() == list(range(len(data)))
     for k, (za, zb, a, b, r) in enumerate(data):
         assert np.abs(H[k].numpy() - overlap(4, 4, za, zb, a, b, r, u[0].tolist())).max() < 1e-14
@@ -236,30 +238,26 @@ def test_far_pairs_are_left_out_only_where_nothing_is_lost():
     (A_i, E_i), (A_j, E_j) = atoms(4, (1.8, 1.7), (2, 2)), atoms(4, (1.8, 1.7), (2, 2))
     R = torch.linspace(1, 20, 400, dtype=torch.float64) / BOHR
     zeta = torch.stack([A_i.zeta_s, A_i.zeta_p, A_j.zeta_s, A_j.zeta_p], 1).expand(400, 4)
-    near, _ = reach(R, zeta, slater_classes((4, 4), E_i, E_j), REACH / BOHR)
+    near, _ = reach(R, zeta, species((4, 4), E_i, E_j).slater, REACH / BOHR)
     last = float(R[near].max())
     assert 11 < last * BOHR < 15
     assert max(abs(exact(2, 1, 1.7, 2, 1, 1.7, m, last)) for m in (0, 1)) < 1e-13
     diffuse = torch.full((400, 4), 0.6, dtype=torch.float64)
-    near, _ = reach(R, diffuse, slater_classes((4, 4), E_i, E_j), REACH / BOHR)
+    near, _ = reach(R, diffuse, species((4, 4), E_i, E_j).slater, REACH / BOHR)
     assert 14.9 < float(R[near].max()) * BOHR < 15
 
 
 @pytest.mark.parametrize(("n_i", "n_j"), [(1, 1), (4, 1), (4, 4), (9, 4), (9, 9)])
 def test_derivatives_by_distance_direction_exponents_and_beta(n_i, n_j):
     (A_i, E_i), (A_j, E_j) = atoms(n_i, (1.9, 1.5, 1.2), (3, 3, 3)), atoms(n_j, (1.3, 1.6, 0.9), (2, 2, 3))
-    classes = slater_classes((n_i, n_j), E_i, E_j)
+    kind = species((n_i, n_j), E_i, E_j)
 
     def f(x, zeta_i, zeta_j, beta):
-        A, B = SimpleNamespace(**vars(A_i)), SimpleNamespace(**vars(A_j))
-        for k, name in enumerate("spd"):
-            setattr(A, f"zeta_{name}", zeta_i[:, k])
-            setattr(B, f"zeta_{name}", zeta_j[:, k])
-            setattr(A, f"beta_{name}", beta[:, k])
+        A = replace(A_i, zeta_s=zeta_i[:, 0], zeta_p=zeta_i[:, 1], zeta_d=zeta_i[:, 2],
+                    beta_s=beta[:, 0], beta_p=beta[:, 1], beta_d=beta[:, 2])
+        B = replace(A_j, zeta_s=zeta_j[:, 0], zeta_p=zeta_j[:, 1], zeta_d=zeta_j[:, 2])
         R = x.square().sum(1).sqrt()
-        u = x / R[:, None]
-        O_i, O_j = (rotations(frame(u), n)[1] if n_j >= 4 else None for n in (n_i, n_j))
-        return resonance((n_i, n_j), R, O_i, O_j, harmonics(u, n_i), A, B, classes, BOHR)[1]
+        return resonance(kind, R, axes(x / R[:, None], kind.shells), (A, B), BOHR)[1]
 
     inputs = [torch.tensor([v], dtype=torch.float64, requires_grad=True)
               for v in ((0.0, 0.0, -2.3), (1.9, 1.5, 1.2), (1.3, 1.6, 0.9), (-10.0, -7.0, -3.0))]

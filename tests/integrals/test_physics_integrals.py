@@ -5,14 +5,14 @@ needs no self-consistent field. Symmetry of two-centre blocks (S), limits of dis
 import pytest
 import torch
 from ase.data import covalent_radii
+from support.atom_records import core_interaction, pair_integrals
 from support.physics_models import ELECTRONIC, holds, model, rotation
 from support.rotations import distribution_rotation, orbital_rotation
 
-from nddo_ml.integrals.nuclear import gamma, pair_values
+from nddo_ml.integrals.nuclear import core_parameters, pair_values
 from nddo_ml.integrals.one_centre import one_centre
+from nddo_ml.integrals.pair_species import has_own_core
 from nddo_ml.integrals.parameters import gather
-from nddo_ml.integrals.repulsion import point_charge
-from nddo_ml.integrals.two_centre import two_centre
 from nddo_ml.orbitals import packed_pairs
 
 electronic = pytest.mark.parametrize("name", ELECTRONIC)
@@ -26,21 +26,17 @@ def data(name, numbers):
     """AtomIntegrals, AtomParameters and Elements of atoms."""
     m = model(name)
     rows = m.method.rows(torch.as_tensor(numbers))
-    P, _ = m.records()
-    return gather(m._rows(P), rows), gather(P, rows), gather(m.method.elements, rows)
+    known = m.rows()
+    return gather(known.atoms, rows), gather(known.fitted, rows), gather(m.method.elements, rows)
 
 
 def integrals(name, pair, vectors):
     """PairIntegrals, AtomIntegrals, Elements of a pair at each of the vectors (angstrom), the larger shell first."""
     A, P, E = data(name, pair)
     x = torch.as_tensor(vectors, dtype=torch.float64).reshape(-1, 3)
-    first, second = (torch.full((len(x),), k) for k in (0, 1))
-    R = x.square().sum(1).sqrt()
-    own_core = bool((P.rho_core > 0).any() | (E.occ_d > 0).any() | ((E.main_group == 0) & (E.n_ao == 9)).any())
-    m = model(name).method
-    found = two_centre(tuple(E.n_ao.tolist()), R, x / R[:, None], gather(A, first), gather(A, second), gather(E, first),
-                       gather(E, second), m.constants, m.join, own_core)
-    return found, A, E
+    sides = [torch.full((len(x),), k) for k in (0, 1)]
+    shells, atoms, elements = (tuple(E.n_ao.tolist()), *(tuple(gather(record, k) for k in sides) for record in (A, E)))
+    return pair_integrals(model(name).method, shells, x, atoms, elements, bool(has_own_core(P.rho_core, E).any())), A, E
 
 
 def ordered(name, pair):
@@ -67,12 +63,12 @@ def test_S3_covariance(name):
         x = torch.tensor([0.9, -0.7, 1.3], dtype=torch.float64)
         for seed, sign in ((1, 1.0), (2, -1.0)):
             Q = rotation(seed) * sign
-            found, _, E = integrals(name, pair, torch.stack([x, Q @ x]))
+            two, _, E = integrals(name, pair, torch.stack([x, Q @ x]))
             D_i, D_j = (torch.as_tensor(orbital_rotation(Q, int(n))) for n in E.n_ao)
-            holds("S3 resonance", name, (D_i @ found.resonance[0] @ D_j.T - found.resonance[1]).abs().max(), 1e-11, str(pair))
+            holds("S3 resonance", name, (D_i @ two.resonance[0] @ D_j.T - two.resonance[1]).abs().max(), 1e-11, str(pair))
             T_i, T_j = (torch.as_tensor(distribution_rotation(Q, int(n))) for n in E.n_ao)
-            holds("S3 repulsion", name, (T_i @ found.w[0] @ T_j.T - found.w[1]).abs().max(), 1e-11, str(pair))
-            holds("S3 attraction", name, (T_i @ found.attraction_i[0] - found.attraction_i[1]).abs().max(), 2e-11, str(pair))
+            holds("S3 repulsion", name, (T_i @ two.w[0] @ T_j.T - two.w[1]).abs().max(), 1e-11, str(pair))
+            holds("S3 attraction", name, (T_i @ two.attraction_i[0] - two.attraction_i[1]).abs().max(), 2e-11, str(pair))
 
 
 @electronic
@@ -91,8 +87,8 @@ def test_S3_S5_exchange_of_the_atoms(name):
 @electronic
 def test_S5_local_frame(name):
     """Along z only the 22 unique integrals of two sp atoms are there, and (xy|xy) = 1/2 [(xx|xx) - (xx|yy)]."""
-    found, _, _ = integrals(name, (7, 6), along(1.3))
-    w, t = found.w[0], packed_pairs(4)[2]
+    two, _, _ = integrals(name, (7, 6), along(1.3))
+    w, t = two.w[0], packed_pairs(4)[2]
     S, X, Y, Z = range(4)
     xy = w[t[X, Y], t[X, Y]]
     holds("S5 xy", name, xy - (w[t[X, X], t[X, X]] - w[t[X, X], t[Y, Y]]) / 2, 1e-12)
@@ -111,8 +107,8 @@ def test_S5_local_frame(name):
 @electronic
 def test_L1_resonance_decays(name):
     for pair in pairs(name):
-        found, _, _ = integrals(name, pair, along(12.0))
-        value = found.resonance.abs().max() if len(found.near) else 0.0
+        two, _, _ = integrals(name, pair, along(12.0))
+        value = two.resonance.abs().max() if len(two.near) else 0.0
         holds("L1", name, value, 1e-8, str(pair))
 
 
@@ -122,8 +118,8 @@ def test_L2_monopoles(name):
     c = model(name).method.constants
     for pair in pairs(name):
         R = torch.tensor([20.0, 50.0], dtype=torch.float64) / c.bohr
-        found, A, _ = integrals(name, pair, along(20.0, 50.0))
-        deviation = found.w[:, 0, 0] * R / c.hartree - 1
+        two, A, _ = integrals(name, pair, along(20.0, 50.0))
+        deviation = two.w[:, 0, 0] * R / c.hartree - 1
         expected = -A.rho0.sum().square() / 2
         holds("L2 leading", name, (deviation * R * R / expected - 1).abs().max(), 0.01, str(pair))
         if pair == (1, 1):
@@ -136,9 +132,9 @@ def test_L2_monopoles(name):
 def test_L3_multipoles(name):
     """(sz|ss) R^2 -> D1, (sz|sz) R^3 -> -2 D1 D1' (one common axis), (ss|pp) R -> 1, constant over 20, 40, 80 angstrom."""
     c = model(name).method.constants
-    found, A, _ = integrals(name, (8, 6), along(20.0, 40.0, 80.0))
+    two, A, _ = integrals(name, (8, 6), along(20.0, 40.0, 80.0))
     R, t = torch.tensor([20.0, 40.0, 80.0], dtype=torch.float64) / c.bohr, packed_pairs(4)[2]
-    w, sz = found.w / c.hartree, t[3, 0]
+    w, sz = two.w / c.hartree, t[3, 0]
     holds("L3 dipole", name, (w[:, sz, 0] * R**2 / A.D1[0] - 1).abs().max(), 0.005)
     holds("L3 dipoles", name, (w[:, sz, sz] * R**3 / (-2 * A.D1[0] * A.D1[1]) - 1).abs().max(), 0.005)
     for z in range(4):
@@ -160,10 +156,10 @@ def test_L4_neutral_atoms_do_not_interact(name):
     for z, n in zip(m.elements.number.tolist(), m.elements.n_ao.tolist(), strict=True):
         if n == 0 or z > 83:
             continue
-        found, _, E = integrals(name, (z, z), along(15.0))
+        two, _, E = integrals(name, (z, z), along(15.0))
         q = population(E, n)
-        electrons = q @ found.w[0] @ q + found.attraction_i[0] @ q + found.attraction_j[0] @ q
-        energy = float(electrons + E.core[0]**2 * found.gamma[0]) * m.constants.kcal_mol
+        electrons = q @ two.w[0] @ q + two.attraction_i[0] @ q + two.attraction_j[0] @ q
+        energy = float(electrons + E.core[0]**2 * two.gamma[0]) * m.constants.kcal_mol
         kind = "H C N O" if z in (1, 6, 7, 8) else "d electrons" if float(E.occ_d[0]) > 0 else "others"
         holds(f"L4 {kind}", name, energy, 1e-6, str(z))
 
@@ -191,15 +187,13 @@ def test_L5_core_short_range_vanishes(name):
 
 def short_range(m, i, j, R):
     """Core-core energy without Z_A Z_B gamma, and with it, eV."""
-    method, (P, pairs) = m.method, m.records()
-    A, rows = m._rows(P), (method.rows(i), method.rows(j))
+    method, known = m.method, m.rows()
+    A, P, pairs, rows = known.atoms, known.fitted, known.pairs, (method.rows(i), method.rows(j))
     rules = method.core_rules(*rows)
-    g = gamma(R / method.constants.bohr, A.rho_core[rows[0]], A.rho_core[rows[1]], method.constants)
-    if method.join:
-        weight, limit = point_charge(method.join, R, method.constants)
-        g = g * weight + limit
-    total = method.core_core.energy(rules, R, g, gather(P, rows[0]), gather(P, rows[1]), pair_values(pairs, rules))
-    return total - rules.charge * g, total
+    gamma = core_interaction(method, gather(A, rows[0]), gather(A, rows[1]), tuple(gather(method.elements, k) for k in rows), R)
+    first, second = (core_parameters(gather(P, k)) for k in rows)
+    total = method.core_core.energy(rules, R, gamma, first, second, pair_values(pairs, rules))
+    return total - rules.charge * gamma, total
 
 
 @electronic
@@ -207,18 +201,18 @@ def test_L8_united_atom(name):
     """R -> 0: (ss|ss) -> EV/(rho_A + rho_B); two equal atoms -> one-centre g_ss, h_sp, h_pp; overlap -> 1."""
     c = model(name).method.constants
     for z in (1, 6, 8, 9, 17):
-        found, A, E = integrals(name, (z, z), along(1e-6))
-        w = found.w[0]
+        two, A, E = integrals(name, (z, z), along(1e-6))
+        w = two.w[0]
         holds("L8 g_ss", name, w[0, 0] - A.g_ss[0], 1e-6, str(z))
-        holds("L8 overlap", name, found.resonance[0, 0, 0] - A.beta_s[0], 1e-6, str(z))
+        holds("L8 overlap", name, two.resonance[0, 0, 0] - A.beta_s[0], 1e-6, str(z))
         if int(E.n_ao[0]) >= 4:
             t = packed_pairs(int(E.n_ao[0]))[2]
             holds("L8 h_sp", name, w[t[3, 0], t[3, 0]] - A.h_sp[0], 1e-6, str(z))
             h_pp = (A.g_pp[0] - A.g_p2[0]) / 2
             holds("L8 h_pp", name, w[t[3, 1], t[3, 1]] - h_pp.clamp(min=0.1), 1e-6, str(z))
-            holds("L8 overlap", name, found.resonance[0, 3, 3] - A.beta_p[0], 1e-6, str(z))
-    found, A, _ = integrals(name, (8, 6), along(1e-6))
-    holds("L8 hetero", name, found.w[0, 0, 0] - c.hartree / A.rho0.sum(), 1e-6)
+            holds("L8 overlap", name, two.resonance[0, 3, 3] - A.beta_p[0], 1e-6, str(z))
+    two, A, _ = integrals(name, (8, 6), along(1e-6))
+    holds("L8 hetero", name, two.w[0, 0, 0] - c.hartree / A.rho0.sum(), 1e-6)
 
 
 @electronic

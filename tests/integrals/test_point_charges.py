@@ -1,26 +1,20 @@
-"""External point charges: limits, balance, derivatives of all orders, batches, refusals.
+"""External point charges: forces, balance, limits, batches, refusals.
 
-`AROUND` charges lie 3 to 6 angstrom from the molecules of physics_models.py, without symmetry.
+The charges `around` lie 4.5 to 6.5 angstrom from the molecules of physics_models.py, without symmetry.
 """
 
-import copy
-import json
-import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from ase import Atoms
-from ase.io import write
 from support.physics_models import METHANE, MOLECULES, batch, model, molecule, rotation, run
-from typer.testing import CliRunner
+from support.point_charges import around, extrapolated, weights
 
-from nddo_ml import NDDO, Hamiltonian, InvalidMolecule, Molecules, PointCharges, UnknownOption, networks
-from nddo_ml.cli.main import app
+from nddo_ml import Hamiltonian, InvalidMolecule, Molecules, PointCharges
 from nddo_ml.elements import SPARKLE, dipole_masses
 from nddo_ml.integrals import external as module
-from nddo_ml.integrals.assembly import distances
-from nddo_ml.integrals.external import external, potential
+from nddo_ml.integrals.external import PlacedAtoms, external, potential
 from nddo_ml.integrals.two_centre import two_centre
 from nddo_ml.properties.response import hessian
 
@@ -29,23 +23,10 @@ CASES = (("AM1", "water"), ("PM6", "thiol"), ("PM7", "thiol"), ("MNDO/d", "thiol
 TIGHT = 1e-10
 
 
-def weights(like, seed=0):
-    return torch.randn(like.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def around(here: Molecules, count=5, seed=3):
-    """Charges around one molecule, at random directions from its atoms."""
-    g = torch.Generator().manual_seed(seed)
-    u = torch.randn(count, 3, dtype=torch.float64, generator=g)
-    R = 4.5 + torch.linspace(0, 2, count, dtype=torch.float64)[:, None]
-    x = here.positions.mean(0) + R * u / u.norm(dim=1, keepdim=True)
-    return PointCharges.single(x, torch.randn(count, dtype=torch.float64, generator=g))
-
-
-def extrapolated(f, h):
-    """Derivative of f at 0 from +-h, +-h/2."""
-    coarse, fine = ((f(s) - f(-s)) / (2 * s) for s in (h, h / 2))
-    return (4 * fine - coarse) / 3
+def placed(made, here):
+    """Atoms of an assembly as a charge sees them."""
+    topology = made.topology
+    return PlacedAtoms(topology.layout, topology.elements, made.parameters.atoms, here.positions, None)
 
 
 def energy(name, here, charges, **options):
@@ -64,7 +45,7 @@ def test_forces_on_atoms_and_charges(name, which):
     """Against differences of the energy along one direction, for atoms and charges, 1e-6 eV/A; sp, d, PM7, ion, radical."""
     here = molecule(which)
     charges = around(here)
-    found = run(name, here, point_charges=charges, forces=True)
+    result = run(name, here, point_charges=charges, forces=True)
     v, w = weights(here.positions, 1), weights(charges.positions, 2)
 
     def moved(s):
@@ -73,9 +54,9 @@ def test_forces_on_atoms_and_charges(name, which):
     def shaken(s):
         return energy(name, here, charges.with_positions(charges.positions + s * w))
 
-    assert float((found.forces.detach() * v).sum() + extrapolated(moved, 2e-3)) == pytest.approx(0, abs=1e-6)
-    assert float((found.point_charge_forces.detach() * w).sum() + extrapolated(shaken, 2e-3)) == pytest.approx(0, abs=1e-6)
-    assert float(found.point_charge_forces.detach().abs().max()) > 0.01
+    assert float((result.forces.detach() * v).sum() + extrapolated(moved, 2e-3)) == pytest.approx(0, abs=1e-6)
+    assert float((result.point_charge_forces.detach() * w).sum() + extrapolated(shaken, 2e-3)) == pytest.approx(0, abs=1e-6)
+    assert float(result.point_charge_forces.detach().abs().max()) > 0.01
 
 
 @pytest.mark.parametrize(("name", "which"), CASES)
@@ -83,9 +64,9 @@ def test_no_net_force_or_torque(name, which):
     """Q10: forces on atoms and charges add up to nothing, 1e-8 eV/A; so do their torques, 1e-7 eV."""
     here = molecule(which)
     charges = around(here)
-    found = run(name, here, point_charges=charges, forces=True)
+    result = run(name, here, point_charges=charges, forces=True)
     x = torch.cat((here.positions, charges.positions))
-    f = torch.cat((found.forces, found.point_charge_forces)).detach()
+    f = torch.cat((result.forces, result.point_charge_forces)).detach()
     assert float(f.sum(0).abs().max()) < 1e-8
     assert float(torch.linalg.cross(x, f).sum(0).abs().max()) < 1e-7
 
@@ -93,11 +74,11 @@ def test_no_net_force_or_torque(name, which):
 def test_rotation_of_everything():
     here = molecule("thiol")
     charges, Q = around(here), rotation(5)
-    found = run("PM6", here, point_charges=charges, forces=True)
+    result = run("PM6", here, point_charges=charges, forces=True)
     turned = run("PM6", here.with_positions(here.positions @ Q.T),
                  point_charges=charges.with_positions(charges.positions @ Q.T), forces=True)
-    assert float((found.energy - turned.energy).detach().abs()) < 1e-9
-    torch.testing.assert_close(found.point_charge_forces @ Q.T, turned.point_charge_forces, rtol=0, atol=1e-7)
+    assert float((result.energy - turned.energy).detach().abs()) < 1e-9
+    torch.testing.assert_close(result.point_charge_forces @ Q.T, turned.point_charge_forces, rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("tilt", [0.0, 1e-9, 1e-4])
@@ -105,10 +86,10 @@ def test_charge_on_an_axis(tilt):
     """A charge straight above an atom, or nearly: the frame has no pole."""
     here = Molecules.single([6, 8], [[0, 0, 0], [0, 0, 1.13]])
     charges = PointCharges.single([[tilt, 0, 4.0]], [0.7])
-    found = run("PM6", here, point_charges=charges, forces=True)
+    result = run("PM6", here, point_charges=charges, forces=True)
     slope = extrapolated(lambda s: energy("PM6", here, PointCharges.single([[tilt, 0, 4.0 + s]], [0.7])), 2e-3)
-    assert float(found.point_charge_forces.detach()[0, 2] + slope) == pytest.approx(0, abs=1e-6)
-    assert float(found.point_charge_forces.detach()[0, :2].norm()) < max(1e-8, tilt)
+    assert float(result.point_charge_forces.detach()[0, 2] + slope) == pytest.approx(0, abs=1e-6)
+    assert float(result.point_charge_forces.detach()[0, :2].norm()) < max(1e-8, tilt)
 
 
 # --- limits
@@ -164,11 +145,11 @@ def test_metals_of_pm7_have_one_monopole():
     """The d electrons of a metal feel a charge like its s electrons do on average; without that they would not by far."""
     m = Hamiltonian("PM7")
     here = Molecules.single([26], [[0.0, 0.0, 0.0]], 0, 5)
-    top, p = m._topology(here)
+    made = m.assembled(here)
     charges = PointCharges.single([[0.9, -1.2, 2.0]], [1.0])
     V, with_rho0 = [], []
     for equalise in (True, False):
-        block = external(top.layout, top.elements, p.A, here.positions, charges, m.method.constants, equalise)[0][0][0]
+        block = external(placed(made, here), charges, m.method.constants, equalise)[0][0][0]
         full = torch.zeros(9, 9, dtype=torch.float64)
         full[tuple(torch.tril_indices(9, 9))] = block
         V.append(float(full.diagonal()[4:].mean()))
@@ -182,13 +163,13 @@ def test_like_the_core_of_an_atom():
     m = Hamiltonian("PM6")
     for numbers in ([16, 7], [8, 6]):
         here = Molecules.single(numbers, [[0.1, 0.2, 0.3], [1.4, -0.8, 1.1]])
-        top, p = m._topology(here)
-        R, u = distances(top, here.positions)
-        group, (A_i, A_j), (E_i, E_j) = top.layout.pairs[0], p.A_pairs[0], top.pair_elements[0]
+        made = m.assembled(here)
+        topology, sides, between = made.topology, made.parameters.sides[0], made.distances
+        group, species = topology.layout.pairs[0], replace(topology.pair_species[0], separate_core=True)
         i, j = int(group.i[0]), int(group.j[0])
-        V = two_centre(group.shells, R, u, A_i, A_j, E_i, E_j, m.method.constants, None, True).attraction_i
-        core = PointCharges.single(here.positions[[j]], [float(E_j.core[0])], float(A_j.rho_core[0]))
-        got, _ = potential(group.shells[0], torch.tensor([i]), here.molecule, p.A, here.positions, core, m.method.constants)
+        V = two_centre(species, between.R, between.u, sides, topology.recipe).attraction_i
+        core = PointCharges.single(here.positions[[j]], [float(sides[1].core[0])], float(sides[1].rho_core[0]))
+        got, _ = potential(group.shells[0], torch.tensor([i]), placed(made, here), core, m.method.constants)
         torch.testing.assert_close(-got, V, rtol=0, atol=1e-12)
 
 
@@ -198,8 +179,8 @@ def test_sparkle_and_charge():
     water, metal = MOLECULES["water"], [0.4, 0.1, 2.6]
     both = Molecules.single([*water[0], 63 + SPARKLE], [*water[1], metal], 3)
     with_sparkle = m(both, tolerance=TIGHT)
-    p = m._topology(both)[1]
-    charge = PointCharges.single([metal], [3.0], float(p.A.rho_core[-1]))
+    p = m.assembled(both).parameters
+    charge = PointCharges.single([metal], [3.0], float(p.atoms.rho_core[-1]))
     with_charge = m(molecule("water"), point_charges=charge, tolerance=TIGHT)
     assert float(with_charge.energies["electronic"]) == pytest.approx(float(with_sparkle.energies["electronic"]), abs=1e-8)
 
@@ -210,8 +191,8 @@ def test_very_near_charge():
         here = molecule(which)
         for distance in (1.0, 0.1):
             site = here.positions[0] + distance * torch.tensor([0.0, -0.6, 0.8], dtype=torch.float64)
-            found = run(name, here, point_charges=PointCharges.single(site[None], [0.4]), forces=True)
-            f = torch.cat((found.forces, found.point_charge_forces)).detach()
+            result = run(name, here, point_charges=PointCharges.single(site[None], [0.4]), forces=True)
+            f = torch.cat((result.forces, result.point_charge_forces)).detach()
             assert bool(torch.isfinite(f).all()) and float(f.abs().max()) < 50
             assert float(f.sum(0).abs().max()) < 1e-8
 
@@ -244,124 +225,16 @@ def test_derivative_by_a_charge_is_the_potential():
     q = charges.charges.clone().requires_grad_()
     result = m(here, point_charges=PointCharges(charges.positions, q, charges.molecule, charges.rho), tolerance=TIGHT)
     slope, = torch.autograd.grad(result.energy.sum(), q)
-    top, p = m._topology(here)
+    made = m.assembled(here)
     P = 2 * result.density(0)[0]
-    lay, expected = top.layout, []
+    lay, expected = made.topology.layout, []
     for k in range(len(charges)):
         unit = PointCharges.single(charges.positions[[k]], [1.0])
-        V, E = external(lay, top.elements, p.A, here.positions, unit, m.method.constants)
+        V, E = external(placed(made, here), unit, m.method.constants)
         flat = P.flatten()
         electrons = sum((V_g * flat[g.packed] * g.weight).sum() for V_g, g in zip(V, lay.atoms, strict=True))
         expected.append(electrons + E[0])
     torch.testing.assert_close(slope, torch.stack(expected), rtol=0, atol=1e-9)
-
-
-@pytest.mark.parametrize(("name", "which"), [("AM1", "water"), ("PM6", "hydroxymethyl")])
-def test_second_derivatives(name, which):
-    """Hessian of (atoms, charges, q, rho) times a vector against differences of first derivatives."""
-    m, here = model(name), molecule(which)
-    charges = around(here, 3)
-    charges = PointCharges(charges.positions, charges.charges, charges.molecule, charges.rho + 0.7)
-    start = (here.positions, charges.positions, charges.charges, charges.rho)
-    v = [weights(t, k) for k, t in enumerate(start)]
-
-    def gradient(s, order):
-        x = [(t + s * d).requires_grad_() for t, d in zip(start, v, strict=True)]
-        sites = PointCharges(x[1], x[2], charges.molecule, x[3])
-        E = m(here.with_positions(x[0]), point_charges=sites, order=order, tolerance=TIGHT).energy.sum()
-        return x, torch.autograd.grad(E, x, create_graph=order > 1)
-
-    x, g = gradient(0.0, 2)
-    got = torch.autograd.grad(sum((a * b).sum() for a, b in zip(g, v, strict=True)), x)
-    for k, found in enumerate(got):
-        expected = extrapolated(lambda s, k=k: gradient(s, 1)[1][k], 1e-3)
-        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
-
-
-def test_gradgradcheck():
-    """PyTorch's own check at order 3, by charge and position."""
-    m, here = model("AM1"), molecule("water")
-
-    def f(x, q):
-        return m(here, point_charges=PointCharges(x, q, torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.float64)),
-                 order=3, tolerance=1e-11).energy
-
-    x = torch.tensor([[1.5, -1.2, 2.0]], dtype=torch.float64, requires_grad=True)
-    q = torch.tensor([0.6], dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(f, (x, q), eps=1e-4, atol=1e-6)
-    assert torch.autograd.gradgradcheck(f, (x, q), eps=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(("name", "which"), [("AM1", "water"), ("PM6", "thiol"), ("PM6", "hydroxymethyl")])
-def test_losses_on_forces_of_charges(name, which):
-    """Gradient of a loss on the forces on charges, on atoms and on the energy by all parameters, against differences (Q13)."""
-    here = molecule(which)
-    charges = around(here)
-    names = ("U_ss", "U_pp", "beta_s", "zeta_p", "g_ss", "g_p2", "h_sp", "zeta_d")
-    row = int(here.numbers[1 if which == "thiol" else 0])
-
-    def loss(m, **options):
-        r = m(here, point_charges=charges, forces=True, tolerance=TIGHT, **options)
-        return (r.point_charge_forces * weights(charges.positions, 4)).sum() + (r.forces * weights(here.positions)).sum()
-
-    m = Hamiltonian(name).requires_grad_(True)
-    row = int(m.method.rows(torch.tensor([row]))[0])
-    grads = torch.autograd.grad(loss(m, order=2), [getattr(m, n) for n in names], allow_unused=True)
-    direction = {n: 0.01 * abs(float(getattr(m, n).detach()[row])) for n in names}
-    got = sum(float(g[row]) * direction[n] for n, g in zip(names, grads, strict=True) if g is not None)
-
-    def shifted(s):
-        other = Hamiltonian(name)
-        with torch.no_grad():
-            for n, d in direction.items():
-                getattr(other, n)[row] += s * d
-        return float(loss(other).detach())
-
-    expected = extrapolated(shifted, 0.1)
-    assert got == pytest.approx(expected, rel=2e-6)
-    assert abs(expected) > 1e-5
-
-
-def test_hessian_in_charges():
-    """The Hessian of the molecule among fixed charges is the derivative of its forces; translations now cost energy."""
-    here = molecule("water")
-    charges = around(here)
-    H = hessian(model("AM1"), here, point_charges=charges, tolerance=TIGHT)[0]
-    v = weights(here.positions)
-    expected = extrapolated(lambda s: -run("AM1", here.with_positions(here.positions + s * v), point_charges=charges,
-                                           forces=True).forces.detach(), 1e-3)
-    torch.testing.assert_close((H @ v.flatten()).view(-1, 3), expected, rtol=1e-6, atol=1e-6)
-    assert float(H.view(3, 3, 3, 3).sum((0, 2)).abs().max()) > 1e-3
-
-
-def test_with_a_network():
-    """A network shifts what the charges see: forces on charges, and the gradient of a loss on them by its weights."""
-    network = networks.build({"channels": 4, "layers": 1})
-    with torch.no_grad():
-        for k, w in enumerate(network.parameters()):
-            w.add_(0.1 * weights(w, k))
-    m, here = Hamiltonian("AM1", network=network), molecule("water")
-    charges, chosen = around(here), list(network.parameters())[-1]
-    found = m(here, point_charges=charges, forces=True, order=2, tolerance=TIGHT)
-    plain = run("AM1", here, point_charges=charges, forces=True)
-    assert float((found.point_charge_forces - plain.point_charge_forces).detach().abs().max()) > 1e-4
-    w = weights(charges.positions, 2)
-
-    def shaken(s):
-        return m(here, point_charges=charges.with_positions(charges.positions + s * w), tolerance=TIGHT).energy.detach()[0]
-
-    assert float((found.point_charge_forces.detach() * w).sum() + extrapolated(shaken, 2e-3)) == pytest.approx(0, abs=1e-6)
-    loss = (found.point_charge_forces * w).sum()
-    direction, start = weights(chosen), chosen.detach().clone()
-    slope = float((torch.autograd.grad(loss, chosen)[0] * direction).sum())
-
-    def reweighted(s):
-        with torch.no_grad():
-            chosen.copy_(start + s * direction)
-        return float((m(here, point_charges=charges, forces=True, tolerance=TIGHT).point_charge_forces.detach() * w).sum())
-
-    assert slope == pytest.approx(extrapolated(reweighted, 1e-2), rel=1e-5)
-    assert abs(slope) > 1e-6
 
 
 # --- batches and layouts
@@ -381,15 +254,15 @@ def several():
 def test_batch_is_its_members():
     """Several buckets, a molecule without charges among them; the order of the input is kept."""
     names, here, charges = several()
-    found = run("PM6", here, point_charges=charges, forces=True)
+    result = run("PM6", here, point_charges=charges, forces=True)
     assert charges.sizes(5) == [4, 0, 7, 1, 2]
     for k, name in enumerate(names):
         own = charges.select([k])
         single = run("PM6", molecule(name), point_charges=own if len(own) else None, forces=True)
-        assert float(found.energy[k] - single.energy[0]) == pytest.approx(0, abs=1e-9)
-        torch.testing.assert_close(found.forces[here.molecule == k], single.forces, rtol=0, atol=1e-7)
+        assert float(result.energy[k] - single.energy[0]) == pytest.approx(0, abs=1e-9)
+        torch.testing.assert_close(result.forces[here.molecule == k], single.forces, rtol=0, atol=1e-7)
         if len(own):
-            torch.testing.assert_close(found.point_charge_forces[charges.molecule == k], single.point_charge_forces, rtol=0,
+            torch.testing.assert_close(result.point_charge_forces[charges.molecule == k], single.point_charge_forces, rtol=0,
                                        atol=1e-7)
         else:
             assert single.point_charge_forces is None
@@ -408,26 +281,26 @@ def test_no_gradient_across_molecules():
 def test_unconverged_member():
     """One that cannot converge within the limit is NaN, its charges' forces too, the others are not."""
     _, here, charges = several()
-    found = model("PM6")(here, point_charges=charges, forces=True, max_steps=7, tolerance=1e-7)
-    assert 0 < int(found.converged.sum()) < 5
-    bad = ~found.converged[charges.molecule]
-    missing = torch.isnan(found.point_charge_forces).all(1)
+    result = model("PM6")(here, point_charges=charges, forces=True, max_steps=7, tolerance=1e-7)
+    assert 0 < int(result.converged.sum()) < 5
+    bad = ~result.converged[charges.molecule]
+    missing = torch.isnan(result.point_charge_forces).all(1)
     assert bool((missing == bad).all()) and bool(bad.any()) and not bool(bad.all())
 
 
 def test_no_charges_at_all():
     here = molecule("water")
-    found = run("AM1", here, point_charges=PointCharges.single([], []), forces=True)
-    assert float(found.energy.detach()) == float(run("AM1", here).energy.detach())
-    assert found.point_charge_forces.shape == (0, 3)
+    result = run("AM1", here, point_charges=PointCharges.single([], []), forces=True)
+    assert float(result.energy.detach()) == float(run("AM1", here).energy.detach())
+    assert result.point_charge_forces.shape == (0, 3)
 
 
 def test_packed_layout_is_only_a_layout(monkeypatch):
     """The same with hydrogens as sp atoms with an empty p shell and without."""
     _, here, charges = several()
-    found = [model_of(monkeypatch, below)(here, point_charges=charges, forces=True, tolerance=TIGHT) for below in (0, 10**6)]
-    torch.testing.assert_close(found[0].energy, found[1].energy, rtol=0, atol=1e-9)
-    torch.testing.assert_close(found[0].point_charge_forces, found[1].point_charge_forces, rtol=0, atol=1e-7)
+    result = [model_of(monkeypatch, below)(here, point_charges=charges, forces=True, tolerance=TIGHT) for below in (0, 10**6)]
+    torch.testing.assert_close(result[0].energy, result[1].energy, rtol=0, atol=1e-9)
+    torch.testing.assert_close(result[0].point_charge_forces, result[1].point_charge_forces, rtol=0, atol=1e-7)
 
 
 def model_of(monkeypatch, below):
@@ -440,13 +313,13 @@ def test_parts_are_the_whole(monkeypatch, order):
     """Pairs evaluated in parts, each again for its derivatives: energies, forces and gradients of a force loss."""
     _, here, charges = several()
     m = Hamiltonian("PM6").requires_grad_(True)
-    found = []
+    result = []
     for chunk in (10**6, 17):
         monkeypatch.setattr(module, "CHUNK", chunk)
         r = m(here, point_charges=charges, forces=True, order=order, tolerance=TIGHT)
         loss = r.energy.sum() if order == 1 else (r.point_charge_forces * weights(charges.positions)).sum()
-        found.append((r.energy, r.point_charge_forces, torch.autograd.grad(loss, m.g_ss)[0]))
-    for whole, parts in zip(*found, strict=True):
+        result.append((r.energy, r.point_charge_forces, torch.autograd.grad(loss, m.g_ss)[0]))
+    for whole, parts in zip(*result, strict=True):
         torch.testing.assert_close(parts, whole, rtol=1e-9, atol=1e-9)
 
 
@@ -462,8 +335,8 @@ def test_hessian_in_parts(monkeypatch):
 def test_one_centre_block_is_axial():
     """A block is symmetric under rotation about the line to the charge: functions of different m are not mixed."""
     m, here = model("PM6"), Molecules.single([16], [[0.0, 0.0, 0.0]], 0, 3)
-    top, p = m._topology(here)
-    V = external(top.layout, top.elements, p.A, here.positions, PointCharges.single([[0, 0, 2.5]], [1.0]), m.method.constants)
+    made = m.assembled(here)
+    V = external(placed(made, here), PointCharges.single([[0, 0, 2.5]], [1.0]), m.method.constants)
     full = torch.zeros(9, 9, dtype=torch.float64)
     full[tuple(torch.tril_indices(9, 9))] = V[0][0][0]
     full = full + full.T - torch.diag(full.diagonal())
@@ -507,84 +380,3 @@ def test_names_the_member_of_a_batch():
     sets = PointCharges.batch([[[0, 0, 4.0]], [[9.0, 0, 0], here.positions[5].tolist()]], [[1.0], [1.0, 1.0]])
     with pytest.raises(InvalidMolecule, match=r"Point charge 1 .* atom 2 of molecule 1"):
         model("AM1")(here, point_charges=sets)
-
-
-# --- ASE
-
-@pytest.fixture
-def water():
-    numbers, positions, _, _ = MOLECULES["water"]
-    return Atoms(numbers, positions)
-
-
-PLACES, VALUES = [[0.3, 0.2, 3.1], [-2.5, 1.9, 0.4]], [0.5, -0.8]
-
-
-def test_calculator(water):
-    """Energy and forces are those of the Hamiltonian; changing or removing the charges discards them."""
-    water.calc = NDDO("PM6", point_charges=(PLACES, VALUES))
-    expected = model("PM6")(molecule("water"), point_charges=PointCharges.single(PLACES, VALUES), forces=True)
-    assert water.get_potential_energy() == pytest.approx(float(expected.energy.detach()), abs=1e-9)
-    np.testing.assert_allclose(water.calc.results["point_charge_forces"], expected.point_charge_forces.detach(), atol=1e-6)
-    total = water.get_forces().sum(0) + water.calc.results["point_charge_forces"].sum(0)
-    np.testing.assert_allclose(total, 0, atol=1e-8)
-    water.calc.set(point_charges=(PLACES, [0.5, 0.8]))
-    assert not water.calc.results
-    other = water.get_potential_energy()
-    assert other != pytest.approx(float(expected.energy.detach()), abs=1e-3)
-    water.calc.set(point_charges=np.column_stack((PLACES, [0.5, 0.8])))
-    assert water.calc.results                                                # the same charges in the other form
-    water.calc.set(point_charges=None)
-    assert water.get_potential_energy() == pytest.approx(float(run("PM6", molecule("water")).energy), abs=1e-6)
-    assert "point_charge_forces" not in water.calc.results
-
-
-def test_calculator_travels(water, tmp_path):
-    water.calc = NDDO("PM6", point_charges=(PLACES, VALUES))
-    energy = water.get_potential_energy()
-    for other in (pickle.loads(pickle.dumps(water.calc)), copy.deepcopy(water.calc), NDDO(**water.calc.todict())):
-        assert other.get_potential_energy(water) == pytest.approx(energy, abs=1e-6)
-    assert "forces" in water.calc.export_properties()
-    write(tmp_path / "water.traj", water)
-    H = water.calc.get_hessian(water)
-    assert abs(H.reshape(3, 3, 3, 3).sum((0, 2))).max() > 1e-3
-
-
-@pytest.mark.parametrize("given", [5, [[0, 0, 1]], "file", (PLACES, [1.0]), [PLACES]])
-def test_calculator_refuses(given):
-    with pytest.raises(InvalidMolecule, match="charges"):
-        NDDO("PM6", point_charges=given)
-
-
-def test_calculator_has_no_such_option():
-    with pytest.raises(UnknownOption, match="point_charges"):
-        NDDO("PM6").set(point_charge=None)
-
-
-# --- the command
-
-@pytest.fixture
-def files(water, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    write("water.xyz", water)
-    (tmp_path / "charges.txt").write_text("# x y z q\n0.3 0.2 3.1 0.5\n-2.5 1.9 0.4 -0.8\n")
-    (tmp_path / "bad.txt").write_text("0.3 0.2 3.1\n")
-    return tmp_path
-
-
-def test_command(files):
-    words = ["run", "water.xyz", "-m", "PM6", "--point-charges", "charges.txt", "--json", "out.json", "-o", "out.extxyz"]
-    assert CliRunner().invoke(app, words).exit_code == 0
-    frame = json.loads((files / "out.json").read_text())["frames"][0]
-    expected = model("PM6")(molecule("water"), point_charges=PointCharges.single(PLACES, VALUES), forces=True)
-    assert frame["energy"] == pytest.approx(float(expected.energy.detach()), abs=1e-6)
-    np.testing.assert_allclose(frame["point_charge_forces"], expected.point_charge_forces.detach(), atol=1e-5)
-    assert (files / "out.extxyz").exists()
-
-
-@pytest.mark.parametrize(("words", "message"), [
-    (("--point-charges", "none.txt"), "no file none.txt"), (("--point-charges", "bad.txt"), "3 numbers"),
-    (("--point-charges", "water.xyz"), "four numbers"), (("--point-charges", "charges.txt", "--freq"), "isolated molecule")])
-def test_command_refuses(files, words, message):
-    found = CliRunner().invoke(app, ["run", "water.xyz", *words])
-    assert found.exit_code == 2 and message in found.output

@@ -1,211 +1,35 @@
-"""Two-centre repulsion, attraction and resonance: published closed forms, symmetry, limits and derivatives."""
+"""Two-centre repulsion, attraction and resonance: symmetry, limits and derivatives."""
 
-import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from support.atom_records import atoms, local, pair_integrals
 from support.rotations import directions, distribution_rotation, orbital_rotation, random_rotation
 
 from nddo_ml.common.struct import tensor_map
-from nddo_ml.integrals.configurations import kernel
-from nddo_ml.integrals.frame import COMPONENTS, component_starts, decomposition, frame, harmonics, packed, rotations
-from nddo_ml.integrals.multipole import AtomIntegrals, atom_integrals
+from nddo_ml.integrals.frame import axes
 from nddo_ml.integrals.one_centre import one_centre
-from nddo_ml.integrals.parameters import gather
-from nddo_ml.integrals.repulsion import local_integrals, repulsion
-from nddo_ml.integrals.two_centre import two_centre
+from nddo_ml.integrals.repulsion import repulsion
 from nddo_ml.methods import method
 from nddo_ml.orbitals import packed_pairs
 
-CPU = torch.device("cpu")
 S, X, Y, Z = range(4)
 EXAMPLES = {(1, 1): (1, 1), (4, 1): (8, 1), (4, 4): (8, 6), (9, 1): (17, 1), (9, 4): (26, 7), (9, 9): (17, 26),
             (9, 9, "metals"): (26, 22), (4, 4, "packed"): (6, 1), (9, 4, "helium"): (17, 2), (4, 4, "helium"): (6, 2)}
-SEPARATIONS = ("D1", "Q", "rho0", "rho1", "rho2")
-CLASSES = [(1, 1), (4, 1), (4, 4), (9, 1), (9, 4), (9, 9)]
-
-
-def atoms(name, numbers):
-    """AtomIntegrals and Elements of atoms in a method."""
-    m = method(name)
-    rows = m.rows(torch.tensor(numbers))
-    return gather(atom_integrals(m.parameters, m.elements, m.constants), rows), gather(m.elements, rows)
 
 
 def pair(name, shells, z_i, z_j, vectors, separate_core=None):
     """PairIntegrals of atoms z_i at the origin and z_j at each of the vectors (angstrom)."""
-    m = method(name)
     x = torch.as_tensor(vectors, dtype=torch.float64).reshape(-1, 3)
-    A_i, E_i = atoms(name, [z_i] * len(x))
-    A_j, E_j = atoms(name, [z_j] * len(x))
-    R = x.square().sum(1).sqrt()
-    separate = {z_i, z_j} & {2, 26} != set() if separate_core is None else separate_core
-    return two_centre(shells, R, x / R[:, None], A_i, A_j, E_i, E_j, m.constants, m.join, separate)
+    (A_i, E_i), (A_j, E_j) = atoms(name, [z_i] * len(x)), atoms(name, [z_j] * len(x))
+    return pair_integrals(method(name), shells, x, (A_i, A_j), (E_i, E_j), separate_core)
 
 
 def table(n):
     return packed_pairs(n)[2]
-
-
-# --- local integrals against the published formulas
-
-def closed_forms(R, a, b, EV):
-    """The 22 integrals of two sp atoms, numbered as by Dewar and Thiel (1977)."""
-    D, Q, D_, Q_ = a["D1"], a["Q"], b["D1"], b["Q"]
-    rho_a, rho_b = ([x[f"rho{l}"] for l in range(3)] for x in (a, b))
-
-    def bracket(l, k):
-        return lambda z, x=0.0: EV / math.sqrt(z * z + x * x + (rho_a[l] + rho_b[k])**2)
-
-    f = bracket(0, 0)
-    qq = f(R)
-    f = bracket(1, 0)
-    uq = f(R - D) / 2 - f(R + D) / 2
-    f = bracket(0, 1)
-    qu = f(R + D_) / 2 - f(R - D_) / 2
-    f = bracket(2, 0)
-    Zq, Xq = f(R - 2 * Q) / 4 + f(R + 2 * Q) / 4 - f(R) / 2, f(R, 2 * Q) / 2 - f(R) / 2
-    f = bracket(0, 2)
-    qZ, qX = f(R - 2 * Q_) / 4 + f(R + 2 * Q_) / 4 - f(R) / 2, f(R, 2 * Q_) / 2 - f(R) / 2
-    f = bracket(1, 1)
-    uu = (f(R - D + D_) + f(R + D - D_) - f(R - D - D_) - f(R + D + D_)) / 4
-    xx = f(R, D - D_) / 2 - f(R, D + D_) / 2
-    f = bracket(2, 1)
-    Zu = (f(R + D_ - 2 * Q) + f(R + D_ + 2 * Q) - f(R - D_ - 2 * Q) - f(R - D_ + 2 * Q)) / 8 - f(R + D_) / 4 + f(R - D_) / 4
-    Xu = (f(R + D_, 2 * Q) - f(R + D_) - f(R - D_, 2 * Q) + f(R - D_)) / 4
-    xzx = (f(R - Q, Q - D_) + f(R + Q, Q + D_) - f(R + Q, Q - D_) - f(R - Q, Q + D_)) / 4
-    f = bracket(1, 2)
-    uZ = (f(R - D + 2 * Q_) + f(R - D - 2 * Q_) - f(R + D + 2 * Q_) - f(R + D - 2 * Q_)) / 8 - f(R - D) / 4 + f(R + D) / 4
-    uX = (f(R - D, 2 * Q_) - f(R - D) - f(R + D, 2 * Q_) + f(R + D)) / 4
-    xxz = (f(R + Q_, D - Q_) + f(R - Q_, D + Q_) - f(R - Q_, D - Q_) - f(R + Q_, D + Q_)) / 4
-    f = bracket(2, 2)
-    ZZ = ((f(R + 2 * Q + 2 * Q_) + f(R + 2 * Q - 2 * Q_) + f(R - 2 * Q + 2 * Q_) + f(R - 2 * Q - 2 * Q_)) / 16
-          - (f(R + 2 * Q) + f(R - 2 * Q) + f(R + 2 * Q_) + f(R - 2 * Q_)) / 8 + f(R) / 4)
-    XX = f(R, 2 * Q - 2 * Q_) / 8 + f(R, 2 * Q + 2 * Q_) / 8 - f(R, 2 * Q) / 4 - f(R, 2 * Q_) / 4 + f(R) / 4
-    XY = f(R, math.hypot(2 * Q, 2 * Q_)) / 4 - f(R, 2 * Q) / 4 - f(R, 2 * Q_) / 4 + f(R) / 4
-    XZ = (f(R + 2 * Q_, 2 * Q) + f(R - 2 * Q_, 2 * Q) - f(R + 2 * Q_) - f(R - 2 * Q_)) / 8 - f(R, 2 * Q) / 4 + f(R) / 4
-    ZX = (f(R + 2 * Q, 2 * Q_) + f(R - 2 * Q, 2 * Q_) - f(R + 2 * Q) - f(R - 2 * Q)) / 8 - f(R, 2 * Q_) / 4 + f(R) / 4
-    pipi = (f(R + Q - Q_, Q - Q_) + f(R - Q + Q_, Q - Q_) - f(R + Q + Q_, Q - Q_) - f(R - Q - Q_, Q - Q_)
-            - f(R + Q - Q_, Q + Q_) - f(R - Q + Q_, Q + Q_) + f(R + Q + Q_, Q + Q_) + f(R - Q - Q_, Q + Q_)) / 8
-    return [qq, uq, qq + Zq, qq + Xq, qu, uu, xx, qu + Zu, qu + Xu, xzx, qq + qZ, qq + qX, uq + uZ, uq + uX, xxz,
-            qq + qZ + Zq + ZZ, qq + qZ + Xq + XZ, qq + qX + Zq + ZX, qq + qX + Xq + XX, pipi, qq + qX + Xq + XY, (XX - XY) / 2]
-
-
-O, P, P_ = Z, X, Y
-QUADRUPLES = [(S, S, S, S), (S, O, S, S), (O, O, S, S), (P, P, S, S), (S, S, O, S), (S, O, S, O), (S, P, S, P), (O, O, S, O),
-              (P, P, S, O), (P, O, S, P), (S, S, O, O), (S, S, P, P), (S, O, O, O), (S, O, P, P), (S, P, O, P), (O, O, O, O),
-              (P, P, O, O), (O, O, P, P), (P, P, P, P), (P, O, P, O), (P, P, P_, P_), (P_, P, P_, P)]
-
-
-@pytest.mark.parametrize("R", [0.3, 2.1, 9.0, 40.0])
-def test_sp_integrals_are_the_closed_forms(R):
-    """All 100 packed integrals along z: the 22 of Dewar and Thiel and those x <-> y makes of them, zero elsewhere."""
-    A_i, A_j = atoms("AM1", [8])[0], atoms("AM1", [6])[0]
-    values = closed_forms(R, *({k: float(getattr(A, k)) for k in SEPARATIONS} for A in (A_i, A_j)), 27.2)
-    index = table(4)
-    expected = np.zeros((10, 10))
-    for (i, j, k, l), value in zip(QUADRUPLES, values, strict=True):
-        for swap in ({}, {X: Y, Y: X}):
-            i, j, k, l = (swap.get(o, o) for o in (i, j, k, l))
-            expected[index[i, j], index[k, l]] = value
-    u = torch.tensor([[0.0, 0.0, 1.0]], dtype=torch.float64)
-    T, _ = rotations(frame(u), 4)
-    R = torch.tensor([R], dtype=torch.float64)
-    w = repulsion((4, 4), R, T, T, None, A_i, A_j, 27.2)
-    column = repulsion((4, 1), R, None, None, harmonics(u, 4), A_i, A_j, 27.2)
-    assert np.abs(w[0].numpy() - expected).max() < 2e-14 * 27
-    assert np.abs(column[0, :, 0].numpy() - expected[:, 0]).max() < 1e-13
-
-
-def test_number_of_distinct_terms():
-    """Merging equal distances leaves 69 for sp-sp, 7 for sp-s, 1 for s-s."""
-    assert [kernel(*c, 1.0, CPU).integrals.shape[0] for c in ((4, 4), (4, 1), (1, 1))] == [69, 7, 1]
-
-
-def multipole(l, m, D):
-    """Charges and positions of M_lm, as published."""
-    e = np.eye(3) * D
-    axis = {0: e[2], 1: e[0], -1: e[1]}
-    if l == 0:
-        return [(1.0, np.zeros(3))]
-    if l == 1:
-        return [(0.5, axis[m]), (-0.5, -axis[m])]
-    if m == 0:
-        return [(0.25, s * e[2]) for s in (1, -1)] + [(-0.125, s * e[k]) for s in (1, -1) for k in (0, 1)]
-    if abs(m) == 1:
-        return [(a * b / 4, (a * axis[m] + b * e[2]) / math.sqrt(2)) for a in (1, -1) for b in (1, -1)]
-    return [(w / 4, s * e[k]) for s in (1, -1) for k, w in ((0, 1), (1, -1))]
-
-
-def test_integrals_with_d_functions_are_sums_over_charges():
-    """Every (ij|kl) of Cl-Cl with a d function, from the table of multipoles and explicit charges."""
-    m = method("PM6")
-    A = atoms("PM6", [17])[0]
-    R, EV = 3.7, m.constants.hartree
-    value = {k: float(v) for k, v in vars(A).items() if v.ndim == 1}
-    kinds = [(0, 0, "rho0"), (0, 0, "rho0"), (1, "D1", "rho1c"), (2, "D_pp", "rho2c"),
-             (0, 0, "rho_dd0"), (1, "D_pd", "rho_pd"), (2, "D_sd", "rho_sd"), (2, "D_dd", "rho_dd")]
-    members = {0: [0], 1: [1, -1, 0], 2: [2, 1, 0, -1, -2]}
-    components = [(l, k, value[D] if D else 0.0, value[rho]) for l, D, rho in kinds for k in members[l]]
-    W = np.zeros((24, 24))
-    for (a, (l, k, D, rho)), (b, (l_, k_, D_, rho_)) in itertools.product(enumerate(components), repeat=2):
-        if k == k_:
-            k = 2 if k == -2 else k    # M_2-2 is M_22 turned by 45 degrees
-            norm = (2 / math.sqrt(3))**(((l, k) == (2, 0)) + ((l_, k) == (2, 0)))
-            W[a, b] = norm * EV * sum(p * q / math.sqrt(((s + [0, 0, R] - r)**2).sum() + (rho + rho_)**2)
-                                      for p, r in multipole(l, k, D) for q, s in multipole(l_, k, D_))
-    C = decomposition(9)
-    expected = C @ W @ C.T
-    T, _ = rotations(frame(torch.tensor([[0.0, 0.0, 1.0]], dtype=torch.float64)), 9)
-    w = repulsion((9, 9), torch.tensor([R], dtype=torch.float64), T, T, None, A, A, EV)[0].numpy()
-    assert np.abs(w[10:] - expected[10:]).max() < 1e-12 and np.abs(w[:, 10:] - expected[:, 10:]).max() < 1e-12
-    w94 = repulsion((9, 4), torch.tensor([R], dtype=torch.float64), T, T[:, :10, :10], None, A, A, EV)[0].numpy()
-    assert np.abs(w94 - w[:, :10]).max() < 1e-13
-    sp = repulsion((4, 4), torch.tensor([R], dtype=torch.float64), T[:, :10, :10], T[:, :10, :10], None, A, A, EV)[0].numpy()
-    assert np.abs(w[:10, :10] - sp).max() < 1e-13
-
-
-def frame_free(u, local):
-    """Laboratory (ij|kl) of sp atoms from u and the projector P = 1 - u u^T alone."""
-    (ss_ss, so_ss, oo_ss, pp_ss, ss_os, so_so, sp_sp, oo_so, pp_so, po_sp, ss_oo, ss_pp, so_oo, so_pp, sp_op,
-     oo_oo, pp_oo, oo_pp, pp_pp, po_po, pp_qq, _) = local
-    P = np.eye(3) - np.outer(u, u)
-    full = np.zeros((4, 4, 4, 4))
-    e = np.einsum
-    p = slice(1, 4)
-    full[0, 0, 0, 0] = ss_ss
-    full[0, p, 0, 0] = full[p, 0, 0, 0] = u * so_ss
-    full[0, 0, 0, p] = full[0, 0, p, 0] = u * ss_os
-    full[p, p, 0, 0] = np.outer(u, u) * oo_ss + P * pp_ss
-    full[0, 0, p, p] = np.outer(u, u) * ss_oo + P * ss_pp
-    both = np.outer(u, u) * so_so + P * sp_sp
-    full[0, p, 0, p] = full[p, 0, 0, p] = full[0, p, p, 0] = full[p, 0, p, 0] = both
-    three = e("i,j,k->ijk", u, u, u)
-    cross = e("ij,k->ijk", P, u) + e("ik,j->ijk", P, u)
-    full[0, p, p, p] = full[p, 0, p, p] = three * so_oo + e("i,jk->ijk", u, P) * so_pp + cross * sp_op
-    reverse = three * oo_so + e("i,jk->ijk", u, P) * pp_so + cross * po_sp       # (jk|s i), i first
-    full[p, p, 0, p] = full[p, p, p, 0] = reverse.transpose(1, 2, 0)
-    uu = np.outer(u, u)
-    full[p, p, p, p] = (
-        e("ij,kl->ijkl", uu, uu) * oo_oo + e("ij,kl->ijkl", P, uu) * pp_oo
-        + e("ij,kl->ijkl", uu, P) * oo_pp + e("ij,kl->ijkl", P, P) * pp_qq
-        + (e("ik,jl->ijkl", P, P) + e("il,jk->ijkl", P, P)) * (pp_pp - pp_qq) / 2
-        + (e("ik,jl->ijkl", uu, P) + e("il,jk->ijkl", uu, P) + e("jk,il->ijkl", uu, P) + e("jl,ik->ijkl", uu, P)) * po_po)
-    a, b, _ = packed_pairs(4)
-    return full[a, b][:, a, b]
-
-
-def test_rotation_agrees_with_the_frame_free_form():
-    A_i, A_j = atoms("AM1", [8])[0], atoms("AM1", [6])[0]
-    local = closed_forms(2.7, *({k: float(getattr(A, k)) for k in SEPARATIONS} for A in (A_i, A_j)), 27.2)
-    u = directions()
-    A_i, A_j = atoms("AM1", [8] * len(u))[0], atoms("AM1", [6] * len(u))[0]
-    T, _ = rotations(frame(u), 4)
-    w = repulsion((4, 4), torch.full((len(u),), 2.7, dtype=torch.float64), T, T, None, A_i, A_j, 27.2)
-    for k in range(len(u)):
-        assert np.abs(w[k].numpy() - frame_free(u[k].numpy(), local)).max() < 1e-13
 
 
 # --- symmetry
@@ -272,16 +96,16 @@ def test_cores_with_integrals_of_their_own_agree_with_s_distributions(shells, nu
 def test_orbital_free_cores_only_attract():
     m = method("AM1")
     sparkle = next(z for z in m.species if z > 118)
-    found = pair("AM1", (4, 0), 8, sparkle, 2.0 * directions())
+    integrals = pair("AM1", (4, 0), 8, sparkle, 2.0 * directions())
     pairs = len(directions())
-    assert found.w.shape == (pairs, 10, 0) and found.attraction_j.shape == (pairs, 0)
-    assert found.resonance.shape == (0, 4, 0) and len(found.near) == 0
+    assert integrals.w.shape == (pairs, 10, 0) and integrals.attraction_j.shape == (pairs, 0)
+    assert integrals.resonance.shape == (0, 4, 0) and len(integrals.near) == 0
     A_i, A_j = atoms("AM1", [8])[0], atoms("AM1", [sparkle])[0]
     R = 2.0 / m.constants.bohr
     gamma = m.constants.hartree / math.sqrt(R * R + float(A_i.rho0 + A_j.rho_core)**2)
     charge = float(atoms("AM1", [sparkle])[1].core)
-    assert (found.attraction_i[:, 0] + charge * gamma).abs().max() < 1e-12
-    assert found.gamma.isfinite().all()
+    assert (integrals.attraction_i[:, 0] + charge * gamma).abs().max() < 1e-12
+    assert integrals.gamma.isfinite().all()
     empty = pair("AM1", (0, 0), sparkle, sparkle, 2.0 * directions())
     assert empty.w.shape == (pairs, 0, 0) and empty.gamma.isfinite().all()
 
@@ -302,29 +126,27 @@ def test_helium():
     ((4, 4), (8, 6)), ((9, 1), (17, 1)), ((9, 4), (17, 6)), ((9, 9), (17, 16)), ((9, 9), (26, 26))])
 def test_pm7_is_a_bare_charge_beyond_7_angstrom(shells, numbers):
     x = 7.3 * directions()
-    found = pair("PM7", shells, *numbers, x, True)
+    integrals = pair("PM7", shells, *numbers, x, True)
     limit = method("PM7").constants.coulomb / 7.3
     unit = [torch.from_numpy(np.equal(*packed_pairs(n)[:2]).astype(float)) for n in shells]
     E = [atoms("PM7", [z])[1] for z in numbers]
-    assert (found.w - limit * unit[0][:, None] * unit[1]).abs().max() < 1e-12
-    assert (found.attraction_i + float(E[1].core) * limit * unit[0]).abs().max() < 1e-12
-    assert (found.gamma - limit).abs().max() < 1e-12
+    assert (integrals.w - limit * unit[0][:, None] * unit[1]).abs().max() < 1e-12
+    assert (integrals.attraction_i + float(E[1].core) * limit * unit[0]).abs().max() < 1e-12
+    assert (integrals.gamma - limit).abs().max() < 1e-12
 
 
 def test_pm7_joins_smoothly():
     """Value and slope are continuous at 7 angstrom."""
     r = torch.tensor([7 - 1e-6, 7 + 1e-6], dtype=torch.float64, requires_grad=True)
-    found = pair_at("PM7", (4, 4), 8, 6, r)
-    slopes = torch.stack([torch.autograd.grad(found.w[:, a, a].sum(), r, retain_graph=True)[0] for a in range(10)])
-    assert (found.w[0] - found.w[1]).abs().max() < 1e-5 and (slopes[:, 0] - slopes[:, 1]).abs().max() < 1e-5
+    integrals = pair_at("PM7", (4, 4), 8, 6, r)
+    slopes = torch.stack([torch.autograd.grad(integrals.w[:, a, a].sum(), r, retain_graph=True)[0] for a in range(10)])
+    assert (integrals.w[0] - integrals.w[1]).abs().max() < 1e-5 and (slopes[:, 0] - slopes[:, 1]).abs().max() < 1e-5
 
 
 def pair_at(name, shells, z_i, z_j, r):
     """PairIntegrals along a fixed direction at the distances r (angstrom)."""
-    m = method(name)
     (A_i, E_i), (A_j, E_j) = atoms(name, [z_i] * len(r)), atoms(name, [z_j] * len(r))
-    u = directions()[:1].expand(len(r), 3)
-    return two_centre(shells, r, u, A_i, A_j, E_i, E_j, m.constants, m.join, True)
+    return pair_integrals(method(name), shells, r[:, None] * directions()[:1], (A_i, A_j), (E_i, E_j), True)
 
 
 def test_pm7_equalises_averages_of_metals():
@@ -341,14 +163,14 @@ def test_pm7_equalises_averages_of_metals():
              ((9, 4), 26, 7): ([(2, 0), (2, 1)], [(1, 1), (1, 0)]), ((9, 1), 26, 1): ([(2, 0)], [(1, 0)]),
              ((9, 9), 17, 17): ([], [(2, 0), (2, 2)]), ((9, 4), 17, 7): ([], [(2, 0), (2, 1)])}
     for (shells, z_i, z_j), (equal, different) in cases.items():
-        found = pair("PM7", shells, z_i, z_j, x)
+        integrals = pair("PM7", shells, z_i, z_j, x)
         for a, b in equal:
-            assert (mean(found.w, *shells, a, b) - found.w[:, 0, 0]).abs().max() < 1e-12
+            assert (mean(integrals.w, *shells, a, b) - integrals.w[:, 0, 0]).abs().max() < 1e-12
         for a, b in different:
-            assert (mean(found.w, *shells, a, b) - found.w[:, 0, 0]).abs().min() > 1e-4
-        core = found.attraction_i[:, [table(9)[o, o] for o in shell[2]]].mean(1) - found.attraction_i[:, 0]
+            assert (mean(integrals.w, *shells, a, b) - integrals.w[:, 0, 0]).abs().min() > 1e-4
+        core = integrals.attraction_i[:, [table(9)[o, o] for o in shell[2]]].mean(1) - integrals.attraction_i[:, 0]
         assert (core.abs().max() < 1e-11) == (z_i == 26)
-        p = found.attraction_i[:, [table(9)[o, o] for o in shell[1]]].mean(1) - found.attraction_i[:, 0]
+        p = integrals.attraction_i[:, [table(9)[o, o] for o in shell[1]]].mean(1) - integrals.attraction_i[:, 0]
         assert (p.abs().max() < 1e-11) == (z_i == 26 and shells[1] >= 4)
 
 
@@ -367,25 +189,25 @@ def test_repulsion_at_long_range(shells, numbers, name):
     r = torch.tensor([20.0, 40.0, 80.0], dtype=torch.float64)
     R = r / m.constants.bohr
     z = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
-    found = pair(name, shells, *numbers, r[:, None] * z, False)
+    integrals = pair(name, shells, *numbers, r[:, None] * z, False)
     A_i, A_j = (atoms(name, [n])[0] for n in numbers)
     EV = m.constants.hartree
     rho = float(A_i.rho0 + A_j.rho0)
-    deviation = R**2 * (R * found.w[:, 0, 0] / EV - 1)
+    deviation = R**2 * (R * integrals.w[:, 0, 0] / EV - 1)
     assert (deviation / (-rho**2 / 2) - 1).abs().max() < 1e-2
     a, b, _ = packed_pairs(shells[0])
     diagonal = torch.from_numpy(a == b)
-    assert (R[:, None] * found.w[:, diagonal, 0] / EV - 1).abs().max() < 5e-2
-    rest = (R[:, None] * found.w[:, diagonal, 0] / EV - 1).abs()
+    assert (R[:, None] * integrals.w[:, diagonal, 0] / EV - 1).abs().max() < 5e-2
+    rest = (R[:, None] * integrals.w[:, diagonal, 0] / EV - 1).abs()
     assert (rest[2] < rest[0] / 12).all()       # 1/R^2
     if shells[0] > 1:
         so = table(4)[Z, S]
         allowed = 3e-2 * (20 / r)**2 / 4     # the next term of the series is 1/R^2 smaller
-        assert ((R**2 * found.w[:, so, 0] / EV / float(A_i.D1) - 1).abs() < allowed).all()
-        assert ((R**2 * found.w[:, 0, so] / EV / -float(A_j.D1) - 1).abs() < allowed).all()
-        dipoles = R**3 * found.w[:, so, so] / EV / float(A_i.D1 * A_j.D1)
+        assert ((R**2 * integrals.w[:, so, 0] / EV / float(A_i.D1) - 1).abs() < allowed).all()
+        assert ((R**2 * integrals.w[:, 0, so] / EV / -float(A_j.D1) - 1).abs() < allowed).all()
+        dipoles = R**3 * integrals.w[:, so, so] / EV / float(A_i.D1 * A_j.D1)
         assert ((dipoles / -2 - 1).abs() < 4 * allowed).all()      # parallel dipoles in line attract: -2 D D'/R^3
-        off = (R**2)[:, None] * found.w[:, ~diagonal, 0] / EV
+        off = (R**2)[:, None] * integrals.w[:, ~diagonal, 0] / EV
         assert (off.abs() < 3).all()
 
 
@@ -397,8 +219,7 @@ def test_united_atom_limit(z):
     A, E = atoms("AM1", [z])
     R = torch.tensor([1e-7], dtype=torch.float64)
     u = directions()[:1]
-    T = rotations(frame(u), 4)[0] if n == 4 else None
-    w = repulsion((n, n), R, T, T, None, A, A, m.constants.hartree)[0]
+    w = repulsion((n, n), R, axes(u, (n, n)), A, A, m.constants.hartree)[0]
     g = one_centre(A, n)[0]
     assert abs(w[0, 0] - g[0, 0]) < 1e-6
     if n == 4:
@@ -406,19 +227,18 @@ def test_united_atom_limit(z):
         assert abs(w[sp, sp] - g[sp, sp]) < 1e-6
         floor = max(0.1, float(A.g_pp - A.g_p2) / 2)
         # the square quadrupole defines rho2; in a fixed frame that is (po|po)
-        local = local_integrals(4, 4, R, A, A, m.constants.hartree).view(10, 10)
-        assert abs(local[6, 6] - floor) < 1e-6
+        assert abs(local(4, 4, R, A, A, m.constants.hartree).view(10, 10)[6, 6] - floor) < 1e-6
         assert abs(w[xy, xy]) < 5 * floor
-    found = two_centre((n, n), R * m.constants.bohr, u, A, A, E, E, m.constants, False, False)
+    integrals = pair_integrals(m, (n, n), R * m.constants.bohr * u, (A, A), (E, E), False)
     beta = torch.stack([A.beta_s, *[A.beta_p] * 3], 1)[0, :n]
-    assert (found.resonance[0] - torch.diag(beta)).abs().max() < 1e-4
+    assert (integrals.resonance[0] - torch.diag(beta)).abs().max() < 1e-4
 
 
 def test_pairs_beyond_reach_have_no_resonance():
     x = torch.tensor([[14.0, 0, 0], [0, 3.0, 0], [0, 0, 15.1], [0, 0, -2.0]], dtype=torch.float64)
-    found = pair("PM6", (9, 9), 26, 26, x)
-    assert found.near.tolist() == [0, 1, 3] and found.resonance.shape == (3, 9, 9)
-    assert (found.resonance[2] - pair("PM6", (9, 9), 26, 26, x[3:]).resonance[0]).abs().max() < 1e-12
+    integrals = pair("PM6", (9, 9), 26, 26, x)
+    assert integrals.near.tolist() == [0, 1, 3] and integrals.resonance.shape == (3, 9, 9)
+    assert (integrals.resonance[2] - pair("PM6", (9, 9), 26, 26, x[3:]).resonance[0]).abs().max() < 1e-12
     assert pair("PM6", (9, 9), 26, 26, 16.0 * directions()).resonance.shape == (0, 9, 9)
 
 
@@ -434,8 +254,7 @@ def test_derivatives_by_position(example, name):
     g = torch.Generator().manual_seed(0)
 
     def f(x):
-        R = x.square().sum(1).sqrt()
-        t = two_centre(shells, R, x / R[:, None], A_i, A_j, E_i, E_j, m.constants, m.join, True)
+        t = pair_integrals(m, shells, x, (A_i, A_j), (E_i, E_j), True)
         values = (t.w, t.resonance, t.attraction_i, t.attraction_j, t.gamma)
         g.manual_seed(1)
         return torch.stack([(v * torch.randn(v.shape, dtype=v.dtype, generator=g)).sum() for v in values])
@@ -452,12 +271,11 @@ def test_derivatives_by_parameters(shells, numbers):
     (A_i, E_i), (A_j, E_j) = (atoms("PM6", [z]) for z in numbers)
     names = [k for k in vars(A_i) if k.startswith(("zeta", "beta", "D", "Q", "rho"))]
     x = torch.tensor([[0.9, -1.1, 0.7]], dtype=torch.float64)
-    R = x.square().sum(1).sqrt()
     g = torch.Generator()
 
     def f(p_i, p_j):
-        A, B = (AtomIntegrals(**{**vars(a), **dict(zip(names, p.unbind(1), strict=True))}) for a, p in ((A_i, p_i), (A_j, p_j)))
-        t = two_centre(shells, R, x / R[:, None], A, B, E_i, E_j, m.constants, False, True)
+        A, B = (replace(a, **dict(zip(names, p.unbind(1), strict=True))) for a, p in ((A_i, p_i), (A_j, p_j)))
+        t = pair_integrals(m, shells, x, (A, B), (E_i, E_j), True)
         g.manual_seed(1)
         values = (t.w, t.resonance, t.attraction_i, t.attraction_j, t.gamma)
         return torch.stack([(v * torch.randn(v.shape, dtype=v.dtype, generator=g)).sum() for v in values])
@@ -480,21 +298,9 @@ def test_derivatives_of_hydrogen_treated_as_an_sp_atom_are_finite():
 
     A_i, A_j = tensor_map(leaf, A_i), tensor_map(leaf, A_j)
     x = torch.tensor([[0.0, 0.0, 1.1], [0.5, 0.6, -0.9]], dtype=torch.float64, requires_grad=True)
-    R = x.square().sum(1).sqrt()
-    t = two_centre((4, 4), R, x / R[:, None], A_i, A_j, E_i, E_j, m.constants, False, True)
+    t = pair_integrals(m, (4, 4), x, (A_i, A_j), (E_i, E_j), True)
     value = sum((v * v).sum() for v in (t.w, t.resonance, t.attraction_i, t.attraction_j, t.gamma))
     first = torch.autograd.grad(value, [x, *leaves], create_graph=True, allow_unused=True)
     first = [g for g in first if g is not None]
     second = torch.autograd.grad(sum((g * g).sum() for g in first), [x, *leaves], allow_unused=True)
     assert all(g.isfinite().all() for g in (*first, *second) if g is not None)
-
-
-def test_configurations_cover_all_components():
-    """The diagonal of every kernel is positive: no component was forgotten."""
-    for n_i, n_j in CLASSES:
-        if n_i == n_j:
-            A = atoms("PM6", [1 if n_i == 1 else 17])[0]
-            total = component_starts(n_i)[1]
-            W = local_integrals(n_i, n_j, torch.tensor([1e-3], dtype=torch.float64), A, A, 27.2).view(total, total)
-            assert (W.diagonal() > 0).all() and total == sum(2 * l + 1 for l in COMPONENTS[n_i])
-            assert packed(torch.ones(1, total, dtype=torch.float64), n_i).shape[1] == n_i * (n_i + 1) // 2

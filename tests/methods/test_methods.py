@@ -69,7 +69,8 @@ def test_tables_complete(name):
 
     def lines(file):
         path = SHARED / file
-        return list(csv.DictReader(t for t in path.open() if not t.startswith("#"))) if path.exists() else []
+        lines = path.read_text().splitlines() if path.exists() else []
+        return list(csv.DictReader(line for line in lines if not line.startswith("#")))
 
     for source, offset in ((f"{m.table}.csv", 0), (f"{m.table}_sparkles.csv", elements.SPARKLE)):
         for r in lines(source):
@@ -99,6 +100,18 @@ def test_lookup():
     assert method("PM7").join and not method("PM6").join
     with pytest.raises(UnknownOption, match=r"'PM66'.*available: MNDO, AM1.*Did you mean PM6"):
         method("PM66")
+
+
+@pytest.mark.parametrize("name", ["MNDO/d", "PM7", "PM7-smooth"])
+def test_the_recipe_is_what_the_method_says(name):
+    """What the integrals are told of a method."""
+    m = method(name)
+    recipe = m.recipe
+    assert (recipe.constants, recipe.join, recipe.fade) == (m.constants, m.join, m.fade)
+    assert recipe.core_energy is m.core_core.energy and recipe.elements is m.elements
+    assert recipe.rho_core is m.parameters.rho_core
+    C_H = torch.tensor([row(name, "C")]), torch.tensor([row(name, "H")])
+    assert recipe.core_rules(*C_H).charge.tolist() == [4.0]
 
 
 def test_corrections_follow_the_base():

@@ -20,7 +20,7 @@ from nddo_ml.common.extras import name_of, named
 from nddo_ml.errors import IncompatibleFile, MissingParameter, UnknownOption
 from nddo_ml.hamiltonian import weights
 from nddo_ml.networks import FeatureModule, Network, ParameterNetwork, build, settings
-from nddo_ml.networks.environment import environment, kinds, places, switch
+from nddo_ml.networks.environment import PairGeometry, environment, kinds, places, switch
 from nddo_ml.networks.message_passing import Features, MessagePassing
 from nddo_ml.networks.shifts import CHANNELS, Shifts
 from nddo_ml.training.config import from_dict
@@ -28,6 +28,7 @@ from nddo_ml.training.trainer import Training
 
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "extending.md"
 HERE = __name__
+OWN_KEY = HERE.replace(".", "/")     # as torch lets modules be called
 SPECIES = [1, 6, 7, 8, 9, 16, 17]
 
 
@@ -66,7 +67,7 @@ def test_the_page_runs(clean):
     assert float(state["network.own.my_parts:Levels.line.weight"].abs().max()) > 0, "the head is trained"
     assert {type(m).__module__ for m in (model.network.features, model.network.own["my_parts:Levels"])} == {"my_parts"}
     r = torch.tensor([0.96, 0.96, torch.dist(*torch.tensor([[0.96, 0, 0], [-0.24, 0.93, 0]])).item()], dtype=torch.float64)
-    assert float(names["found"].energy - names["published"].energy) == pytest.approx(
+    assert float(names["hardened"].energy - names["published"].energy) == pytest.approx(
         float(5 * torch.exp(-3 * r).sum()), abs=0.005)       # first order: the second O-H bond is 0.9605 long
     with pytest.raises(UnknownOption, match="AM1-harder is a method of your own form"):
         weights.save(Hamiltonian(names["mine"], network=build({"channels": 4})), "x.safetensors", "x", "l", "d")
@@ -95,11 +96,11 @@ class Everything(nn.Module):
         super().__init__()
         self.scale = nn.Parameter(torch.tensor(0.05))
 
-    def forward(self, env, found):
+    def forward(self, env, features):
         n, near = len(env.kind), len(env.pairs)
-        a = self.scale * torch.tanh(found.s.sum(1))
+        a = self.scale * torch.tanh(features.s.sum(1))
         both = a[env.centre[:near]] + a[env.neighbour[:near]]
-        v = self.scale * found.v[:, :, 0] / (1 + found.v[:, :, 0].norm(dim=1, keepdim=True))
+        v = self.scale * features.v[:, :, 0] / (1 + features.v[:, :, 0].norm(dim=1, keepdim=True))
         return {"U": a[:, None].expand(n, 3), "factors": a[:, None].expand(n, 11), "local": a,
                 "block": torch.cat((v, v.new_zeros(n, 6)), 1), "resonance": both[:, None].expand(near, len(CHANNELS)),
                 "core": both[:, None].expand(near, 2), "charges": 0.1 * (a[env.centre[:near]] - a[env.neighbour[:near]])}
@@ -134,19 +135,19 @@ class Bare(nn.Module):
         return None
 
 
-def spread_of_charges(found, batch):
-    return found.charges.square().mean() + 0.0 * found.result.energy.sum()
+def spread_of_charges(outputs, batch):
+    return outputs.charges.square().mean() + 0.0 * outputs.result.energy.sum()
 
 
 class Gaps:
     """A loss of gaps, which must be on the tape for it."""
 
-    def __call__(self, found, batch):
-        return torch.relu(12.0 - found.gap[found.valid]).square().mean()
+    def __call__(self, outputs, batch):
+        return torch.relu(12.0 - outputs.gap[outputs.valid]).square().mean()
 
 
-def every_atom(found, batch):
-    return found.charges
+def every_atom(outputs, batch):
+    return outputs.charges
 
 
 def trained(config, value=0.1):
@@ -206,8 +207,8 @@ def test_own_heads_add_up_and_fade():
     for R, gone in ((1.5, False), (4.999, True)):
         arguments = numbers, i, j, torch.tensor([R], dtype=torch.float64), torch.tensor([[0, 0, 1.0]], dtype=torch.float64)
         a, b = one(*arguments), alone(*arguments)
-        env = environment(kinds(one.species, numbers, one.table), *arguments[1:], 5.0)
-        said = one.own[f"{HERE}:Everything"](env, one.features(env))["U"]
+        env = environment(kinds(one.species, numbers, one.table), PairGeometry(*arguments[1:]), 5.0)
+        said = one.own[f"{OWN_KEY}:Everything"](env, one.features(env))["U"]
         gate = -torch.expm1(-2.0 * env.summed(switch(env.R, 5.0)))
         assert torch.allclose(a.U, b.U + said * gate[:, None], atol=1e-14) and float(said.abs().max()) > 1e-3
         assert (float(a.resonance.abs().max()) < 1e-12) == gone == (float(a.charges.abs().max() if gone else 1) < 1e-12)
@@ -216,12 +217,12 @@ def test_own_heads_add_up_and_fade():
 def test_networks_made_in_python_are_named_by_their_classes():
     """Features and heads given as objects and classes, built-in ones too."""
     network = ParameterNetwork(SPECIES, Neighbours(SPECIES, 3.5), ["pair", Everything]).double()
-    found = settings(network)
-    assert found["features"] == f"{HERE}:Neighbours" and found["heads"] == ["pair", f"{HERE}:Everything"]
-    assert found["cutoff"] == 3.5
+    plain = settings(network)
+    assert plain["features"] == f"{HERE}:Neighbours" and plain["heads"] == ["pair", f"{HERE}:Everything"]
+    assert plain["cutoff"] == 3.5
     assert isinstance(network.features, FeatureModule) and isinstance(Constant(SPECIES), Network)
-    plain = ParameterNetwork(SPECIES, MessagePassing(SPECIES, 4, 2, 1)).double()
-    assert settings(plain)["features"].endswith(":MessagePassing")
+    built_in = ParameterNetwork(SPECIES, MessagePassing(SPECIES, 4, 2, 1)).double()
+    assert settings(built_in)["features"].endswith(":MessagePassing")
     assert settings(build({"channels": 4})) == build({"channels": 4}).config
 
 
@@ -268,7 +269,7 @@ def test_a_name_that_cannot_be_imported_says_what_is_missing(clean, name, words)
 
 def test_a_file_without_its_classes_says_which_module_is_missing(clean):
     """The methods it lies among can be listed; the command ends with the message."""
-    (clean / "gone.py").write_text("from test_extending import Neighbours\n\n\nclass Gone(Neighbours):\n    pass\n")
+    (clean / "gone.py").write_text(f"from {HERE} import Neighbours\n\n\nclass Gone(Neighbours):\n    pass\n")
     weights.save(trained({"features": "gone:Gone", "species": SPECIES, "heads": ["atom"]}), "gone.safetensors", "g", "l", "d")
     assert float(Hamiltonian("gone.safetensors")(molecule("water")).energy) != 0
     (clean / "gone.py").unlink()
@@ -288,8 +289,8 @@ class Wrong(Everything):
 
     column = "beta"
 
-    def forward(self, env, found):
-        return {self.column: found.s.new_zeros(len(env.kind), 1)}
+    def forward(self, env, features):
+        return {self.column: features.s.new_zeros(len(env.kind), 1)}
 
 
 class Column(Wrong):
@@ -365,7 +366,7 @@ def test_heads_of_ones_own_join_a_trained_network(tmp_path):
     weights.save(trained({"channels": 4, "layers": 1}), tmp_path / "a.safetensors", "a", "l", "d")
     model = {"start": str(tmp_path / "a.safetensors"), "network": {"heads": ["atom", "pair", f"{HERE}:Everything"]}}
     run = Training(training(tmp_path, {}, model=model), 0, tmp_path / "run")
-    assert f"{HERE}:Everything" in run.model.network.own
+    assert f"{OWN_KEY}:Everything" in run.model.network.own
     weights.save(trained(OWN["network"]), tmp_path / "b.safetensors", "b", "l", "d")
     model = {"start": str(tmp_path / "b.safetensors"), "network": {"heads": ["local"]}}
     with pytest.raises(UnknownOption, match="further heads"):

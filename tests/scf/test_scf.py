@@ -1,5 +1,7 @@
 """The self-consistent field converges without help, to what it says, or says that it did not."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,12 +9,15 @@ import torch
 from nddo_ml import Hamiltonian, Molecules, SCFNotConverged
 from nddo_ml.elements import number
 from nddo_ml.orbitals import flattened
-from nddo_ml.scf import solve as scf
 from nddo_ml.scf.accelerate import History, _simplex, diis, energy_diis
 from nddo_ml.scf.density import Orbitals, aufbau, density, diagonalise, fermi
 from nddo_ml.scf.fock import fock, kernel
+from nddo_ml.scf.ladder import climb, solve
 from nddo_ml.scf.newton import conjugate_gradients, newton
+from nddo_ml.scf.options import USUAL
+from nddo_ml.scf.problem import Prepared
 from nddo_ml.scf.rotations import levels, occupied_virtual, response, rotate, spaces
+from nddo_ml.scf.rungs import LADDER, annealed, downhill, rapid
 from nddo_ml.scf.stability import stability
 
 MODELS = {name: Hamiltonian(name) for name in ("MNDO", "AM1", "PM6", "PM7")}
@@ -138,22 +143,20 @@ def test_every_rung_works_on_its_own(rung, method, structure, charge, multiplici
     state = usual.states[0]
     start = torch.diag_embed(state.problem.occupations.mean(2, keepdim=True) * state.problem.layout.real[:, None])
     with torch.no_grad():
-        found = scf._climb(state.problem, start, 1e-7, 300, rung)
+        found = climb(state.problem, start, replace(USUAL, max_steps=300), LADDER[rung:], rung)
     assert bool(found.converged[0]) and int(found.rung[0]) == rung and int(found.iterations[0]) > 3
     assert abs(float(found.energy[0]) - float(state.solution.energy[0])) < 1e-8
 
 
-def test_a_rung_that_fails_hands_over(monkeypatch):
+def test_a_rung_that_fails_hands_over():
     """With the first two rungs made useless the third is reached, and reported."""
     usual = calculate("AM1", WATER)
-    monkeypatch.setattr(scf, "DIIS_STEPS", 1)
-    monkeypatch.setattr(scf, "NEWTON_STEPS", 0)
-    short = scf._iterate
-    monkeypatch.setattr(scf, "_iterate", lambda *a, **o: short(*a[:3], min(a[3], 2), *a[4:], **o))
-    result = calculate("AM1", WATER)
+    climbs = (rapid(1), 0), (downhill(2, 2), 0), (annealed(2, 2), None)
+    ladder = tuple(replace(rung, climb=way, newton_steps=steps) for rung, (way, steps) in zip(LADDER, climbs, strict=True))
+    result = calculate("AM1", WATER, ladder=ladder)
     assert "annealed smearing" in result.route[0] and "energy-DIIS" in result.route[0]
     assert bool(result.converged[0]) and abs(float(result.energy - usual.energy)) < 1e-9
-    stopped = calculate("AM1", WATER, raise_unconverged=False, max_steps=8)
+    stopped = calculate("AM1", WATER, raise_unconverged=False, max_steps=8, ladder=ladder)
     assert not stopped.converged[0] and stopped.energy.isnan().all() and float(stopped.residual[0]) > 1e-7
 
 
@@ -204,10 +207,10 @@ def test_a_start_that_commutes_with_everything():
     """A density proportional to 1 has no commutator: benzene must not be taken as converged there (0.88 eV too high)."""
     state = calculate("AM1", ring()).states[0]
     ones = 0.5 * torch.diag_embed(state.problem.layout.real)[:, None]
-    found = scf.solve(state.problem, ones)
+    found = solve(state.problem, ones)
     assert abs(float(found.energy[0] - state.solution.energy[0])) < 1e-8
     rough = torch.eye(state.problem.layout.size, dtype=torch.float64)[None, None] * 0.3
-    assert abs(float(scf.solve(state.problem, rough).energy[0] - state.solution.energy[0])) < 1e-8
+    assert abs(float(solve(state.problem, rough).energy[0] - state.solution.energy[0])) < 1e-8
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -218,7 +221,7 @@ def test_the_start_does_not_decide(seed):
         state = calculate("AM1", structure).states[0]
         size, occupied = state.problem.layout.size, int(state.problem.occupations[0, 0].sum())
         Q = torch.linalg.qr(torch.randn(size, size, dtype=torch.float64, generator=generator))[0][:, :occupied]
-        found = scf.solve(state.problem, (Q @ Q.mT)[None, None])
+        found = solve(state.problem, (Q @ Q.mT)[None, None])
         assert bool(found.converged[0]) and float(found.energy[0] - state.solution.energy[0]) > -1e-8
         if structure is not OZONE:
             assert abs(float(found.energy[0] - state.solution.energy[0])) < 1e-8
@@ -384,7 +387,7 @@ def test_newton_goes_downhill_from_anywhere():
         C = torch.linalg.qr(torch.randn(1, 1, size, size, dtype=torch.float64, generator=generator))[0]
         start = Orbitals(C, torch.zeros(1, 1, size, dtype=torch.float64), state.problem.occupations)
         exact = kernel(lay, state.problem.integrals)
-        ends = [newton(lay, exact, exact, state.problem.h, spaces(start, lay.real), 1e-7, n) for n in (0, 1, 3, 60)]
+        ends = [newton(Prepared(state.problem, exact, exact), spaces(start, lay.real), 1e-7, n) for n in (0, 1, 3, 60)]
         energies = np.array([float(e.energy) for e in ends])
         assert (np.diff(energies) < 1e-9).all() and energies[0] > energies[-1] + 1
         end = ends[-1]
@@ -397,7 +400,7 @@ def test_newton_is_quadratic_near_the_end():
     lay, exact = state.problem.layout, kernel(state.problem.layout, state.problem.integrals)
     s = spaces(state.orbitals, lay.real)
     X = 1e-3 * torch.randn(s.weight.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    found = newton(lay, exact, exact, state.problem.h, rotate(s, X), 1e-7, 10)
+    found = newton(Prepared(state.problem, exact, exact), rotate(s, X), 1e-7, 10)
     assert 1 <= int(found.steps) <= 3 and float(found.residual) < 1e-7
 
 

@@ -44,7 +44,7 @@ def test_the_rotation_that_costs_nothing_is_found(method, name, modes):
     molecules = diatomic(name, turn(3)) if name in RADICALS else Molecules.single([atoms[name][0]], [[0.3, 0, 0]], 0,
                                                                                   atoms[name][1])
     problem, solution, orbitals = state(Hamiltonian(method), molecules)
-    ref = response.reference(problem.layout, problem.integrals, orbitals, solution.D, solution.F)
+    ref = response.reference(problem, orbitals, solution)
     operator = response.response(ref.layout, ref.kernel, ref.spaces, ref.levels)
     X0 = zero_modes(generators(ref.layout, free_axes(molecules)), ref.spaces, operator)
     if modes == 0:
@@ -64,7 +64,7 @@ def test_bent_molecules_and_fields_have_none():
     model, oh = Hamiltonian("AM1"), diatomic("OH", np.eye(3))
     free = polarizability(model, oh)[0]
     problem, solution, orbitals = state(lambda m: model(m, field=torch.tensor([[1.0, 0, 0]], dtype=torch.float64)), oh)
-    held = response.reference(problem.layout, problem.integrals, orbitals, solution.D, solution.F, axes=free_axes(oh))
+    held = response.reference(problem, orbitals, solution, axes=free_axes(oh))
     assert held.costless is None and free.isfinite().all()                 # a field across the axis holds the density
 
 

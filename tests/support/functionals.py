@@ -4,8 +4,9 @@ import torch
 
 
 def randomised(functional, scale=0.6, seed=5):
+    """The functional itself, its parameters moved by normal numbers times `scale`."""
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for p in functional.parameters():
-            p.add_(scale * torch.randn(p.shape, generator=g, dtype=p.dtype))
+        for weight in functional.parameters():
+            weight.add_(scale * torch.randn(weight.shape, generator=g, dtype=weight.dtype))
     return functional

@@ -3,7 +3,7 @@
 import torch
 
 from nddo_ml import Hamiltonian
-from nddo_ml.integrals.assembly import distances, topology
+from nddo_ml.hamiltonian import walk
 from nddo_ml.networks import build
 
 
@@ -21,5 +21,6 @@ def shaken(config, size=0.1, seed=0):
 def shifts_of(network, molecules):
     """What a network says about molecules."""
     H = Hamiltonian("PM6", network=network)
-    top = topology(H.method, molecules)
-    return network(molecules.numbers, top.i, top.j, *distances(top, molecules.positions))
+    topology = walk.topology(H.method, molecules)
+    between = walk.distances(topology, molecules.positions)
+    return network(molecules.numbers, topology.i, topology.j, between.R, between.u)

@@ -16,7 +16,7 @@ from nddo_ml import Hamiltonian
 from nddo_ml.errors import IncompatibleFile, UnknownOption
 from nddo_ml.training import dataset, offsets
 from nddo_ml.training.batches import collate, draw, orbitals
-from nddo_ml.training.config import Config, from_dict, read_config
+from nddo_ml.training.config import TrainingConfig, from_dict, read_config
 from nddo_ml.training.evaluate import predict
 from nddo_ml.training.stages import stage_data, with_dispersion, without_dispersion
 from nddo_ml.training.starts import Densities
@@ -38,8 +38,8 @@ def frames(file):
 
 def frame(molecule="C", numbers=(6, 1, 1, 1, 1), group="core", how="", charge=0, multiplicity=1, **more):
     n = len(numbers)
-    return dataset.Frame("x", molecule, group, how, np.array(numbers), np.arange(3.0 * n).reshape(n, 3), charge, multiplicity,
-                         0.0, np.zeros((n, 3)), **more)
+    return dataset.LabelledFrame("x", molecule, group, how, np.array(numbers), np.arange(3.0 * n).reshape(n, 3), charge,
+                                 multiplicity, 0.0, np.zeros((n, 3)), **more)
 
 
 def test_frames_hold_what_the_file_says(file, frames):
@@ -206,7 +206,7 @@ def test_configurations_are_refused_by_name(values, message):
 
 def test_example_configuration_is_read():
     config = read_config(EXAMPLES / "train.toml")
-    assert isinstance(config, Config) and [s.kind for s in config.stage] == ["frozen", "pretrain", "finetune"]
+    assert isinstance(config, TrainingConfig) and [s.kind for s in config.stage] == ["frozen", "pretrain", "finetune"]
     assert from_dict(_plain(config.as_dict())) == config
 
 

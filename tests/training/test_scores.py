@@ -7,8 +7,7 @@ import pytest
 from support.training_data import write_labels
 
 from nddo_ml.training import dataset
-from nddo_ml.training.evaluate import FAILED, Prediction, atom_errors, scores, with_offsets
-from nddo_ml.training.trainer import overall
+from nddo_ml.training.evaluate import FAILED, Prediction, atom_errors, overall, scores, with_offsets
 from nddo_ml.units import CODATA_2018
 
 

@@ -19,7 +19,7 @@ from nddo_ml.methods.learned import TrainedOn, card
 from nddo_ml.networks import build
 from nddo_ml.training.config import from_dict
 from nddo_ml.training.dataset import key, load, read_frames, share, split, split_by
-from nddo_ml.training.trainer import Silent, Training
+from nddo_ml.training.trainer import SilentTraining, Training
 
 LABELS = Path(__file__).parents[2] / "labels"
 NETWORK = {"channels": 4, "radial": 4, "layers": 1}
@@ -51,7 +51,7 @@ def evaluated(file, method, out, *options):
 
 def test_the_file_says_what_was_trained_on(trained):
     file, training, path = trained
-    mine = {f.molecule for f in training.data.train}
+    mine = {f.molecule for f in training.work.data.train}
     said = trained_on(card(path))
     assert said == TrainedOn(0.25, 10, frozenset(map(key, mine))) and 3 < len(mine) < 10
     assert all((key(m) in said.molecules) == (share(m) >= 0.25) for m in {f.molecule for f in load([file]) if len(f) > 1})
@@ -63,7 +63,7 @@ def test_trained_frames_are_never_called_validation(trained, tmp_path, options):
     """Whatever fraction is asked for, the parts are the training's own."""
     file, training, path = trained
     found, words = evaluated(file, path, tmp_path / "s.json", *options)
-    parts = {name: len(frames) for name, frames in training.data.parts.items()}
+    parts = {name: len(frames) for name, frames in training.work.data.parts.items()}
     assert {name: s["frames"] for name, s in found["sets"].items()} == parts and parts["validation"] > 0
     assert found["split"] == {"by": "model", "large": 10, "known": True}
     assert ("is not needed: the file of model says" in words) == bool(options)
@@ -100,7 +100,7 @@ def test_a_file_that_does_not_say_is_told_of(trained, tmp_path):
 def test_what_weights_were_trained_on_goes_on_with_them(trained, tmp_path):
     """A fine-tuning on other molecules knows those of its start, says so where it holds them out, and keeps both through a
     stop; of a start that does not say, nothing is said."""
-    class Heard(Silent):
+    class Heard(SilentTraining):
         said = ""
 
         def message(self, text):
@@ -115,20 +115,20 @@ def test_what_weights_were_trained_on_goes_on_with_them(trained, tmp_path):
     assert "was trained on" in heard.said and "held-out molecules" in heard.said
     rest = Training(again, 0, tmp_path)
     assert rest.resume() and rest.run()
-    mine = {key(f.molecule) for f in rest.data.train}
+    mine = {key(f.molecule) for f in rest.work.data.train}
     assert trained_on(card(tmp_path / "model.safetensors")).molecules == trained_on(card(path)).molecules | mine
     model = Hamiltonian(str(path))
     weights.save(model, tmp_path / "old.safetensors", "old", "level", "hash")
-    unknown = Training(config(file, tmp_path / "x", start=tmp_path / "old.safetensors"), 0, tmp_path / "x")
-    unknown._enter()
-    assert unknown.trained is None
+    heard = Heard()
+    assert Training(config(file, tmp_path / "x", start=tmp_path / "old.safetensors"), 0, tmp_path / "x", report=heard).run()
+    assert trained_on(card(tmp_path / "x" / "model.safetensors")) is None and heard.said == ""
 
 
 def test_without_held_out_molecules_the_latest_weights_are_kept(trained, tmp_path):
     """None could say which are best; the first ones, which have learned nothing, once stood for them."""
     run = Training(config(trained[0], tmp_path, 0.0, limit=6), 0, tmp_path)
     before = [p.detach().clone() for p in run.model.network.parameters()]
-    assert run.run() and set(run.data.parts) == {"train", "atoms"}
+    assert run.run() and set(run.work.data.parts) == {"train", "atoms"}
     after = Hamiltonian(str(tmp_path / "model.safetensors")).network.parameters()
     assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
 

@@ -15,15 +15,15 @@ from nddo_ml import NDDO, Hamiltonian
 from nddo_ml.cli.main import app
 from nddo_ml.ensembles.ensemble import Ensemble
 from nddo_ml.errors import IncompatibleFile, SCFNotConverged, UnknownOption
-from nddo_ml.training import dataset, step
+from nddo_ml.training import dataset
 from nddo_ml.training.batches import collate
-from nddo_ml.training.config import SCF, from_dict
+from nddo_ml.training.config import TrainingSCF, from_dict
 from nddo_ml.training.evaluate import predict
 from nddo_ml.training.losses import Outputs, Weights, Widths, huber, terms
 from nddo_ml.training.models import finished, hamiltonian_of
-from nddo_ml.training.optimiser import Average, Optimiser, clipped, matrices, orthogonal, schedule, trainable
+from nddo_ml.training.optimiser import Average, MuonAdamW, clipped, matrices, orthogonal, schedule, trainable
 from nddo_ml.training.starts import Densities
-from nddo_ml.training.step import Step
+from nddo_ml.training.step import TrainingStep
 from nddo_ml.training.trainer import Training, train
 
 NETWORK = {"channels": 6, "radial": 5, "layers": 1}
@@ -149,7 +149,7 @@ def test_optimiser_moves_every_parameter_downhill():
     layers = torch.nn.Embedding(6, 4), torch.nn.Linear(4, 5), torch.nn.SiLU(), torch.nn.Linear(5, 3)
     module = torch.nn.Sequential(*layers).double()
     assert len(matrices(module)) == 2 and len(trainable(module)) == 5, "a table of embeddings is no matrix"
-    optimiser, x, y = Optimiser(module), torch.arange(6), torch.randn(6, 3).double()
+    optimiser, x, y = MuonAdamW(module), torch.arange(6), torch.randn(6, 3).double()
     losses = []
     for _ in range(60):
         module.zero_grad()
@@ -167,7 +167,7 @@ def test_weight_decay_pulls_to_zero_or_to_the_start():
         torch.manual_seed(0)
         module = torch.nn.Linear(4, 5).double()
         goal = [torch.zeros_like(p) if not anchored else p.detach().clone() for p in module.parameters()]
-        optimiser = Optimiser(module, ratio=0.5, weight_decay=2.0, anchored=anchored)
+        optimiser = MuonAdamW(module, ratio=0.5, weight_decay=2.0, anchored=anchored)
         with torch.no_grad():
             for p in module.parameters():
                 p.add_(1.0)
@@ -219,9 +219,9 @@ def test_gradient_of_the_loss_is_its_slope(frames):
     with torch.no_grad():
         for p in trainable(model):
             p.add_(0.05 * torch.randn_like(p))
-    tight = SCF(tolerance=1e-9, response_tolerance=1e-11)
+    tight = TrainingSCF(tolerance=1e-9, response_tolerance=1e-11)
     batch = collate(frames, range(0, len(frames), 4))
-    step = Step(model, Weights(gap=1.0), Widths(gap=20.0), tight, 0.3)
+    step = TrainingStep(model, Weights(gap=1.0), Widths(gap=20.0), tight, 0.3)
     direction = [torch.randn_like(p) for p in trainable(model)]
 
     def loss(t):
@@ -246,30 +246,20 @@ def test_loose_response_is_close_to_the_exact_one(frames):
     batch = collate(frames, range(8))
     model = hamiltonian_of(config("none", "none"), 0)
     found = []
-    for scf in (SCF(), SCF(tolerance=1e-9, response_tolerance=1e-10)):
+    for scf in (TrainingSCF(), TrainingSCF(tolerance=1e-9, response_tolerance=1e-10)):
         model.zero_grad()
-        Step(model, Weights(), Widths(), scf, 0.3)(frames, batch, Densities())
+        TrainingStep(model, Weights(), Widths(), scf, 0.3)(frames, batch, Densities())
         found.append(torch.cat([p.grad.flatten() for p in trainable(model) if p.grad is not None]))
     assert float((found[0] - found[1]).norm()) < 1e-2 * float(found[1].norm())
 
 
-class Stubborn(torch.nn.Module):
-    """A Hamiltonian that cannot solve batches with a given number of atoms of the element `z`."""
-
-    def __init__(self, inner, z):
-        super().__init__()
-        self.inner, self.z = inner, z
-
-    def __getattr__(self, name):
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self.inner, name)
+class Stubborn(Hamiltonian):
+    """A Hamiltonian that cannot solve batches with fluorine."""
 
     def forward(self, molecules, **options):
-        if bool((molecules.numbers == self.z).any()):
+        if bool((molecules.numbers == 9).any()):
             raise SCFNotConverged("no gap")
-        return self.inner(molecules, **options)
+        return super().forward(molecules, **options)
 
 
 def test_a_member_that_fails_stands_alone_and_is_counted(frames):
@@ -277,8 +267,8 @@ def test_a_member_that_fails_stands_alone_and_is_counted(frames):
     fluorine = [k for k, f in enumerate(frames) if 9 in f.numbers]
     index = [k for k, f in enumerate(frames) if f.multiplicity == 1][:16]
     assert len(set(fluorine) & set(index)) == 3
-    model = hamiltonian_of(config("none", "none"), 0)
-    outcome = Step(Stubborn(model, 9), Weights(), Widths(), SCF(), 0.3)(frames, collate(frames, index), Densities())
+    model = Stubborn("AM1", network=hamiltonian_of(config("none", "none"), 0).network)
+    outcome = TrainingStep(model, Weights(), Widths(), TrainingSCF(), 0.3)(frames, collate(frames, index), Densities())
     fates = {r.frame: r.fate for r in outcome.records}
     assert {k for k, fate in fates.items() if fate == "failed"} == set(fluorine) & set(index)
     assert outcome.valid == 13 and len(fates) == 16 and all(np.isfinite(v) for v in outcome.losses.values())
@@ -288,11 +278,11 @@ def test_unconverged_and_contaminated_members_are_masked(frames):
     index = [k for k, f in enumerate(frames) if f.multiplicity == 2]
     model = hamiltonian_of(config("none", "none"), 0)
     impure = [replace(f, s2=2.0) if k == index[0] else f for k, f in enumerate(frames)]
-    outcome = Step(model, Weights(), Widths(), SCF(), 0.3)(impure, collate(impure, index), Densities())
+    outcome = TrainingStep(model, Weights(), Widths(), TrainingSCF(), 0.3)(impure, collate(impure, index), Densities())
     assert [r.fate for r in outcome.records].count("contaminated") == 1 and outcome.valid == len(index) - 1
     model.zero_grad()
     kept = Densities()
-    outcome = Step(model, Weights(), Widths(), SCF(max_steps=2), 0.3)(frames, collate(frames, index), kept)
+    outcome = TrainingStep(model, Weights(), Widths(), TrainingSCF(max_steps=2), 0.3)(frames, collate(frames, index), kept)
     assert {r.fate for r in outcome.records} == {"unconverged"} and outcome.valid == 0 and len(kept) == 0
     assert all(p.grad is None or bool(torch.isfinite(p.grad).all()) for p in trainable(model))
 
@@ -318,12 +308,12 @@ def test_training_learns(file, tmp_path):
     assert len(losses) == 16 and losses[-1] < 0.5 * losses[0]
     held_out = [e["score"] for e in events if e["event"] in ("validation", "final")]
     assert held_out[-1] < 0.9 * held_out[0] and held_out[-1] == min(held_out), "the best weights are what is left"
-    assert all(e["ok"] == len(training.frames) for e in events if e["event"] == "epoch")
+    assert all(e["ok"] == len(training.work.share.frames) for e in events if e["event"] == "epoch")
 
 
 def test_cold_starts_come_every_few_epochs(whole):
     events = whole.journal.read()
-    assert [e["cold"] for e in events if e["event"] == "epoch"] == [0, 0, len(whole.frames), 0], "every second epoch"
+    assert [e["cold"] for e in events if e["event"] == "epoch"] == [0, 0, len(whole.work.share.frames), 0], "every second epoch"
 
 
 @pytest.mark.parametrize("pieces", [(2,), (1, 2)])
@@ -340,8 +330,8 @@ def test_resumed_training_is_the_same_to_the_last_bit(file, whole, tmp_path, pie
 def test_stopped_within_an_epoch_it_goes_on_there(file, whole, tmp_path):
     batches = iter(range(100))
     training = Training(config(file, tmp_path), 0, tmp_path)
-    assert not training.run(stop=lambda: next(batches) == 3 * whole.batches // 2)
-    assert training.batch > 0
+    assert not training.run(stop=lambda: next(batches) == 3 * whole.work.batches // 2)
+    assert training.standing.batch > 0
     training = Training(config(file, tmp_path), 0, tmp_path)
     assert training.resume() and training.run()
     same_end(training, whole)
@@ -363,9 +353,9 @@ def test_interaction_energies_of_another_level_are_trained_on(file, tmp_path):
     training = Training(config(file, tmp_path / "run", stage=[stage]), 0, tmp_path / "run")
     assert training.run()
     epoch = next(e for e in training.journal.read() if e["event"] == "epoch")
-    assert epoch["loss.interaction"] > 0 and epoch["energy"] < 100 and epoch["ok"] < len(training.frames)
-    complexes = {f.parts_of for f in training.data.train} - {None}
-    assert sum(f.differences_only for f in training.data.train) == 3 * len(complexes) > 0
+    assert epoch["loss.interaction"] > 0 and epoch["energy"] < 100 and epoch["ok"] < len(training.work.share.frames)
+    complexes = {f.parts_of for f in training.work.data.train} - {None}
+    assert sum(f.differences_only for f in training.work.data.train) == 3 * len(complexes) > 0
     assert 0 < epoch["difference"] == 3 * (epoch["difference"] // 3) <= epoch["ok"], "a part of them in each epoch"
     with pytest.raises(IncompatibleFile, match="complex or its fragment"):
         stage["interactions"] = [str(file)]
@@ -392,7 +382,7 @@ def test_written_weights_are_the_trained_model(whole, frames):
     assert torch.allclose(found.energy, mine.energy, atol=1e-10, rtol=0)
     assert torch.allclose(found.forces, mine.forces, atol=1e-9, rtol=0)
     notes = json.loads(again.method.card.notes)
-    assert again.method.card.data == whole.data.hash and notes["training_frames"] == len(whole.data.train)
+    assert again.method.card.data == whole.work.data.hash and notes["training_frames"] == len(whole.work.data.train)
 
 
 def test_trained_tables_are_a_method(file, frames, tmp_path):
@@ -439,7 +429,7 @@ def test_a_bad_parameter_does_not_end_a_step(frames):
         nitrogen = model.method.rows(torch.tensor([7]))
         with torch.no_grad():
             model.zeta_p[nitrogen] = value
-        one = Step(model, Weights(), Widths(), SCF(tolerance=1e-8, response_tolerance=1e-10), 0.3)
+        one = TrainingStep(model, Weights(), Widths(), TrainingSCF(tolerance=1e-8, response_tolerance=1e-10), 0.3)
         outcome = one(frames, collate(frames, chosen), Densities())
         return outcome, model.beta_s.grad.clone()
 
@@ -462,7 +452,7 @@ def test_a_trained_network_takes_further_heads(file, whole, frames, tmp_path):
     assert torch.allclose(training.model(batch.molecules).energy, given.energy, atol=1e-10, rtol=0)
     assert training.run()
     epoch = next(e for e in training.journal.read() if e["event"] == "epoch")
-    local = step.local_energies(training.model(batch.molecules)).detach()
+    local = training.model(batch.molecules).local_energies.detach()
     assert epoch["loss.local"] > 0 and len(local) == len(batch.molecules.numbers) and float(local.abs().max()) > 0
     for wrong in ({"heads": ["local"]}, {"heads": ["atom", "pair"], "cutoff": 6.0}, {"channels": 8}):
         with pytest.raises(UnknownOption, match="further heads"):
@@ -476,25 +466,40 @@ def test_a_state_dict_is_tensors_only(whole, tmp_path):
 
 
 def test_free_atoms_end_at_their_labels(whole):
-    atoms = whole.data.parts["atoms"]
+    atoms = whole.work.data.parts["atoms"]
     for f, p in zip(atoms, predict(whole.model, atoms), strict=True):
         assert p.energy == pytest.approx(f.energy, abs=1e-6), f.molecule
 
 
 def test_structures_are_logged(whole):
     lines = (whole.folder / "structures-1.csv").read_text().splitlines()
-    assert len(lines) == 1 + len(whole.frames) and lines[0].startswith("source,molecule,charge,multiplicity,energy,forces")
+    assert len(lines) == 1 + len(whole.work.share.frames)
+    assert lines[0].startswith("source,molecule,charge,multiplicity,energy,forces")
 
 
-def test_steps_with_gradients_that_are_not_finite_are_skipped(file, tmp_path):
-    training = Training(config(file, tmp_path), 0, tmp_path)
-    training._enter()
+def test_steps_with_gradients_that_are_not_finite_are_skipped(file, tmp_path, monkeypatch):
+    (tmp_path / "broken_loss.py").write_text("def broken(outputs, batch):\n    return outputs.energy.sum() * float('nan')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    stage = {"kind": "pretrain", "files": [str(file)], "epochs": 1, "rate": 1e-2, "offsets": "atoms",
+             "losses": {"broken_loss:broken": 1.0}}
+    training = Training(config(file, tmp_path / "run", stage=[stage]), 0, tmp_path / "run")
     before = [p.detach().clone() for p in trainable(training.model)]
-    for p in trainable(training.model):
-        p.grad = torch.full_like(p, torch.nan)
-    training._move(1, 1e-2)
-    assert training.sums.values["skipped_steps"] == 1
+    assert training.run()
+    epoch = next(e for e in training.journal.read() if e["event"] == "epoch")
+    assert epoch["skipped_steps"] == training.work.batches > 1 and epoch["gradient"] == 0
     assert all(torch.equal(a, p) for a, p in zip(before, trainable(training.model), strict=True))
+
+
+def test_a_training_leaves_the_random_numbers_of_others_alone(file, tmp_path):
+    """Its own come from its seed, whatever was drawn before."""
+    state = torch.get_rng_state()
+    a = hamiltonian_of(config("none", "none"), 3)
+    torch.rand(5)
+    b = hamiltonian_of(config("none", "none"), 3)
+    assert all(torch.equal(x, y) for x, y in zip(a.network.parameters(), b.network.parameters(), strict=True))
+    torch.set_rng_state(state)
+    assert Training(config(file, tmp_path, stage=[{"kind": "frozen", "files": [str(file)]}]), 0, tmp_path).run()
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_frozen_stage_changes_nothing_but_offsets(file, tmp_path):
@@ -503,7 +508,7 @@ def test_a_frozen_stage_changes_nothing_but_offsets(file, tmp_path):
     before = [p.detach().clone() for p in trainable(training.model)]
     assert training.run()
     assert all(torch.equal(a, p) for a, p in zip(before, trainable(training.model), strict=True))
-    assert [e["ok"] for e in training.journal.read() if e["event"] == "epoch"] == [len(training.frames)]
+    assert [e["ok"] for e in training.journal.read() if e["event"] == "epoch"] == [len(training.work.share.frames)]
     assert float(training.model.atom_offsets.abs().max()) > 0
 
 

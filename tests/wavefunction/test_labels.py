@@ -76,8 +76,8 @@ def test_levels_are_not_mixed(results, tmp_path):
 
 
 def hydrogens(*errors, energy=0.0, **more):
-    return [dataset.Frame("x", "[H][H]", "core", "", np.array([1, 1]), np.array([[0, 0, 0], [0, 0, 0.7 + 0.1 * k]]), 0, 1,
-                          energy, np.zeros((2, 3)), energy_error=error, **more) for k, error in enumerate(errors)]
+    return [dataset.LabelledFrame("x", "[H][H]", "core", "", np.array([1, 1]), np.array([[0, 0, 0], [0, 0, 0.7 + 0.1 * k]]), 0,
+                                  1, energy, np.zeros((2, 3)), energy_error=error, **more) for k, error in enumerate(errors)]
 
 
 def outputs(batch, energy, forces=0.0):

@@ -1,0 +1,1 @@
+"""Formulas of exchange-correlation functionals: published ones, and networks that correct them."""

@@ -6,7 +6,9 @@ network times w, and w vanishes in the uniform gas. Networks of zero leave the p
 symmetry and size consistency come with the energy density.
 """
 
+from dataclasses import dataclass
 from math import pi
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 
 from nddo_ml.errors import UnknownOption
 from nddo_ml.functional.base import Functional
-from nddo_ml.functional.density import reduced_gradient, wigner_seitz
+from nddo_ml.functional.density import Density, Grid, reduced_gradient, wigner_seitz
 from nddo_ml.functional.forms.r2scan import R2SCAN, iso_orbital
 from nddo_ml.functional.forms.semilocal import PBE
 from nddo_ml.functional.forms.uniform import slater
@@ -24,37 +26,49 @@ LARGEST = 1.5            # |d|: what a network may change is at most this power 
 
 
 class Perceptron(nn.Module):
-    """A scalar of features between -1 and 1; two hidden layers with tanh, zero at the start; bounded by LARGEST."""
+    """A number between -LARGEST and LARGEST from features between -1 and 1, by two hidden layers with tanh; 0 at the start."""
 
-    def __init__(self, features: int, width: int, seed: int):
+    def __init__(self, features: int, width: int, seed: int) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
-        self.layers = nn.ModuleList(nn.Linear(i, o, dtype=torch.float64) for i, o in
-                                    ((features, width), (width, width), (width, 1)))
+        linear = [nn.Linear(inputs, outputs, dtype=torch.float64)
+                  for inputs, outputs in ((features, width), (width, width), (width, 1))]
         with torch.no_grad():
-            for layer in self.layers:
+            for layer in linear:
                 bound = 1.5 / layer.in_features**0.5
                 layer.weight.copy_(bound * (2 * torch.rand(layer.weight.shape, generator=generator, dtype=torch.float64) - 1))
                 layer.bias.zero_()
-            self.layers[-1].weight.zero_()
+            linear[-1].weight.zero_()
+        self.layers = nn.ModuleList(linear)
 
-    def forward(self, x: Float[Tensor, "*grid feature"]) -> Float[Tensor, "*grid"]:
-        for layer in self.layers[:-1]:
+    def forward(self, x: Float[Tensor, "*grid feature"]) -> Grid:
+        """d of the features of each point."""
+        *hidden, last = self.layers
+        for layer in hidden:
             x = torch.tanh(layer(x))
-        return LARGEST * torch.tanh(self.layers[-1](x)[..., 0] / LARGEST)
+        return LARGEST * torch.tanh(last(x)[..., 0] / LARGEST)
 
 
-class Neural(Functional):
-    """What NeuralGGA and NeuralMetaGGA share: a parent, a network for exchange and one for correlation.
+class NeuralFunctional(Functional):
+    """What NeuralGGA and NeuralMetaGGA share: a parent, a network for its exchange and one for its correlation.
 
-    width: of the hidden layers. seed: of the weights at the start. correlation: whether it is corrected too. exact_exchange:
-    fraction in place of the parent's; the semilocal exchange makes up the rest. learned_fraction: whether it is a parameter.
+    Args:
+        parent: the functional that is corrected.
+        width: of the hidden layers.
+        seed: of the weights at the start.
+        correlation: whether the correlation is corrected too.
+        exact_exchange: fraction in place of the parent's; the semilocal exchange makes up the rest.
+        learned_fraction: whether that fraction is a parameter.
+
+    Raises:
+        UnknownOption: the fraction is not one from 0 to below 1.
     """
 
     gradient = True
+    mixing: Tensor      # the fraction of exact exchange; a parameter where it is learned
 
     def __init__(self, parent: Functional, width: int = 16, seed: int = 0, correlation: bool = True,
-                 exact_exchange: float | None = None, learned_fraction: bool = False):
+                 exact_exchange: float | None = None, learned_fraction: bool = False) -> None:
         super().__init__()
         fraction = parent.exact_exchange if exact_exchange is None else exact_exchange
         if not 0 <= fraction < 1:
@@ -68,60 +82,70 @@ class Neural(Functional):
             self.mixing = nn.Parameter(mixing)
         else:
             self.register_buffer("mixing", mixing)
-        self.config = {"kind": type(self).__name__, "parent": type(parent).__name__, "width": width, "correlation": correlation,
-                       "exact_exchange": fraction, "learned_fraction": learned_fraction}
+        self.config: dict[str, Any] = {
+            "kind": type(self).__name__, "parent": type(parent).__name__, "width": width, "correlation": correlation,
+            "exact_exchange": fraction, "learned_fraction": learned_fraction}
 
     @property
     def exact_exchange(self) -> float:
-        """Fraction of exact exchange, at present where it is learned."""
+        """Fraction of exact exchange; that of the present moment where it is learned."""
         return float(self.mixing.detach())      # PySCF wants a number
 
-    def exchange(self, n, sigma, tau):
-        p = reduced_gradient(n, sigma)
-        alpha = iso_orbital(n, sigma, tau, 1.0) if self.kinetic else None
-        d = uniformity(p, alpha) * self.exchange_network(torch.stack(shape(p, alpha), -1))
+    def exchange(self, n: Grid, sigma: Grid, tau: Grid | None) -> Grid:
+        s2 = reduced_gradient(n, sigma)
+        point = PointVariables(s2, None if tau is None or not self.kinetic else iso_orbital(n, sigma, tau, 1.0))
+        d = point.uniformity * self.exchange_network(torch.stack(point.features, -1))
         bound = (1 - self.parent.exact_exchange) * LIEB_OXFORD * slater(n)
         parent = self.parent.exchange(n, sigma, tau)
         growth = torch.expm1(d)
         share = (1 - self.mixing) / (1 - self.parent.exact_exchange)
         return share * parent * (1 + growth) / (1 + parent / bound * growth)
 
-    def correlation(self, d):
+    def correlation(self, d: Density) -> Float[Tensor, "grid"]:
         parent = self.parent.correlation(d)
         if self.correlation_network is None:
             return parent
         n = d.total
-        p, r = reduced_gradient(n, d.gradient), wigner_seitz(n)
-        alpha = iso_orbital(n, d.gradient, d.kinetic, d.spin_power(5 / 3)) if self.kinetic else None
-        features = [*shape(p, alpha), r / (1 + r) * 2 - 1, d.zeta**2]
-        return parent * torch.exp(uniformity(p, alpha) * self.correlation_network(torch.stack(features, -1)))
+        s2, r = reduced_gradient(n, d.gradient), wigner_seitz(n)
+        point = PointVariables(s2, iso_orbital(n, d.gradient, d.kinetic, d.spin_power(5 / 3)) if self.kinetic else None)
+        features = [*point.features, r / (1 + r) * 2 - 1, d.zeta**2]
+        return parent * torch.exp(point.uniformity * self.correlation_network(torch.stack(features, -1)))
 
 
-class NeuralGGA(Neural):
-    """A corrected GGA of s for exchange; of r_s, s and zeta^2 for correlation. Parent: PBE, or PBE0."""
+class NeuralGGA(NeuralFunctional):
+    """A corrected GGA of s for exchange, and of r_s, s and zeta^2 for correlation. Parent: PBE, or PBE0."""
 
     def __init__(self, parent: Functional | None = None, width: int = 16, seed: int = 0, correlation: bool = True,
-                 exact_exchange: float | None = None, learned_fraction: bool = False):
+                 exact_exchange: float | None = None, learned_fraction: bool = False) -> None:
         super().__init__(PBE() if parent is None else parent, width, seed, correlation, exact_exchange, learned_fraction)
 
 
-class NeuralMetaGGA(Neural):
+class NeuralMetaGGA(NeuralFunctional):
     """A corrected meta-GGA: alpha = (tau - tau_W) / tau_unif (regularised as in r2SCAN) beside the variables of NeuralGGA.
     Parent: R2SCAN."""
 
     kinetic = True
 
     def __init__(self, parent: Functional | None = None, width: int = 16, seed: int = 0, correlation: bool = True,
-                 exact_exchange: float | None = None, learned_fraction: bool = False):
+                 exact_exchange: float | None = None, learned_fraction: bool = False) -> None:
         super().__init__(R2SCAN() if parent is None else parent, width, seed, correlation, exact_exchange, learned_fraction)
 
 
-def shape(p, alpha=None):
-    """Features between -1 and 1 of s^2 on two scales, and of alpha."""
-    return [p / (0.3 + p) * 2 - 1, p / (4 + p) * 2 - 1] + ([] if alpha is None else [2 / pi * torch.arctan(alpha - 1)])
+@dataclass(frozen=True)
+class PointVariables:
+    """The variables without dimension of a point of the grid, and what the networks are given of them."""
 
+    s2: Grid                # s^2, the square of the reduced gradient
+    alpha: Grid | None      # the iso-orbital indicator; None without kinetic energies
 
-def uniformity(p, alpha=None):
-    """w = y / (1 + y), y = s^2 + (alpha - 1)^2: zero in the uniform gas alone."""
-    y = p if alpha is None else p + (alpha - 1) ** 2
-    return y / (1 + y)
+    @property
+    def features(self) -> list[Grid]:
+        """Numbers between -1 and 1: s^2 on two scales, and alpha."""
+        s2, alpha = self.s2, self.alpha
+        return [s2 / (0.3 + s2) * 2 - 1, s2 / (4 + s2) * 2 - 1] + ([] if alpha is None else [2 / pi * torch.arctan(alpha - 1)])
+
+    @property
+    def uniformity(self) -> Grid:
+        """w = y / (1 + y), y = s^2 + (alpha - 1)^2: zero in the uniform gas alone."""
+        y = self.s2 if self.alpha is None else self.s2 + (self.alpha - 1) ** 2
+        return y / (1 + y)

@@ -1,52 +1,41 @@
-"""A part of the functional that sees the density matrix: E(P) of its projections onto Gaussians on the atoms.
+"""A part of the functional that sees the density matrix: a network of its projections onto Gaussians on the atoms.
 
-D^A = T^A P T^A' with T the overlaps of the projectors of atom A with the orbitals, per spin; traces of its blocks and of their
-squares do not change when the molecule turns. The energy is a sum over atoms of a network of them. Semilocal functionals cannot
-know whether half an electron on an atom is half of one orbital or a whole one of half the density; n - n^2 does.
+Traces of the blocks of D (see projectors.py) and of their squares do not change when the molecule turns. Semilocal functionals
+cannot know whether half an electron on an atom is half of one orbital or a whole one of half the density; n - n^2 does.
 DeePKS: Chen, Zhang, Wang & E, J. Chem. Theory Comput. 17, 170 (2021).
 """
-
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from nddo_ml.functional.projectors import NonlocalPart, Projectors
+
 LARGEST_Z = 118
 ELEMENTS = (1, 6, 7, 8, 9, 14, 15, 16, 17)
 
 
-@dataclass(frozen=True)
-class Projectors:
-    """Exponents (bohr^-2) of the Gaussians on every atom, by angular momentum."""
-
-    s: tuple[float, ...] = (0.12, 0.5, 2.0)
-    p: tuple[float, ...] = (0.2, 0.8)
-
-    @property
-    def shells(self) -> list[tuple[int, float]]:
-        """(l, exponent), in the order of the rows."""
-        return [(0, x) for x in self.s] + [(1, x) for x in self.p]
-
-    @property
-    def rows(self) -> int:
-        """Projectors on an atom."""
-        return len(self.s) + 3 * len(self.p)
-
-
-class Projected(nn.Module):
+class Projected(NonlocalPart):
     """E = sum_A [g(A) - g(A without electrons)], hartree: g is a network of the traces t1 = tr D and t1 - tr D D of the blocks
     of either spin and of the element, the mean over both orders of the spins. A network of zero gives zero.
 
-    alone: 0, or the population q of the other spin (sum of its traces on the atom) at which what is said of a spin has fallen
-    to 1/e: E is then sum over atoms and spins of exp[-(q/alone)^2] [g(A, own spin) - g(A without electrons)]. That corrects one
-    electron, and leaves pairs of electrons, that is nearly all of a molecule, to the semilocal part.
-    elements: atomic numbers it knows apart; others share one entry. width: of the hidden layers. scale: hartree per unit of the
-    output. seed: of the weights at the start.
+    With `alone` > 0, E is a sum over atoms and spins of exp[-(q/alone)^2] [g(A, own spin) - g(A without electrons)], where q is
+    the population of the other spin (the sum of its traces on the atom). That corrects one electron, and leaves pairs of
+    electrons, that is nearly all of a molecule, to the semilocal part.
+
+    Args:
+        elements: atomic numbers that it tells apart; all others share one entry.
+        width: of the hidden layers.
+        scale: hartree per unit of the output.
+        seed: of the weights at the start.
+        projectors: the Gaussians on every atom.
+        alone: 0, or the population of the other spin at which what is said of a spin has fallen to 1/e, electrons.
     """
 
+    entry: Int[Tensor, "number"]        # row of the table of elements, by atomic number
+
     def __init__(self, elements: tuple[int, ...] = ELEMENTS, width: int = 16, scale: float = 0.1, seed: int = 0,
-                 projectors: Projectors | None = None, alone: float = 0.0):
+                 projectors: Projectors | None = None, alone: float = 0.0) -> None:
         super().__init__()
         projectors = Projectors() if projectors is None else projectors
         self.projectors, self.scale, self.alone = projectors, scale, alone
@@ -62,22 +51,23 @@ class Projected(nn.Module):
         self.hidden = nn.Linear(width, width, dtype=torch.float64)
         self.last = nn.Linear(width, 1, bias=False, dtype=torch.float64)
         with torch.no_grad():
-            for p in self.parameters():
-                p.copy_((2 * torch.rand(p.shape, generator=generator, dtype=torch.float64) - 1) / p.shape[-1] ** 0.5)
+            for weight in self.parameters():
+                uniform = 2 * torch.rand(weight.shape, generator=generator, dtype=torch.float64) - 1
+                weight.copy_(uniform / weight.shape[-1] ** 0.5)
             self.last.weight.zero_()
 
-    def descriptors(self, D: Float[Tensor, "spin atom row row"]) -> Float[Tensor, "spin atom descriptor"]:
-        """tr D and tr D - tr D D of the block of each shell."""
+    def descriptors(self, D: Float[Tensor, "spin atom projector projector"]) -> Float[Tensor, "spin atom descriptor"]:
+        """tr D and tr D - tr D D of the block of each shell, electrons."""
         D = (D + D.mT) / 2
-        found, begin = [], 0
+        columns, begin = [], 0
         for l, _ in self.projectors.shells:
             block = D[..., begin:begin + 2 * l + 1, begin:begin + 2 * l + 1]
             begin += 2 * l + 1
             trace = block.diagonal(dim1=-2, dim2=-1).sum(-1)
-            found += [trace, trace - block.square().sum((-2, -1))]
-        return torch.stack(found, -1)
+            columns += [trace, trace - block.square().sum((-2, -1))]
+        return torch.stack(columns, -1)
 
-    def forward(self, D: Float[Tensor, "spin atom row row"], numbers: Int[Tensor, "atom"]) -> Float[Tensor, ""]:
+    def forward(self, D: Float[Tensor, "spin atom projector projector"], numbers: Int[Tensor, "atom"]) -> Float[Tensor, ""]:
         """E, hartree."""
         x = self.descriptors(D)
         own, other = self.spin(x), self.other(x)
@@ -89,18 +79,5 @@ class Projected(nn.Module):
         g = self._network(own + other.flip(0) + element) - self._network(element)
         return self.scale * g.sum() / 2
 
-    def _network(self, x):
+    def _network(self, x: Tensor) -> Tensor:
         return self.last(torch.tanh(self.hidden(torch.tanh(x))))
-
-    def energy_and_potential(self, mol, P):
-        """E (hartree) and dE/dP of the density matrices (2, orbital, orbital) of a PySCF molecule, as numpy."""
-        from nddo_ml.functional.pyscf.nonlocal_part import energy_and_potential
-
-        return energy_and_potential(self, mol, P)
-
-
-def projected(T: Float[Tensor, "atom row orbital"], P: Float[Tensor, "spin orbital orbital"]) -> Float[Tensor,
-                                                                                                     "spin atom row row"]:
-    """D = T P T'."""
-    half = torch.einsum("aki,sij->sakj", T, P)
-    return torch.einsum("sakj,alj->sakl", half, T)

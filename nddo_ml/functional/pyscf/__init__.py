@@ -1,0 +1,1 @@
+"""Functionals in PySCF: mean fields that carry them, their densities, and how those respond."""

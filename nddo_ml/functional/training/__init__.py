@@ -1,0 +1,1 @@
+"""Training of functionals through their own densities, and their evaluation."""

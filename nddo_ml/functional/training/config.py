@@ -1,101 +1,98 @@
 """What a training of a functional is asked to do; a TOML file of these tables (the command line reads it)."""
 
 from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
 from nddo_ml.common.toml import COUNT, FRACTION, POSITIVE, SEED, WEIGHT, check_limits, check_seeds
 from nddo_ml.errors import UnknownOption
 
 
 @dataclass(frozen=True)
-class Form:
-    """[functional] kind: NeuralGGA or NeuralMetaGGA, a published name where only the part of the density matrix is learned, or
-    "module:Class" of your own (then nothing else applies but the training).
-    parent: published name, "" for the usual one. exact_exchange: fraction, below 0 for the parent's; learned_fraction: whether
-    it is a parameter. projected: with a part of the density matrix; alone: its reach into the population of the other spin, 0
-    for no limit (projection.Projected). start: a functional, by name or file, to go on from; frozen: all of it stays as it is,
-    and only the part of the density matrix is learned."""
+class FunctionalForm:
+    """[functional], what is trained."""
 
-    kind: str = "NeuralGGA"
-    parent: str = ""
-    width: int = 16
-    correlation: bool = True
-    exact_exchange: float = -1.0
-    learned_fraction: bool = False
-    projected: bool = False
-    alone: float = 0.0
-    start: str = ""
-    frozen: bool = False
+    kind: str = "NeuralGGA"             # or NeuralMetaGGA; a published name where only the part of the density matrix is
+                                        # learned; "module:Class" of your own, to which only the training then applies
+    parent: str = ""                    # published name; "": the usual one
+    width: int = 16                     # of the hidden layers
+    correlation: bool = True            # whether the correlation is corrected too
+    exact_exchange: float = -1.0        # fraction at the start; below 0: that of the parent
+    learned_fraction: bool = False      # whether that fraction is a parameter
+    projected: bool = False             # whether with a part of the density matrix
+    alone: float = 0.0                  # reach of that part into the population of the other spin, electrons; 0: no limit
+    start: str = ""                     # a functional, by name or file, to go on from
+    frozen: bool = False                # whether all of that stays as it is, so that only the part above is learned
 
 
 @dataclass(frozen=True)
-class Data:
-    """[data] file: thermochemistry file, "" for the bundled one. only: names of its reactions, () for all. validation, test:
-    fractions of molecules held out. properties: thermochemistry file with properties, "" for none. fractional: elements
-    whose atoms lose half an electron. basis, grid, fitted, tolerance: of the SCF. step_grid: of steps at constant density."""
+class FunctionalData:
+    """[data], what it learns from, and how mean fields are calculated."""
 
-    file: str = ""
-    only: tuple[str, ...] = ()
-    validation: float = 0.2
-    test: float = 0.2
-    properties: str = ""
-    fractional: tuple[str, ...] = ("H", "C", "O", "F")
+    file: str = ""                                          # thermochemistry file; "": the bundled one
+    only: tuple[str, ...] = ()                              # names of its reactions; (): all
+    validation: float = 0.2                                 # fraction of molecules that choose the best round and seed
+    test: float = 0.2                                       # fraction of molecules that are never seen
+    properties: str = ""                                    # thermochemistry file with properties; "": none
+    fractional: tuple[str, ...] = ("H", "C", "O", "F")      # elements whose atoms lose half an electron
     basis: str = "def2-tzvpp"
-    grid: int = 2
-    step_grid: int = 1
-    fitted: bool = True
-    tolerance: float = 1e-7
+    grid: int = 2                                           # PySCF's level
+    step_grid: int = 1                                      # the level of steps at constant density
+    fitted: bool = True                                     # whether with density fitting
+    tolerance: float = 1e-7                                 # of the SCF, hartree
 
 
 @dataclass(frozen=True)
-class Optimisation:
-    """[optimiser] rounds: densities are made anew after each. steps: of Levenberg-Marquardt in a round. prior: how much it
-    costs to leave the parent, prior/2 |theta - theta_0|^2; the larger, the fewer reactions are learned by heart."""
+class FunctionalOptimisation:
+    """[optimiser], how it learns."""
 
-    rounds: int = 3
-    steps: int = 12
-    prior: float = 0.03
+    rounds: int = 3         # densities are made anew after each
+    steps: int = 12         # of Levenberg-Marquardt in a round
+    prior: float = 0.03     # prior/2 |theta - theta_0|^2 is the price of leaving the parent: with more, fewer reactions are
+                            # learned by heart
 
 
 @dataclass(frozen=True)
-class Losses:
-    """[losses] weights of atomisation energies, barriers, total energies; of H2+ (stretched) and of half electrons on atoms
-    (fractional), which are added to the file's reactions where their weight is not 0; of dipoles, orbital energies and
-    densities. width: error (kcal/mol) from which on a loss grows linearly."""
+class FunctionalLosses:
+    """[losses], how much each kind of error weighs; what weighs 0 is left out."""
 
     atomisation: float = 1.0
     barrier: float = 1.0
     total: float = 1.0
-    stretched: float = 0.0
-    fractional: float = 0.0
+    stretched: float = 0.0          # of H2+, which this adds to the reactions of the file
+    fractional: float = 0.0         # of atoms with half electrons, which this adds
     dipole: float = 1.0
     orbital: float = 1.0
     density: float = 1.0
-    width: float = 3.0
+    width: float = 3.0              # error from which on a loss grows linearly, kcal/mol
 
 
 @dataclass(frozen=True)
-class Config:
-    """A whole training. output: folder of everything it writes. seeds: one functional each; the best is kept."""
+class FunctionalConfig:
+    """A whole training."""
 
-    output: str
-    seeds: tuple[int, ...] = (0,)
-    functional: Form = field(default_factory=Form)
-    data: Data = field(default_factory=Data)
-    optimiser: Optimisation = field(default_factory=Optimisation)
-    losses: Losses = field(default_factory=Losses)
+    output: str                                 # folder of everything it writes
+    seeds: tuple[int, ...] = (0,)               # one functional each; the best is kept
+    functional: FunctionalForm = field(default_factory=FunctionalForm)
+    data: FunctionalData = field(default_factory=FunctionalData)
+    optimiser: FunctionalOptimisation = field(default_factory=FunctionalOptimisation)
+    losses: FunctionalLosses = field(default_factory=FunctionalLosses)
 
-    def checked(self, where: str = "the configuration"):
-        """Itself. UnknownOption: a value that cannot be; where: the file it was read from."""
+    def checked(self, where: str = "the configuration") -> "FunctionalConfig":
+        """Itself; where: the file it was read from, for the message.
+
+        Raises:
+            UnknownOption: a value that cannot be.
+        """
         check_seeds(self.seeds, where)
         check_limits(self, LIMITS, where)
-        f, l = self.functional, self.losses
-        if not any(getattr(l, name) for name in vars(l) if name != "width"):
+        form, losses = self.functional, self.losses
+        if not any(getattr(losses, name) for name in vars(losses) if name != "width"):
             raise UnknownOption(f"All losses are 0 in {where}: nothing would be learned.")
-        if f.frozen and not (f.start and f.projected):
+        if form.frozen and not (form.start and form.projected):
             raise UnknownOption("functional.frozen = true leaves nothing to learn without start = ... and projected = true.")
         return self
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """Plain values, for checkpoints and metadata."""
         return asdict(self)
 
@@ -104,4 +101,4 @@ LIMITS = {
     "seeds": SEED, "functional.width": (1, 512), "functional.exact_exchange": (-1, 0.99), "functional.alone": (0.0, 1e6),
     "data.validation": FRACTION, "data.test": FRACTION, "data.grid": (0, 9), "data.step_grid": (0, 9),
     "data.tolerance": (1e-14, 1e-2), "optimiser.rounds": COUNT, "optimiser.steps": COUNT, "optimiser.prior": POSITIVE,
-    **{f"losses.{f.name}": WEIGHT for f in fields(Losses)}, "losses.width": (1e-3, 1e6)}
+    **{f"losses.{f.name}": WEIGHT for f in fields(FunctionalLosses)}, "losses.width": (1e-3, 1e6)}

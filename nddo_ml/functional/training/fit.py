@@ -8,6 +8,7 @@ not ask for stays as it is.                                      Marquardt, J. S
 from collections.abc import Callable, Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from nddo_ml.functional.training.losses import Residuals
@@ -16,32 +17,33 @@ LARGEST = 1e8            # damping with which no step is worth trying
 GROW, SHRINK = 4.0, 3.0
 
 
-class Fit:
-    """Parameters on their way from where they stood. damping: of the next step; it adapts itself."""
+class LevenbergMarquardt:
+    """Parameters on their way from where they stood, `origin`; damping: of the next step, which adapts itself."""
 
-    def __init__(self, parameters: Sequence[torch.nn.Parameter], prior: float, damping: float = 1.0):
+    def __init__(self, parameters: Sequence[torch.nn.Parameter], prior: float, damping: float = 1.0) -> None:
         self.parameters, self.prior, self.damping = list(parameters), prior, damping
         self.origin = self.position()
 
-    def position(self) -> Tensor:
+    def position(self) -> Float[Tensor, "parameter"]:
         """All parameters in a row."""
-        return torch.cat([p.detach().reshape(-1) for p in self.parameters]).clone()
+        return torch.cat([p.detach().reshape(-1) for p in self.parameters]).clone()     # they will move
 
-    def place(self, position: Tensor) -> None:
+    def place(self, position: Float[Tensor, "parameter"]) -> None:
         """Set the parameters."""
         with torch.no_grad():
             for p, values in zip(self.parameters, position.split([p.numel() for p in self.parameters]), strict=True):
                 p.copy_(values.reshape(p.shape))
 
-    def loss(self, found: Residuals) -> float:
-        """With the prior."""
-        return found.loss + 0.5 * self.prior * float((self.position() - self.origin).square().sum())
+    def loss(self, residuals: Residuals) -> float:
+        """The loss of the residuals where the parameters stand, with the prior."""
+        return residuals.loss + 0.5 * self.prior * float((self.position() - self.origin).square().sum())
 
-    def step(self, found: Residuals, again: Callable[[], Residuals]) -> tuple[Residuals, bool]:
-        """(residuals after a step that lowers the loss, True), or (`found`, False) where none does."""
-        before, loss = self.position(), self.loss(found)
+    def step(self, residuals: Residuals, again: Callable[[], Residuals]) -> tuple[Residuals, bool]:
+        """(residuals after a step that lowers the loss, True), or (`residuals`, False) where none does; again: what makes
+        them anew."""
+        before, loss = self.position(), self.loss(residuals)
         while self.damping < LARGEST:
-            self.place(before + self.direction(found, before))
+            self.place(before + self.direction(residuals, before))
             after = again()
             if self.loss(after) < loss:
                 self.damping /= SHRINK
@@ -49,12 +51,12 @@ class Fit:
             self.damping *= GROW
         self.place(before)
         self.damping = 1.0
-        return found, False
+        return residuals, False
 
-    def direction(self, found: Residuals, position: Tensor) -> Tensor:
+    def direction(self, residuals: Residuals, position: Float[Tensor, "parameter"]) -> Float[Tensor, "parameter"]:
         """-(J' h J + l)^-1 g with l = prior + damping, by a system of the size of the residuals:
         (J' h J + l)^-1 = [1 - J' (J J' + l / h)^-1 J] / l."""
-        J, h, l = found.jacobian, found.curvature, self.prior + self.damping
-        g = J.T @ (h * found.values) + self.prior * (position - self.origin)
+        J, h, l = residuals.jacobian, residuals.curvature, self.prior + self.damping
+        g = J.T @ (h * residuals.values) + self.prior * (position - self.origin)
         inner = torch.linalg.solve(J @ J.T + torch.diag(l / h), J @ g)
         return -(g - J.T @ inner) / l

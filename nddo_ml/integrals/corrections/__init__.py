@@ -18,7 +18,7 @@ from nddo_ml.integrals.corrections.d3 import DispersionD3
 from nddo_ml.integrals.corrections.dispersion_dh import DispersionDH
 from nddo_ml.integrals.corrections.geometry import Composition, Geometry
 from nddo_ml.integrals.corrections.h4 import HydrogenBondH4, HydrogenRepulsion
-from nddo_ml.integrals.corrections.halogen import D3H4X, DH2X
+from nddo_ml.integrals.corrections.halogen import D3H4X
 from nddo_ml.integrals.corrections.hydrogen_bond_d3 import HydrogenBondD3
 from nddo_ml.integrals.corrections.hydrogen_bond_dh import HydrogenBondDH
 from nddo_ml.integrals.corrections.nitrogen import NonplanarNitrogen
@@ -28,13 +28,14 @@ from nddo_ml.integrals.corrections.triple_bond import TripleBond
 from nddo_ml.molecules import Molecules
 from nddo_ml.units import CODATA_2018, Constants
 
-Term = Callable[[Geometry, Constants], Tensor | None]   # kcal/mol (molecule), or None where it does not apply
+# The energy of each molecule in kcal/mol (molecule), or None where the correction applies to none of them
+Term = Callable[[Geometry, Constants], Tensor | None]
 
 GROUPS = {   # name of a correction -> name in a result
     "peptide": "peptide", "triple_bond": "triple_bond", "nonplanar_nitrogen": "nonplanar_nitrogen", "si_o_h": "si_o_h",
     "dispersion_dh": "dispersion", "dispersion_d3": "dispersion", "hydrogen_bond_dh": "hydrogen_bond",
     "hydrogen_bond_d3": "hydrogen_bond", "h4": "hydrogen_bond", "hh_repulsion": "hh_repulsion",
-    "halogen_dh2x": "halogen", "halogen_d3h4x": "halogen", "dispersion_d3bj": "dispersion",   # the last: added to a parent
+    "halogen_d3h4x": "halogen", "dispersion_d3bj": "dispersion",   # the last: added to a parent
 }
 
 STEPS = {    # name of a correction -> where its published form has a step in the energy, and how high it was found to be
@@ -72,11 +73,14 @@ TERMS: Mapping[str, Mapping[str, Term]] = {   # method -> name of a correction -
     "PM6-D3H4X": _D3H4 | {"halogen_d3h4x": D3H4X},
     "PM6-D3(H4)": _PM6 | {"dispersion_d3": _D3_OF_D3H4, "hh_repulsion": HydrogenRepulsion()},
 }
-HALOGEN_DH2X = DH2X   # PM6-DH2X; its base PM6-DH2 is not offered
 
 
 def terms(method: str) -> Mapping[str, Term]:
-    """The corrections of a published method: name -> term. Raises UnknownOption for a name that is not in TERMS."""
+    """The corrections of a published method: name -> term.
+
+    Raises:
+        UnknownOption: the name is not in TERMS.
+    """
     if method not in TERMS:
         raise UnknownOption(f"No corrections are known for the method {method!r}; methods: {', '.join(TERMS)}.")
     return TERMS[method]
@@ -99,9 +103,9 @@ def corrections(
     terms: Mapping[str, Term], composition: Composition, positions: Float[Tensor, "atom 3"],
     R: Float[Tensor, "pair"] | None = None, constants: Constants = CODATA_2018,
 ) -> dict[str, Float[Tensor, "molecule"]]:
-    """Energies of correction terms by the names of their groups (`GROUPS`), per molecule, eV.
+    """Energies (molecule) of correction terms by the names of their groups (`GROUPS`), eV.
 
-    `composition` is `Composition.of(molecules)`, good for any number of positions; `R` are the distances of its pairs
+    composition: `Composition.of(molecules)`, good for any number of positions (angstrom); R: the distances of its pairs
     (angstrom) if they are already at hand. A group that applies to no molecule of the batch is a tensor of zeros.
     """
     geometry = Geometry.of(composition, positions, R)

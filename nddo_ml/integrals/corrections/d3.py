@@ -7,7 +7,7 @@ bilinear form; it is contracted once per atom and element, not once per pair.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from nddo_ml.integrals.corrections import tables
@@ -32,7 +32,7 @@ class DispersionD3:
     s8: float = 0.0
     rs8: float = 1.0
 
-    def __call__(self, geometry: Geometry, constants: Constants) -> Tensor | None:
+    def __call__(self, geometry: Geometry, constants: Constants) -> Float[Tensor, "molecule"] | None:
         composition = geometry.composition
         if composition.i.numel() == 0:
             return None
@@ -67,7 +67,7 @@ class DispersionD3BJ:
     a1: float
     a2: float
 
-    def __call__(self, geometry: Geometry, constants: Constants) -> Tensor | None:
+    def __call__(self, geometry: Geometry, constants: Constants) -> Float[Tensor, "molecule"] | None:
         composition = geometry.composition
         if composition.i.numel() == 0:
             return None
@@ -98,7 +98,9 @@ def coordination_number(geometry: Geometry, ends: tuple[float, float] | None = N
     return total.index_add(0, composition.i, count).index_add(0, composition.j, count)
 
 
-def dispersion_coefficient(composition: Composition, CN: Float[Tensor, "atom"], pair: Tensor | None = None) -> Tensor:
+def dispersion_coefficient(
+    composition: Composition, CN: Float[Tensor, "atom"], pair: Int[Tensor, "chosen"] | None = None
+) -> Float[Tensor, "_"]:
     """C6_AB = sum_ref C6_ref w_A w_B, w = exp[-4 (CN - CN_ref)^2] normalised over the references of the atom, hartree bohr^6;
     one per entry of `pair`, indices into the pairs of the composition (None: all).
 
@@ -117,7 +119,7 @@ def dispersion_coefficient(composition: Composition, CN: Float[Tensor, "atom"], 
     return (half.flatten(0, 1).index_select(0, row) * w.index_select(0, j)).sum(-1)
 
 
-def moment_products(device: torch.device) -> Tensor:
+def moment_products(device: torch.device) -> Float[Tensor, "two"]:
     """Q_A Q_B of pairs of elements, flattened, bohr^2."""
     z = torch.arange(tables.SIZE, dtype=torch.float64, device=device)
     Q = (0.5 * tables.column("r2r4", device) * z.sqrt()).sqrt()

@@ -5,11 +5,13 @@ four neighbours is less polarizable.
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from nddo_ml.common.struct import cached
 from nddo_ml.integrals.corrections import tables
 from nddo_ml.integrals.corrections.geometry import Geometry
+from nddo_ml.units import Constants
 
 SP3_CARBON = tables.SIZE      # its row, after the elements
 C6_SP3_CARBON = 0.95          # J nm^6/mol
@@ -28,7 +30,7 @@ class DispersionDH:
     s: float
     scale: float
 
-    def __call__(self, geometry: Geometry, constants=None) -> Tensor | None:
+    def __call__(self, geometry: Geometry, constants: Constants) -> Float[Tensor, "molecule"] | None:
         composition = geometry.composition
         if composition.i.numel() == 0:
             return None
@@ -44,7 +46,7 @@ class DispersionDH:
 
 
 @cached
-def pair_tables(device: torch.device) -> tuple[Tensor, Tensor]:
+def pair_tables(device: torch.device) -> tuple[Float[Tensor, "two"], Float[Tensor, "two"]]:
     """C6 (kcal/mol angstrom^6; 0 without data) and R0 (angstrom; 1 without data) of pairs of species, flattened."""
     c6, r0, n = (torch.cat([x, x[6:7]]) for x in (tables.column(name, device) for name in ("C6", "R0", "Neff")))
     c6[SP3_CARBON] = C6_SP3_CARBON

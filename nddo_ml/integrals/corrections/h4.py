@@ -6,12 +6,14 @@ J. Rezac, P. Hobza, J. Chem. Theory Comput. 8, 141 (2012); kcal/mol and angstrom
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from nddo_ml.integrals.corrections import angles
 from nddo_ml.integrals.corrections.geometry import Geometry
 from nddo_ml.integrals.corrections.triples import hydrogen_bonds
 from nddo_ml.integrals.corrections.valence import Valence, p7
+from nddo_ml.units import Constants
 
 H = frozenset({1})
 RADIAL = (-0.00303407407407313510, 0.07357629629627092382, -0.70087111111082800452, 3.25309629629461749545,
@@ -26,7 +28,7 @@ HH_RANGE = 9.0   # angstrom, where the tail is 1e-28 kcal/mol
 class HydrogenRepulsion:
     """Repulsion of all pairs of hydrogen atoms: constant up to 1 A, a polynomial to 1.5 A, then 118.7 exp(-1.54 r^1.73)."""
 
-    def __call__(self, geometry: Geometry, constants=None) -> Tensor | None:
+    def __call__(self, geometry: Geometry, constants: Constants) -> Float[Tensor, "molecule"] | None:
         if 1 not in geometry.composition.elements:
             return None
         pair, atom, _ = geometry.closer(H, H, HH_RANGE)
@@ -57,7 +59,7 @@ class HydrogenBondH4:
     amine: float = 3.61
     carboxylate: float = 1.41
 
-    def __call__(self, geometry: Geometry, constants=None) -> Tensor | None:
+    def __call__(self, geometry: Geometry, constants: Constants) -> Float[Tensor, "molecule"] | None:
         triples = hydrogen_bonds(geometry, 1.15, 5.5)
         if triples is None:
             return None
@@ -72,13 +74,13 @@ class HydrogenBondH4:
         energy = energy * self.surroundings(geometry, d, a)
         return geometry.composition.per_molecule(energy, h)
 
-    def strength(self, geometry: Geometry, d: Tensor, a: Tensor) -> Tensor:
+    def strength(self, geometry: Geometry, d: Int[Tensor, "row"], a: Int[Tensor, "row"]) -> Float[Tensor, "row"]:
         """The parameter of each donor and acceptor element."""
         table = geometry.R.new_tensor([self.OH_O, self.OH_N, self.NH_O, self.NH_N])
         donor_N, acceptor_N = (geometry.composition.is_element(atom, 7).long() for atom in (d, a))
         return table[2 * donor_N + acceptor_N]
 
-    def surroundings(self, geometry: Geometry, d: Tensor, a: Tensor) -> Tensor:
+    def surroundings(self, geometry: Geometry, d: Int[Tensor, "row"], a: Int[Tensor, "row"]) -> Float[Tensor, "row"]:
         """Product of the water, amine and carboxylate factors of each hydrogen bond."""
         is_element = geometry.composition.is_element
         valence = Valence.of(geometry)
@@ -94,14 +96,14 @@ class HydrogenBondH4:
         return factor * torch.where(acceptor_O, 1.0 + (self.carboxylate - 1.0) * valence.carboxylate(a), 1.0)
 
 
-def transfer(r_DH: Tensor, r_AH: Tensor) -> Tensor:
+def transfer(r_DH: Float[Tensor, "row"], r_AH: Float[Tensor, "row"]) -> Float[Tensor, "row"]:
     """1 - p7[(r_DH - 1.15)/((r_DH + r_AH)/2 - 1.15)] beyond r_DH = 1.15 A, 1 before: a shared proton makes no hydrogen bond."""
     beyond = r_DH.detach() > 1.15
     span = torch.where(beyond, 0.5 * (r_DH + r_AH) - 1.15, 1.0)
     return torch.where(beyond, 1.0 - p7((r_DH - 1.15) / span), 1.0)
 
 
-def polynomial(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
+def polynomial(coefficients: tuple[float, ...], x: Float[Tensor, "row"]) -> Float[Tensor, "row"]:
     """Polynomial in x, highest power first."""
     total = torch.full_like(x, coefficients[0])
     for c in coefficients[1:]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from nddo_ml.integrals.corrections import angles, tables
@@ -26,7 +27,7 @@ class HydrogenBondD3:
     r_long: float = 7.50388
     R2_max: float = 250.0
 
-    def __call__(self, geometry: Geometry, constants: Constants) -> Tensor | None:
+    def __call__(self, geometry: Geometry, constants: Constants) -> Float[Tensor, "molecule"] | None:
         composition = geometry.composition
         if 1 not in composition.elements or not composition.elements & ELECTRONEGATIVE:
             return None
@@ -48,7 +49,9 @@ class HydrogenBondD3:
         return -constants.hartree * constants.kcal_mol * composition.per_molecule(energy, x)
 
 
-def hydrogens_nearby(geometry: Geometry, pair: Tensor, x: Tensor, y: Tensor, r_long: float) -> tuple[Tensor, Tensor]:
+def hydrogens_nearby(
+    geometry: Geometry, pair: Int[Tensor, "pair"], x: Int[Tensor, "pair"], y: Int[Tensor, "pair"], r_long: float
+) -> tuple[Int[Tensor, "triple"], Int[Tensor, "triple"]]:
     """(row, H): the hydrogen atoms of the same molecule near enough to the midpoint of each pair x, y to matter."""
     composition = geometry.composition
     hydrogens = (composition.numbers == 1).nonzero()[:, 0]

@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nddo_ml.integrals.corrections import angles
@@ -35,7 +36,7 @@ class HydrogenBondDH:
     pm7: bool
     OO: float = 0.0
 
-    def __call__(self, geometry: Geometry, constants: Constants) -> Tensor | None:
+    def __call__(self, geometry: Geometry, constants: Constants) -> Float[Tensor, "molecule"] | None:
         triples = hydrogen_bonds(geometry, 1.4, self.r_XY)
         if triples is None:
             return None
@@ -53,7 +54,10 @@ class HydrogenBondDH:
         turned_away = (torch.minimum(a_X, a_Y) <= 0.0) | (b_X < 0.0)
         return geometry.composition.per_molecule(torch.where(turned_away, 0.0, energy), x)
 
-    def energy(self, geometry: Geometry, constants: Constants, x: Tensor, h: Tensor, y: Tensor, ab: Tensor) -> Tensor:
+    def energy(
+        self, geometry: Geometry, constants: Constants, x: Int[Tensor, "row"], h: Int[Tensor, "row"], y: Int[Tensor, "row"],
+        ab: Float[Tensor, "row"],
+    ) -> Float[Tensor, "row"]:
         """Energy of each X-H...Y with the angular factor ab = a_X b_X a_Y b_Y, kcal/mol."""
         to_X, to_Y, across = geometry.at(x) - geometry.at(h), geometry.at(y) - geometry.at(h), geometry.at(y) - geometry.at(x)
         HX, HY, XY = (angles.length(v) for v in (to_X, to_Y, across))
@@ -76,7 +80,7 @@ class HydrogenBondDH:
         return energy
 
 
-def directions(geometry: Geometry, ends: Ends) -> tuple[Tensor, Tensor]:
+def directions(geometry: Geometry, ends: Ends) -> tuple[Float[Tensor, "end"], Float[Tensor, "end"]]:
     """a = cos(psi0 - psi) and b = cos(phi0 - phi) of each end, at the best of the preferred angles psi0 and phi0."""
     C, H, R1, R2, R3 = (geometry.at(atom) for atom in (ends.C, ends.H, ends.R1, ends.R2, ends.R3))
     nitrogen = geometry.composition.is_element(ends.C, 7)
@@ -96,7 +100,10 @@ def directions(geometry: Geometry, ends: Ends) -> tuple[Tensor, Tensor]:
     return a, torch.where((ends.R2 == ends.R3) | (ends.R3 == ends.H), 1.0, b)
 
 
-def preferred(R1: Tensor, R2: Tensor, R3: Tensor, C: Tensor, pyramidal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def preferred(
+    R1: Float[Tensor, "end 3"], R2: Float[Tensor, "end 3"], R3: Float[Tensor, "end 3"], C: Float[Tensor, "end 3"],
+    pyramidal: Bool[Tensor, "end"],
+) -> tuple[Float[Tensor, "end"], Float[Tensor, "end"], Float[Tensor, "end"]]:
     """psi0, phi0 and the side (sign of tau) of each end; a pyramidal nitrogen adapts them to its height above the plane.
 
     tau = F(torsion R2-R1-N-R3), g = 1 - |tau|/54.74 deg; psi0 = 109.48 - 19.48 g, phi0 = 54.74 + 35.26 g (degrees), with

@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from nddo_ml.integrals.corrections import angles
 from nddo_ml.integrals.corrections.geometry import Geometry, neighbour_table
+from nddo_ml.units import Constants
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class NonplanarNitrogen:
     amplitude: float = -0.5
     exponent: float = 10.0
 
-    def __call__(self, geometry: Geometry, constants=None) -> Tensor | None:
+    def __call__(self, geometry: Geometry, constants: Constants) -> Float[Tensor, "molecule"] | None:
         composition = geometry.composition
         if 7 not in composition.elements:
             return None

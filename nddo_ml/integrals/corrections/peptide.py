@@ -6,10 +6,12 @@ Each carbonyl carbon claims one nitrogen; the barrier raises the energy of the t
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from nddo_ml.integrals.corrections import angles
 from nddo_ml.integrals.corrections.geometry import Geometry, neighbour_table
+from nddo_ml.units import Constants
 
 H, C, N, O = (frozenset({z}) for z in (1, 6, 7, 8))
 EVERY = frozenset(range(95))
@@ -25,7 +27,7 @@ class Peptide:
 
     htype: float
 
-    def __call__(self, geometry: Geometry, constants=None) -> Tensor | None:
+    def __call__(self, geometry: Geometry, constants: Constants) -> Float[Tensor, "molecule"] | None:
         if not geometry.composition.elements >= {1, 6, 7, 8}:
             return None
         group = peptide_groups(geometry)
@@ -37,7 +39,7 @@ class Peptide:
         return self.htype * geometry.composition.per_molecule(sine * sine, torch.cat([c, c]))
 
 
-def peptide_groups(geometry: Geometry) -> tuple[Tensor, ...] | None:
+def peptide_groups(geometry: Geometry) -> tuple[Int[Tensor, "group"], ...] | None:
     """(O, C, N, H, X) of each peptide group; None if there is none."""
     atoms = geometry.composition.numbers.shape[0]
     _, c, o = geometry.closer(C, O, 1.3)
@@ -69,12 +71,12 @@ def peptide_groups(geometry: Geometry) -> tuple[Tensor, ...] | None:
     return first_o[c[link]], c[link], n[link], h[link], x[link]
 
 
-def first(atom: Tensor, neighbour: Tensor, atoms: int) -> Tensor:
+def first(atom: Int[Tensor, "link"], neighbour: Int[Tensor, "link"], atoms: int) -> Int[Tensor, "atom"]:
     """Lowest neighbour of each atom, `atoms` where it has none."""
     return torch.full((atoms,), atoms, device=atom.device).scatter_reduce_(0, atom, neighbour, "amin")
 
 
-def claims(claimant: Tensor, resource: Tensor, atoms: int) -> Tensor:
+def claims(claimant: Int[Tensor, "row"], resource: Int[Tensor, "row"], atoms: int) -> Int[Tensor, "kept"]:
     """Rows kept if claimants, in index order, each take their first resource not taken before; rows are sorted by both.
 
     Deferred acceptance: everyone proposes to its first open resource, which keeps the lowest claimant and refuses the

@@ -1,13 +1,13 @@
 """The reference atoms R1, R2, R3 that give a donor or acceptor C of a hydrogen bond its direction (PM6-DH+, PM7).
 
 Neighbours here are the up to four closest atoms within 4/3 (rcov_A + rcov_B). All of this is selection: constant under
-differentiation, and discontinuous where the published method is.
+differentiation, and discontinuous where the published method is. M. Korth, J. Chem. Theory Comput. 6, 3808 (2010)
 """
 
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from nddo_ml.integrals.corrections.geometry import Geometry, neighbour_table
@@ -16,14 +16,14 @@ from nddo_ml.integrals.corrections.tables import column
 
 @dataclass(frozen=True)
 class Ends:
-    """Ends of hydrogen bonds: the end atom C, its H, reference atoms R1, R2, R3 and its number of neighbours."""
+    """Ends of hydrogen bonds; all atoms by their index."""
 
-    C: Int[Tensor, "end"]
+    C: Int[Tensor, "end"]           # the donor or acceptor
     H: Int[Tensor, "end"]
-    R1: Int[Tensor, "end"]
+    R1: Int[Tensor, "end"]          # reference atoms
     R2: Int[Tensor, "end"]
     R3: Int[Tensor, "end"]
-    count: Int[Tensor, "end"]
+    count: Int[Tensor, "end"]       # number of neighbours of C
 
 
 def closest_neighbours(geometry: Geometry) -> Int[Tensor, "atom 4"]:
@@ -38,14 +38,18 @@ def closest_neighbours(geometry: Geometry) -> Int[Tensor, "atom 4"]:
     return neighbour_table(atom[order], other[order], composition.numbers.shape[0], width=4)
 
 
-def separate(neighbours: Tensor, x: Tensor, h: Tensor, y: Tensor) -> Tensor:
+def separate(
+    neighbours: Int[Tensor, "atom 4"], x: Int[Tensor, "row"], h: Int[Tensor, "row"], y: Int[Tensor, "row"]
+) -> Bool[Tensor, "row"]:
     """True for X-H...Y whose X and Y are not neighbours and share no neighbour other than H."""
     of_x, of_y = neighbours[x], neighbours[y]
     shared = (of_x[:, :, None] == of_y[:, None, :]) & ((of_x >= 0) & (of_x != h[:, None]))[:, :, None]
     return ~(shared.flatten(1).any(1) | (of_x == y[:, None]).any(1))
 
 
-def reference_atoms(geometry: Geometry, neighbours: Tensor, C: Tensor, H: Tensor) -> Ends:
+def reference_atoms(
+    geometry: Geometry, neighbours: Int[Tensor, "atom 4"], C: Int[Tensor, "end"], H: Int[Tensor, "end"]
+) -> Ends:
     """Reference atoms of each end.
 
     Three or four neighbours: the three farthest from H, in that order. Two: the farther, the other, and H if it is within the
@@ -63,14 +67,16 @@ def reference_atoms(geometry: Geometry, neighbours: Tensor, C: Tensor, H: Tensor
     return Ends(C, H, R1, R2, R3, count)
 
 
-def farthest_first(geometry: Geometry, atoms: Int[Tensor, "end k"], H: Tensor) -> Int[Tensor, "end k"]:
+def farthest_first(geometry: Geometry, atoms: Int[Tensor, "end k"], H: Int[Tensor, "end"]) -> Int[Tensor, "end k"]:
     """Each row of atoms by decreasing distance from H, padding last."""
     distance = (geometry.x[atoms.clamp(min=0)] - geometry.x[H][:, None]).square().sum(-1)
     order = torch.where(atoms >= 0, distance, -1.0).argsort(dim=1, descending=True, stable=True)
     return atoms.gather(1, order)
 
 
-def within_neighbour_distance(geometry: Geometry, C: Tensor, H: Tensor) -> Tensor:
+def within_neighbour_distance(
+    geometry: Geometry, C: Int[Tensor, "end"], H: Int[Tensor, "end"]
+) -> Bool[Tensor, "end"]:
     """True where C and H are closer than 4/3 (rcov_C + rcov_H)."""
     rcov = column("rcov", C.device)
     limit = 4.0 / 3.0 * (rcov[geometry.composition.numbers[C]] + rcov[1])

@@ -4,10 +4,12 @@ import math
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from nddo_ml.integrals.corrections import angles
 from nddo_ml.integrals.corrections.geometry import Geometry, neighbour_table
+from nddo_ml.units import Constants
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class SiliconOxygenHydrogen:
     g_OH: float = 68.0
     r0_OH: float = 1.0
 
-    def __call__(self, geometry: Geometry, constants=None) -> Tensor | None:
+    def __call__(self, geometry: Geometry, constants: Constants) -> Float[Tensor, "molecule"] | None:
         composition = geometry.composition
         if not composition.elements >= {1, 8, 14}:
             return None

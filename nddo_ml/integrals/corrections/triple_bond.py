@@ -5,9 +5,11 @@ This is the smooth form of MOPAC 23.2; earlier releases step at 1.27 angstrom an
 
 from dataclasses import dataclass
 
+from jaxtyping import Float
 from torch import Tensor
 
 from nddo_ml.integrals.corrections.geometry import Geometry
+from nddo_ml.units import Constants
 
 C = frozenset({6})
 
@@ -24,7 +26,7 @@ class TripleBond:
     r_min: float = 1.21
     r_max: float = 1.33
 
-    def __call__(self, geometry: Geometry, constants=None) -> Tensor | None:
+    def __call__(self, geometry: Geometry, constants: Constants) -> Float[Tensor, "molecule"] | None:
         if 6 not in geometry.composition.elements:
             return None
         pair, c, _ = geometry.closer(C, C, self.r_max)

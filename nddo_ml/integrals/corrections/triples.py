@@ -1,14 +1,17 @@
 """Candidates for hydrogen bonds X-H...Y between nitrogen and oxygen, found from pair distances without loops."""
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from nddo_ml.integrals.corrections.geometry import Geometry, expand
 
+Atoms = Int[Tensor, "triple"]
+
 H, NITROGEN_OXYGEN = frozenset({1}), frozenset({7, 8})
 
 
-def hydrogen_bonds(geometry: Geometry, r_XH: float, r_XY: float) -> tuple[Tensor, Tensor, Tensor] | None:
+def hydrogen_bonds(geometry: Geometry, r_XH: float, r_XY: float) -> tuple[Atoms, Atoms, Atoms] | None:
     """(X, H, Y) of every X-H...Y with X, Y = N or O, H within r_XH of X, Y within r_XY of X (angstrom) and the angle above 90
     degrees; None if there is none. Where H is within r_XH of both, the triple is listed once, with X the first atom.
     """

@@ -1,6 +1,7 @@
 """Continuous valences: how many neighbours an atom has, counted smoothly (the H4 hydrogen bonds).
 
 v(a, b) = 1 for r <= r0 = r_a + r_b, 0 for r >= 1.6 r0, 1 - p7[(r - r0)/(0.6 r0)] between; the valence of a is its sum over b.
+J. Rezac, P. Hobza, J. Chem. Theory Comput. 8, 141 (2012)
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from nddo_ml.integrals.corrections.geometry import Geometry, neighbour_table
 REACH = 1.6
 
 
-def p7(y: Tensor) -> Tensor:
+def p7(y: Float[Tensor, "*row"]) -> Float[Tensor, "*row"]:
     """-20 y^7 + 70 y^6 - 84 y^5 + 35 y^4: from 0 at 0 to 1 at 1, three derivatives zero at both ends."""
     square = y * y
     return square * square * (35.0 - y * (84.0 - y * (70.0 - 20.0 * y)))
@@ -23,16 +24,14 @@ def p7(y: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Valence:
-    """Smooth bonds `v` between atoms `a` and `b` (each pair once) closer than 1.6 r0, and their sums per atom: over H
-    (`hydrogen`) and over all other elements (`other`).
-    """
+    """Smooth bonds between atoms closer than 1.6 r0, and their sums."""
 
     geometry: Geometry
-    a: Int[Tensor, "bond"]
+    a: Int[Tensor, "bond"]              # atoms of each bond; each pair once
     b: Int[Tensor, "bond"]
-    v: Float[Tensor, "bond"]
-    hydrogen: Float[Tensor, "atom"]
-    other: Float[Tensor, "atom"]
+    v: Float[Tensor, "bond"]            # 0 to 1
+    hydrogen: Float[Tensor, "atom"]     # sum of the bonds of each atom with H
+    other: Float[Tensor, "atom"]        # sum of its bonds with all other elements
 
     @staticmethod
     def of(geometry: Geometry) -> "Valence":

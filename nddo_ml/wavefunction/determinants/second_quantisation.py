@@ -54,7 +54,7 @@ def nddo_hamiltonian(functional: NDDOFunctional, canonical: bool = True) -> Hami
     """
     if functional.molecules != 1:
         raise InvalidMolecule(f"{functional.molecules} molecules: a Hamiltonian in second quantisation is of one.")
-    p, n = functional.state.problem, functional.size
+    p, n = functional.problem, functional.size
     if n > ORBITALS:
         raise InvalidMolecule(f"{n} orbitals have {8e-9 * n**4:.1f} GB of integrals; the limit is {ORBITALS} orbitals: take a "
                               "smaller molecule, or an active space (pyscf_active_space).")

@@ -11,10 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nddo_ml.errors import InvalidMolecule
-from nddo_ml.hamiltonian.results import State
 from nddo_ml.molecules import Molecules
-from nddo_ml.scf.fock import fock, kernel
-from nddo_ml.scf.solve import Solution, solve
+from nddo_ml.scf.fock import Kernel, fock, kernel
+from nddo_ml.scf.ladder import solve
+from nddo_ml.scf.options import SCF
+from nddo_ml.scf.problem import Problem, Solution
 
 
 class EnergyFunctional(Protocol):
@@ -41,13 +42,14 @@ def gradient(F: Float[Tensor, "... orbital orbital"], C: Float[Tensor, "... orbi
 
 @dataclass(frozen=True)
 class NDDOFunctional:
-    """The energy functional of the NDDO engine, eV; made by `nddo_functional`. `constant`: corrections, core repulsion."""
+    """The energy functional of the NDDO engine; made by `nddo_functional`."""
 
-    state: State
-    constant: Float[Tensor, "molecule"]
+    problem: Problem
+    start: Float[Tensor, "molecule spin orbital orbital"]   # the usual guess
+    constant: Float[Tensor, "molecule"]                     # corrections, core repulsion, eV
     occupied: tuple[int, ...]
-    tolerance: float
-    kernel: object = field(repr=False)
+    tolerance: float                                        # of the commutator, eV
+    kernel: Kernel = field(repr=False)
 
     @property
     def molecules(self) -> int:
@@ -57,18 +59,18 @@ class NDDOFunctional:
     @property
     def size(self) -> int:
         """Orbitals of each."""
-        return self.state.problem.layout.size
+        return self.problem.layout.size
 
     def evaluate(self, D: Float[Tensor, "molecule spin orbital orbital"]) -> tuple[Tensor, Tensor]:
         """E = constant + (1/s) sum tr D (h + F), F = h + J - K."""
-        p = self.state.problem
-        F = fock(p.layout, self.kernel, p.h, D)
-        energy = ((p.h[:, None] + F) * D).sum((1, 2, 3)) / D.shape[1]
+        h = self.problem.h
+        F = fock(self.problem.layout, self.kernel, h, D)
+        energy = ((h[:, None] + F) * D).sum((1, 2, 3)) / D.shape[1]
         return self.constant + energy, F
 
     def solution(self, D: Float[Tensor, "molecule spin orbital orbital"] | None = None) -> Solution:
         """The engine's self-consistent field from the density D."""
-        return solve(self.state.problem, self.state.solution.D if D is None else D, self.tolerance)
+        return solve(self.problem, self.start if D is None else D, SCF(tolerance=self.tolerance))
 
     def solve(self, D: Float[Tensor, "molecule spin orbital orbital"] | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """(E, D, iterations) from the density D."""
@@ -90,11 +92,7 @@ def nddo_functional(hamiltonian, molecules: Molecules, unrestricted: bool | None
                               "many geometries, its atoms in one order.")
     if unrestricted is False and bool((molecules.unpaired > 0).any()):
         raise InvalidMolecule("Half-electron open shells are no single determinant: use unrestricted orbitals.")
-    with torch.no_grad():
-        result = hamiltonian(molecules, unrestricted=unrestricted, tolerance=tolerance, max_steps=1, stability=False,
-                             raise_unconverged=False)
-    (state,) = result.states
-    constant = sum(value for name, value in result.energies.items() if name != "electronic")
-    occupied = tuple(int(n) for n in state.problem.occupations[0].sum(-1).round().tolist())
-    return NDDOFunctional(state, constant.detach(), occupied, tolerance,
-                          kernel(state.problem.layout, state.problem.integrals))
+    problem, start, parts = hamiltonian.problem(molecules, unrestricted)
+    occupied = tuple(int(n) for n in problem.occupations[0].sum(-1).round().tolist())
+    return NDDOFunctional(problem, start.density, torch.stack(list(parts.values())).sum(0), occupied, tolerance,
+                          kernel(problem.layout, problem.integrals))

@@ -1,184 +1,39 @@
-"""Active learning: what is explored and picked, the loop from end to end with one of our own methods as the reference, and what
-a kill leaves behind.
-"""
+"""The loop from end to end with one of our own methods as the reference, and what a kill leaves behind."""
 
 import json
 import os
 import subprocess
 import sys
-from collections import Counter
-from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from ase import units
 from ase.build import molecule as ase_molecule
 from ase.io import read, write
+from support.ensembles import NETWORK, member
 from support.training_data import LABELLED_BY, write_labels
 from typer.testing import CliRunner
 
-from nddo_ml import NDDO, Hamiltonian, Molecules
+from nddo_ml import NDDO
 from nddo_ml.active import loop
-from nddo_ml.active.calibrate import Opinion
-from nddo_ml.active.config import Explore, Pick, anchored, from_dict, read_active
-from nddo_ml.active.explore import Candidate, collided, distances, judged, picked, trajectories
-from nddo_ml.active.labelling import labelled, read_picked, write_picked
+from nddo_ml.active.config import anchored, from_dict, read_active
+from nddo_ml.active.labelling import labelled, read_picked
 from nddo_ml.active.loop import active
 from nddo_ml.cli.main import app
 from nddo_ml.ensembles.ensemble import Ensemble
 from nddo_ml.errors import IncompatibleFile, InvalidMolecule, UnknownOption
 from nddo_ml.hamiltonian import weights
-from nddo_ml.labels.levels.catalogue import Own
+from nddo_ml.labels.levels.own import OwnMethod
 from nddo_ml.labels.sampling import Source
-from nddo_ml.labels.structures import Structure, from_atoms
-from nddo_ml.networks import build
+from nddo_ml.labels.structures import from_atoms
 from nddo_ml.training.batches import molecules_of
 from nddo_ml.training.dataset import read_frames
 from nddo_ml.units import CODATA_2018
 
-NETWORK = {"channels": 4, "radial": 4, "layers": 1}
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
-
-def member(seed, size=0.05):
-    torch.manual_seed(seed)
-    network = build(NETWORK)
-    with torch.no_grad():
-        for p in network.parameters():
-            p.add_(size * torch.randn_like(p))
-    return Hamiltonian("AM1", network=network)
-
-
-@pytest.fixture(scope="module")
-def ensemble():
-    return Ensemble([member(k, 0.01) for k in range(2)])
-
-
-def structure(name="H2O"):
-    return from_atoms(ase_molecule(name), multiplicity=1)
-
-
-def candidate(positions, uncertainty, trajectory=None, force=1.0):
-    """A water molecule of which the ensemble says what is wanted."""
-    opinion = Opinion(-1.0, np.full((3, 3), force), 0.1, np.full(3, uncertainty / 2), 0.2, np.full(3, uncertainty))
-    return Candidate(Structure([8, 1, 1], positions), opinion, trajectory)
-
-
-# exploring
-
-@torch.no_grad()
-def test_dynamics_without_friction_keeps_the_energy(ensemble):
-    """The driver's energy, not the mean's; velocities by central differences, whose error at 0.2 fs is a per cent or two."""
-    settings = Explore((), steps=36, every=1, time_step=0.2, friction=0.0, stop=1e9)
-    found = trajectories(ensemble, [structure("CH4")], [300.0], settings, np.random.default_rng(0)).candidates
-    x = np.stack([c.structure.positions for c in found])
-    v = (x[2:] - x[:-2]) / (0.4 * units.fs)
-    kinetic = 0.5 * (ase_molecule("CH4").get_masses()[:, None] * v**2).sum((1, 2))
-    batch = Molecules.batch([c.structure.numbers for c in found[1:-1]], list(x[1:-1]))
-    total = kinetic + ensemble.members[0](batch).energy.numpy()
-    assert kinetic.std() > 0.02 and np.ptp(total) < 0.05 * np.ptp(kinetic)
-
-
-def test_langevin_has_its_temperature(ensemble):
-    """Free atoms: the mean velocity of a step has the variance (k T / m) (1 + exp(-friction dt)) / 2. 2,400 values, 120 of them
-    independent: 13 % is one deviation; a wrong unit, mass or friction is farther off. Steps are correlated by
-    (1 + exp(-friction dt)) / 2."""
-    settings = Explore((), steps=20, every=1, time_step=0.5, friction=0.5, stop=1e9)
-    atoms = [Structure([1], [[0, 0, 0]], multiplicity=2)] * 40
-    found = trajectories(ensemble, atoms, [600.0] * 40, settings, np.random.default_rng(0))
-    assert found.ends == Counter(finished=40) and len(found.candidates) == 800
-    x = np.stack([[c.structure.positions[0] for c in found.candidates if c.trajectory == k] for k in range(40)])
-    v = np.diff(x, axis=1) / (0.5 * units.fs)
-    assert v.var() == pytest.approx(units.kB * 600 / 1.008 * (1 + np.exp(-0.25)) / 2, rel=0.15)
-    assert (v[:, 1:] * v[:, :-1]).mean() / v.var() == pytest.approx((1 + np.exp(-0.25)) / 2, abs=0.02)
-
-
-def test_exploration_is_repeated_by_its_seed(ensemble):
-    settings = Explore((), steps=6, every=3)
-    runs = [trajectories(ensemble, [structure()] * 2, [300.0, 900.0], settings, np.random.default_rng(s)) for s in (1, 1, 2)]
-    a, b, c = ([x.structure.id for x in r.candidates] for r in runs)
-    assert a == b != c and len(a) == 4 and "active 900 K, step 6" in [x.structure.how for x in runs[0].candidates]
-
-
-def test_trajectories_end_where_they_become_meaningless(ensemble):
-    settings = Explore((), steps=40, every=2, stop=1e-6)
-    found = trajectories(ensemble, [structure()] * 3, [300.0] * 3, settings, np.random.default_rng(0))
-    assert found.ends == Counter(uncertain=3) and len(found.candidates) == 3, "the last frame is still a candidate"
-    settings = Explore((), steps=40, every=50, collision=0.8, stop=1e9)
-    seen = []
-    found = trajectories(ensemble, [structure("CH4"), structure("H2O")], [9000.0, 1.0], settings, np.random.default_rng(0), 0,
-                         seen.append)
-    assert found.ends["collision"] == 1 and found.ends["finished"] == 1 and not found.candidates
-    assert seen[-1] == 1 and len(seen) == 40, "the other one went on alone"
-
-
-def test_collisions():
-    assert not collided(np.array([8, 1, 1]), structure().positions, 0.6)
-    assert collided(np.array([8, 1, 1]), 0.5 * structure().positions, 0.6)
-    assert not collided(np.array([8]), np.zeros((1, 3)), 0.6)
-
-
-def test_structures_in_which_atoms_collide_are_not_judged(ensemble):
-    squeezed = replace(structure(), positions=0.6 * structure().positions)
-    found = judged(ensemble, [structure(), squeezed, structure("CH4")], 0.6)
-    assert [c.structure.formula for c in found] == ["H2O", "CH4"] and all(c.uncertainty > 0 for c in found)
-
-
-# picking
-
-def shaken(k, size=0.4):
-    return structure().positions + np.random.default_rng(k).normal(0, size, (3, 3))
-
-
-def test_the_most_uncertain_are_picked_first():
-    some = [candidate(shaken(k), u) for k, u in enumerate((0.3, 0.9, 0.05, 0.6))]
-    found = picked(some, Pick(count=2, threshold=0.1, distance=0.0))
-    assert [c.uncertainty for c in found] == [0.9, 0.6]
-    assert [c.uncertainty for c in picked(some, Pick(threshold=0.1, distance=0.0))] == [0.9, 0.6, 0.3]
-    assert picked(some, Pick(threshold=1.0)) == []
-
-
-def test_near_identical_frames_are_picked_once():
-    base = shaken(1)
-    near = base + 0.01
-    turned = (base[[0, 2, 1]] + 0.02 * np.random.default_rng(0).random((3, 3))) @ np.diag([1, -1, 1])
-    some = [candidate(base, 0.9), candidate(near, 0.8), candidate(turned, 0.7), candidate(shaken(2), 0.6)]
-    found = picked(some, Pick(distance=0.2))
-    assert [c.uncertainty for c in found] == [0.9, 0.6], "shifted, mirrored or renumbered it is the same"
-    assert [c.uncertainty for c in picked(some, Pick(distance=0.2), [some[0].structure])] == [0.6]
-    other = Structure(some[0].structure.numbers, base, charge=2)
-    assert len(picked(some, Pick(distance=0.2), [other])) == 2, "an ion is another thing"
-
-
-def test_few_of_one_trajectory_and_no_wild_forces():
-    some = [candidate(shaken(k), 1 - 0.1 * k, trajectory=k // 3) for k in range(6)]
-    found = picked(some, Pick(per_trajectory=2, distance=0.0))
-    assert [c.trajectory for c in found] == [0, 0, 1, 1]
-    assert picked([candidate(shaken(0), 1.0, force=50.0)], Pick(largest_force=20.0)) == []
-
-
-def test_distances_do_not_depend_on_the_order_of_atoms():
-    s = structure("CH3OH")
-    order = np.random.default_rng(0).permutation(6)
-    assert np.allclose(distances(s), distances(Structure(s.numbers[order], s.positions[order])))
-    assert distances(Structure([8], [[0, 0, 0]], multiplicity=3)).shape == (0,)
-
-
-def test_picks_come_back_from_their_file(tmp_path):
-    some = [candidate(shaken(k), 0.5 + k) for k in range(3)]
-    write_picked(tmp_path / "p.extxyz", some)
-    for a, b in zip(some, read_picked(tmp_path / "p.extxyz"), strict=True):
-        assert a.structure.id == b.structure.id and a.opinion.energy == b.opinion.energy
-        assert np.allclose(a.opinion.forces, b.opinion.forces) and b.uncertainty == pytest.approx(a.uncertainty)
-    write_picked(tmp_path / "none.extxyz", [])
-    assert read_picked(tmp_path / "none.extxyz") == []
-
-
-# the loop
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
@@ -398,7 +253,7 @@ def test_asked_to_stop_it_goes_on_later(data, tmp_path, bare):
 
 
 def test_labels_that_fail_are_counted_and_not_awaited(data, tmp_path, monkeypatch, bare):
-    made = Own.__call__
+    made = OwnMethod.__call__
 
     def fails(self, s):
         if s.id == last:
@@ -407,7 +262,7 @@ def test_labels_that_fail_are_counted_and_not_awaited(data, tmp_path, monkeypatc
 
     run(data, tmp_path, rounds=1, stop=(tmp_path / "round-001" / "picked.extxyz").exists)
     last = read_picked(tmp_path / "round-001" / "picked.extxyz")[-1].structure.id
-    monkeypatch.setattr(Own, "__call__", fails)
+    monkeypatch.setattr(OwnMethod, "__call__", fails)
     records = run(data, tmp_path, rounds=1)
     assert records[-1]["failed"] == 1 and records[-1]["labels"] == 3 and records[-1]["outstanding"] == 0
 
@@ -437,8 +292,6 @@ def test_labelling_on_a_dask_cluster(data, tmp_path, bare):
     records = run(data, tmp_path, rounds=1, label={"jobs": 1, "dask": "local"})
     assert records[1]["labels"] == 4
 
-
-# refusals and the command
 
 def test_other_beginnings_and_levels_are_refused(data, whole, tmp_path):
     with pytest.raises(IncompatibleFile, match="belongs to a loop that started from"):

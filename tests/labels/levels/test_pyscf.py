@@ -7,15 +7,16 @@ import pytest
 
 pytest.importorskip("pyscf")
 
+from support.labels import structure
+
 from nddo_ml.errors import UnknownOption
 from nddo_ml.labels.levels.catalogue import level
 from nddo_ml.labels.levels.pyscf import EV, KohnSham, WaveFunction, converged, molecule
-from nddo_ml.labels.levels.pyscf_gradient import exchange_correlation, gradient, nimble
+from nddo_ml.labels.levels.pyscf_gradient import exchange_correlation, gradient, nimble, occupied
 from nddo_ml.labels.levels.theory import frame
-from nddo_ml.labels.structures import Structure
 
-WATER = Structure([8, 1, 1], [[0, 0, 0.12], [0, 0.78, -0.48], [0, -0.75, -0.47]])
-NH2 = Structure([7, 1, 1], [[0, 0, 0.12], [0, 0.8, -0.5], [0, -0.75, -0.52]], multiplicity=2)
+WATER = structure([8, 1, 1], [[0, 0, 0.12], [0, 0.78, -0.48], [0, -0.75, -0.47]])
+NH2 = structure([7, 1, 1], [[0, 0, 0.12], [0, 0.8, -0.5], [0, -0.75, -0.52]], multiplicity=2)
 SITES = np.array([[0, 0, 3.0, -0.8], [2.5, 1, 0, 0.4]])
 
 
@@ -25,14 +26,14 @@ def small(functional="wb97x-v", **more):
 
 def plain(level_, structure):
     """PySCF's mean field and gradient without anything of ours, converged further than a label."""
-    mf = level_._field(molecule(structure, level_.basis, 2000), structure)
+    mf = level_.mean_field(molecule(structure, level_.basis, 2000), structure)
     mf.conv_tol, mf.conv_tol_grad = 1e-12, 1e-7
     mf.kernel()
     return mf, mf.nuc_grad_method().kernel()
 
 
 @pytest.mark.parametrize("functional", ["wb97x-v", "pbe0", "pbe", "hf", "camb3lyp"])
-@pytest.mark.parametrize("structure", [WATER, NH2, Structure(WATER.numbers, WATER.positions, sites=SITES)],
+@pytest.mark.parametrize("structure", [WATER, NH2, structure(WATER.numbers, WATER.positions, point_charges=SITES)],
                          ids=["restricted", "unrestricted", "sites"])
 def test_the_short_way_is_the_long_way(functional, structure):
     """Energy to 1e-7 eV, forces to 1e-4 eV/angstrom: the label stops at 1e-9 hartree."""
@@ -57,19 +58,18 @@ def test_grid_blocks_and_small_memory_change_nothing():
 
 def test_exchange_correlation_forces_sum_to_the_error_of_the_grid_only():
     own = KohnSham("pbe", "6-31g", "pbe", grid=4)
-    mf = converged(nimble(own._field(molecule(WATER, own.basis, 2000), WATER)), WATER)
-    from nddo_ml.labels.levels.pyscf_gradient import _channels
-    found = exchange_correlation(mf, _channels(mf))
+    mf = converged(nimble(own.mean_field(molecule(WATER, own.basis, 2000), WATER)), WATER)
+    found = exchange_correlation(mf, occupied(mf))
     assert np.abs(found).max() > 0.01 and np.abs(found.sum(0)).max() < 1e-3
 
 
 def test_forces_on_point_charges_are_the_slope_of_the_energy():
     own, step = small(), 1e-3
     shift = np.array([[0, 0, step, 0], [0] * 4])
-    at = [own(Structure(WATER.numbers, WATER.positions, sites=SITES + d * shift)) for d in (1, -1)]
-    found = own(Structure(WATER.numbers, WATER.positions, sites=SITES))
-    assert found.site_forces[0, 2] == pytest.approx(-(at[0].energy - at[1].energy) / (2 * step), abs=2e-5)
-    assert abs(found.site_forces[0, 2]) > 0.05
+    at = [own(structure(WATER.numbers, WATER.positions, point_charges=SITES + d * shift)) for d in (1, -1)]
+    found = own(structure(WATER.numbers, WATER.positions, point_charges=SITES))
+    assert found.point_charge_forces[0, 2] == pytest.approx(-(at[0].energy - at[1].energy) / (2 * step), abs=2e-5)
+    assert abs(found.point_charge_forces[0, 2]) > 0.05
 
 
 def test_where_diis_fails_newton_goes_on(monkeypatch):
@@ -77,14 +77,14 @@ def test_where_diis_fails_newton_goes_on(monkeypatch):
     from nddo_ml.labels.levels import pyscf as pyscf_levels
 
     own = small()
-    expected, field = own(NH2), KohnSham._field
+    expected, field = own(NH2), KohnSham.mean_field
 
     def hurried(self, mol, structure):
         mf = field(self, mol, structure)
         mf.max_cycle = 2
         return mf
 
-    monkeypatch.setattr(pyscf_levels.KohnSham, "_field", hurried)
+    monkeypatch.setattr(pyscf_levels.KohnSham, "mean_field", hurried)
     found = own(NH2)
     assert found.energy == pytest.approx(expected.energy, abs=1e-6)
     np.testing.assert_allclose(found.forces, expected.forces, atol=1e-3)
@@ -104,8 +104,8 @@ def test_a_stretched_bond_breaks_its_spin_symmetry():
     """H2 at 2.5 angstrom: unrestricted lies near two atoms, restricted far above."""
     apart = [[0, 0, 0], [0, 0, 2.5]]
     own = small()
-    restricted, broken = own(Structure([1, 1], apart)), own(Structure([1, 1], apart, unrestricted=True))
-    atom = own(Structure([1], [[0, 0, 0]], multiplicity=2))
+    restricted, broken = own(structure([1, 1], apart)), own(structure([1, 1], apart, unrestricted=True))
+    atom = own(structure([1], [[0, 0, 0]], multiplicity=2))
     assert broken.s2 > 0.7 and restricted.energy - broken.energy > 1.0
     assert abs(broken.energy - 2 * atom.energy) < 0.3
 
@@ -113,11 +113,11 @@ def test_a_stretched_bond_breaks_its_spin_symmetry():
 @pytest.mark.parametrize("theory", ["mp2", "cisd", "ccsd", "ccsd(t)"])
 def test_forces_of_wave_functions_are_slopes_of_their_energy(theory):
     own, step = WaveFunction(theory, "sto-3g", 1e-12), 1e-3
-    for structure in (WATER, NH2) if theory != "ccsd(t)" else (WATER,):
-        shift = np.zeros((len(structure.numbers), 3))
+    for here in (WATER, NH2) if theory != "ccsd(t)" else (WATER,):
+        shift = np.zeros((len(here.numbers), 3))
         shift[1, 1] = step
-        at = [own(Structure(structure.numbers, structure.positions + d * shift, 0, structure.multiplicity)) for d in (1, -1)]
-        found = own(structure)
+        at = [own(structure(here.numbers, here.positions + d * shift, 0, here.multiplicity)) for d in (1, -1)]
+        found = own(here)
         assert found.forces[1, 1] == pytest.approx(-(at[0].energy - at[1].energy) / (2 * step), abs=2e-4)
         assert found.dipole is None
 
@@ -125,7 +125,7 @@ def test_forces_of_wave_functions_are_slopes_of_their_energy(theory):
 def test_energies_only_where_there_is_no_gradient():
     assert level("ccsd(t)/sto-3g")(NH2).forces is None       # PySCF's unrestricted ones are wrong: issue 3305
     own = level("fci/sto-3g")
-    h2 = Structure([1, 1], [[0, 0, 0], [0, 0, 0.74]])
+    h2 = structure([1, 1], [[0, 0, 0], [0, 0, 0.74]])
     atoms = frame(h2, own(h2), own)
     assert "ref_forces" not in atoms.arrays and "no gradient" in atoms.info["ref_forces_missing"]
     # two electrons: CISD is exact
@@ -140,29 +140,29 @@ def test_names_are_checked_before_any_work():
     with pytest.raises(UnknownOption, match="no setting 'grid'"):
         level("mp2/sto-3g", grid=3)
     with pytest.raises(UnknownOption, match="point charges"):
-        level("mp2/sto-3g")(Structure(WATER.numbers, WATER.positions, sites=SITES))
+        level("mp2/sto-3g")(structure(WATER.numbers, WATER.positions, point_charges=SITES))
     assert level("wb97x-d3bj").name == level().name and level(functional="PBE0").dispersion_model == "pbe0"
     assert level("pbe/6-31g", dispersion_model="none").dispersion == "none"
     assert "pyscf" in sys.modules
 
 
-@pytest.mark.parametrize("structure", [WATER, NH2])
-def test_tightbinding(structure):
+@pytest.mark.parametrize("here", [WATER, NH2])
+def test_tightbinding(here):
     pytest.importorskip("tblite")
     own, step = level("GFN2-xTB"), 1e-4
-    shift = np.zeros((len(structure.numbers), 3))
+    shift = np.zeros((len(here.numbers), 3))
     shift[1, 1] = step
-    at = [own(Structure(structure.numbers, structure.positions + d * shift, 0, structure.multiplicity)).energy for d in (1, -1)]
-    found = own(structure)
+    at = [own(structure(here.numbers, here.positions + d * shift, 0, here.multiplicity)).energy for d in (1, -1)]
+    found = own(here)
     assert found.forces[1, 1] == pytest.approx(-(at[0] - at[1]) / (2 * step), abs=1e-4)
     assert found.charges.sum() == pytest.approx(0, abs=1e-8) and found.gap > 0 and own.dispersion == "included"
-    assert found.charges.shape == (len(structure.numbers),) and found.dipole.shape == (3,)
+    assert found.charges.shape == (len(here.numbers),) and found.dipole.shape == (3,)
 
 
 def test_tightbinding_knows_spin():
     """The published spin constant of hydrogen's s shell, W = -0.0716 hartree, lowers its atom by |W|/2."""
     pytest.importorskip("tblite")
-    atom = level("GFN2-xTB")(Structure(np.array([1]), np.zeros((1, 3)), 0, 2))
+    atom = level("GFN2-xTB")(structure(np.array([1]), np.zeros((1, 3)), 0, 2))
     assert atom.energy / EV == pytest.approx(-0.39348276 - 0.0716 / 2, abs=1e-4)
 
 

@@ -1,0 +1,81 @@
+"""What a Hamiltonian keeps from one call to the next, so that a molecule that moves pays for its indices once.
+
+Two things are kept: what the tables of the Hamiltonian amount to (multipoles and one-centre integrals of every species), as
+long as not a bit of them changes, and the topologies of the last molecules with the parameters gathered for them.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nddo_ml.common.struct import Lock, in_turn
+from nddo_ml.hamiltonian import faults
+from nddo_ml.hamiltonian.shifted import Parent, Rows
+from nddo_ml.integrals.placed import Parameters
+from nddo_ml.integrals.topology import Topology
+from nddo_ml.methods import Method
+from nddo_ml.molecules import Molecules
+
+MOST_PAIRS = 500_000    # of the topologies kept, in all
+
+Species = tuple[bytes, bytes, str]      # numbers and owners of the atoms, device
+
+
+@dataclass
+class Kept:
+    """A topology and what was gathered for it from one version of the tables."""
+
+    topology: Topology
+    version: faults.Tables | None = None
+    gathered: Parameters | Parent | None = None
+
+
+class Memory:
+    """The memory of one Hamiltonian; several threads may use it."""
+
+    def __init__(self) -> None:
+        self._topologies: OrderedDict[Species, Kept] = OrderedDict()
+        self._version: faults.Tables | None = None
+        self._rows: tuple[faults.Tables, Rows] | None = None
+        self._lock = Lock()
+
+    @in_turn
+    def version(self, columns: Mapping[str, Tensor], method: Method) -> faults.Tables:
+        """What the tables hold now: the same object as long as nothing in them changes."""
+        self._version = faults.tables(columns, method, self._version)
+        return self._version
+
+    @in_turn
+    def rows(self, version: faults.Tables, make: Callable[[], Rows]) -> Rows:
+        """The rows of this version of the tables; `make` makes them where they are not known."""
+        if self._rows is None or self._rows[0] is not version:
+            self._rows = version, make()
+        return self._rows[1]
+
+    @in_turn
+    def topology(self, molecules: Molecules, most: int, make: Callable[[], Topology]) -> Kept:
+        """What is kept of these species, made by `make` where it is not known; at most so many are kept."""
+        parts = molecules.numbers, molecules.molecule
+        key = *(values.cpu().numpy().tobytes() for values in parts), str(molecules.numbers.device)
+        kept = self._topologies.pop(key, None) or Kept(make())
+        self._topologies[key] = kept
+        pairs = sum(len(each.topology.i) for each in self._topologies.values())
+        while len(self._topologies) > 1 and (len(self._topologies) > most or pairs > MOST_PAIRS):
+            pairs -= len(self._topologies.popitem(last=False)[1].topology.i)
+        return kept
+
+    @in_turn
+    def gathered(self, kept: Kept, version: faults.Tables, make: Callable[[], Parameters | Parent]) -> Parameters | Parent:
+        """The parameters of this version of the tables for a topology, made by `make` where they are not known."""
+        if kept.gathered is None or kept.version is not version:
+            with torch.no_grad():
+                kept.gathered, kept.version = make(), version
+        return kept.gathered
+
+    def forget(self) -> None:
+        """Keep nothing of what was."""
+        self._topologies.clear()
+        self._rows = self._version = None
