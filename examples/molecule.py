@@ -12,7 +12,7 @@ from nddo_ml import NDDO
 from nddo_ml.elements import masses
 from nddo_ml.properties.response import dipole_derivatives, hessian
 from nddo_ml.properties.spectra import ir_spectrum, plot
-from nddo_ml.properties.thermochemistry import thermochemistry
+from nddo_ml.properties.thermochemistry import IdealGas, thermochemistry
 from nddo_ml.properties.vibrations import ir_intensities, normal_modes
 
 atoms = read(Path(__file__).parent / "aspirin.xyz")
@@ -28,7 +28,7 @@ molecules = result.molecules
 vibrations = normal_modes(hessian(model, molecules)[0], masses(molecules.numbers), molecules.positions)
 intensities = ir_intensities(dipole_derivatives(model, molecules)[0], vibrations.modes)
 gas = thermochemistry(vibrations.frequencies, molecules.numbers, molecules.positions, masses(molecules.numbers),
-                      energy=float(result.energy[0]))
+                      IdealGas(energy=float(result.energy[0])))
 print(f"zero-point energy  {gas.zero_point_energy_kcal_mol:9.3f} kcal/mol")
 print(f"entropy            {gas.entropy_cal_mol_K:9.3f} cal/mol/K")
 print("spectrum:", plot(ir_spectrum(vibrations.frequencies, intensities), "aspirin-ir.png", "aspirin, PM6-D3H4"))

@@ -7,13 +7,19 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 import pytest
 import torch
-from jaxtyping import config, install_import_hook
+from jaxtyping import config
 from support import annotations
 
 torch.set_num_threads(1)
 
-# Every call of the package is checked against its annotations, shapes included.
-install_import_hook(os.environ.get("SHAPES", "nddo_ml").split(","), f"{annotations.__name__}.checked")
+# Calls of the package are checked against its annotations, shapes included.
+annotations.install(os.environ.get("SHAPES", "nddo_ml").split(","))
+
+
+@pytest.fixture(autouse=True)
+def checked_annotations():
+    """Every test checks every function anew."""
+    annotations.begin()
 
 
 @pytest.fixture

@@ -451,7 +451,7 @@ def test_tables_with_offsets(tmp_path):
     model.atom_energies[[row(model, 1), row(model, 8)]] = torch.tensor([-13.6, -2040.0], dtype=torch.float64)
     bare = Hamiltonian("PM3")
     bare.U_ss.data[row(model, 8)] -= 0.1
-    weights.save(model, tmp_path / "t.safetensors", level="a level", data="0")
+    weights.save(model, tmp_path / "t.safetensors", origin=weights.Origin(level="a level", data="0"))
     again, here = Hamiltonian(str(tmp_path / "t.safetensors")), molecule("water")
     found = again(here)
     assert float(found.energy) == pytest.approx(float(bare(here).energy) - 1605.0, abs=1e-9)

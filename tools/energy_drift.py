@@ -17,7 +17,7 @@ from ase.md.velocitydistribution import Stationary, ZeroRotation, thermalize_mom
 from ase.md.verlet import VelocityVerlet
 
 from nddo_ml import NDDO, relax
-from nddo_ml.interfaces.ase import molecule
+from nddo_ml.interfaces.atoms import molecule
 
 
 def trajectory(atoms, steps, timestep, every):

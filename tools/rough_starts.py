@@ -26,7 +26,6 @@ from nddo_ml import Hamiltonian, Molecules
 from nddo_ml.elements import covalent_radii
 from nddo_ml.errors import NDDOError
 from nddo_ml.geometry.optimise import optimise
-from nddo_ml.geometry.relax import energy_forces
 from nddo_ml.training.dataset import HELD_OUT, load, share, split
 
 FALL = 3.0          # eV below what the parent confirms
@@ -85,7 +84,9 @@ def batch(frames, positions):
 
 def guarded(model):
     """Energy and forces; where a batch is refused because of one member, that member has none."""
-    together = energy_forces(model, tolerance=LOOSE["tolerance"])
+    def together(molecules):
+        result = model(molecules, forces=True, tolerance=LOOSE["tolerance"], raise_unconverged=False)
+        return result.energy.detach(), result.forces.detach()
 
     def evaluate(molecules):
         try:

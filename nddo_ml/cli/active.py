@@ -6,13 +6,14 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from nddo_ml.active.config import read_active
 from nddo_ml.active.loop import SilentLoop, active
 from nddo_ml.cli.label import LabelRequest, sources_of
-from nddo_ml.cli.train import Stop, Terminal, findable
+from nddo_ml.cli.progress import Stop, bars, findable
+from nddo_ml.cli.train import Terminal
 from nddo_ml.interfaces.ase import NDDO
 from nddo_ml.training.config import Stage
 from nddo_ml.training.stages import StageData
@@ -96,9 +97,7 @@ def run(file: Path, minutes: float | None) -> None:
         console.print(f"Note: {note}", style="yellow", highlight=False, markup=False)
     for name, error in refused:
         console.print(f"{name} is left out: {error}", style="yellow", highlight=False)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-               TextColumn("{task.fields[live]}"))
-    with Progress(*columns, console=console, refresh_per_second=2) as progress:
+    with bars(console) as progress:
         records = active(config, training, sources, lambda path: partial(NDDO, path, threads=1), LoopBars(console, progress),
                          Stop(minutes))
     console.print(table(records))

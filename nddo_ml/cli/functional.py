@@ -1,7 +1,6 @@
 """The commands `functional train`, `evaluate`, `constraints` and `list`: learned exchange-correlation functionals."""
 
 import json
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -28,9 +27,10 @@ OURS = "Ours by name, file, or \"module:Class\" of your own"
 
 def _importable(names: Iterable[str]) -> None:
     """Let classes of the user's own be found in this folder and beside the files that are named."""
+    from nddo_ml.cli.progress import findable
+
     for folder in (Path(), *(Path(name).parent for name in names if name.endswith(".safetensors"))):
-        if str(folder.resolve()) not in sys.path:
-            sys.path.insert(0, str(folder.resolve()))
+        findable(folder)
 
 
 @app.command("list")
@@ -56,11 +56,11 @@ def train(config: Annotated[Path, typer.Argument(help="TOML file; see examples/f
 def _train(file: Path, restart: bool, minutes: float | None) -> None:
     import torch
 
-    from nddo_ml.cli.train import Stop
+    from nddo_ml.cli.progress import Stop, findable
     from nddo_ml.common.files import held
 
     torch.set_num_threads(1)
-    sys.path.insert(0, str(file.parent.resolve()))      # where a class of the user's own may stand
+    findable(file.parent)                               # where a class of the user's own may stand
     config = _configuration(file)
     with held(config.output):                           # the seeds share its files
         _train_seeds(config, Stop(minutes), restart)
@@ -108,8 +108,9 @@ def _train_seeds(config: "FunctionalConfig", stop: Callable[[], bool], restart: 
 def _bars() -> "Iterator[SilentFunctionalTraining]":
     """Progress on the terminal."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress
 
+    from nddo_ml.cli.progress import bars
     from nddo_ml.functional.training.losses import UNITS
     from nddo_ml.functional.training.trainer import SilentFunctionalTraining
 
@@ -139,9 +140,7 @@ def _bars() -> "Iterator[SilentFunctionalTraining]":
             trouble = f"; not converged: {', '.join(unconverged)}" if unconverged else ""
             console.print(f"round {round_}{' *' if best else '  '} {words}{trouble}", highlight=False, soft_wrap=True)
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-               TextColumn("{task.fields[live]}"))
-    with Progress(*columns, console=console, refresh_per_second=2) as progress:
+    with bars(console) as progress:
         yield ShownFunctionalTraining(progress)
 
 

@@ -5,8 +5,9 @@ Commands parse, call and print. What a calculation needs is imported inside them
 
 import os
 import sys
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -27,7 +28,8 @@ app.add_typer(functional.app, name="functional")
 class RunCommand(TyperCommand):
     """The command `run`, with options whose value may be left out."""
 
-    def parse_args(self, ctx, args):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:       # the context of click, or of typer's copy of it
+        """The words left over; OPTIONAL_FILES may stand without a value."""
         return super().parse_args(ctx, with_derived_files(args))
 
 
@@ -41,10 +43,11 @@ def with_derived_files(args: list[str]) -> list[str]:
     return complete
 
 
-def _version(wanted: bool):
+def _version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"nddo-ml {nddo_ml.__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
@@ -95,27 +98,30 @@ def run(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="All atoms and modes, orbitals, bond orders; every "
                                           "frame.")] = False,
     example: Annotated[bool, typer.Option("--example", help="Calculate the bundled aspirin.")] = False,
-):
+) -> None:
     """Calculate energies and properties of the structures in FILE."""
     with refusals():
         if file is None and not example:
             raise IncompatibleFile("No structure given: nddo-ml run FILE, or nddo-ml run --example for the bundled aspirin.")
         from nddo_ml.cli import session
-        from nddo_ml.cli.calculate import Wanted
+        from nddo_ml.cli.outputs import OutputFiles
         from nddo_ml.cli.structures import read_charges
+        from nddo_ml.cli.wanted import Wanted
 
         vibrations = vibrations or raman or ir_png is not None
         name = file or "aspirin"
         stem = Path(name).stem
-        wanted = Wanted(charge, multiplicity, unrestricted, stability, max_steps, optimisation,
-                        fmax or (0.001 if vibrations else 0.01), steps, vibrations, raman, temperature, pressure,
-                        symmetry_number, None if point_charges is None else read_charges(point_charges))
-        outputs = session.Outputs(
-            json_file, output or (Path(f"{stem}-opt.extxyz") if optimisation else None),
-            trajectory or (Path(f"{stem}-opt-steps.extxyz") if optimisation else None),
-            Path(f"{stem}.molden" if molden == DERIVED else molden) if molden else None,
-            Path(f"{stem}-ir.png" if ir_png == DERIVED else ir_png) if ir_png else None)
-        code = session.run(name, method, wanted, outputs, device, threads, isolated, verbose)
+        wanted = Wanted(
+            charge=charge, multiplicity=multiplicity, unrestricted=unrestricted, stability=stability, max_steps=max_steps,
+            optimisation=optimisation, fmax=fmax or (0.001 if vibrations else 0.01), steps=steps, vibrations=vibrations,
+            raman=raman, temperature=temperature, pressure=pressure, symmetry_number=symmetry_number,
+            point_charges=None if point_charges is None else read_charges(point_charges))
+        files = OutputFiles(
+            json=json_file, structures=output or (Path(f"{stem}-opt.extxyz") if optimisation else None),
+            trajectory=trajectory or (Path(f"{stem}-opt-steps.extxyz") if optimisation else None),
+            molden=Path(f"{stem}.molden" if molden == DERIVED else molden) if molden else None,
+            ir=Path(f"{stem}-ir.png" if ir_png == DERIVED else ir_png) if ir_png else None)
+        code = session.run(session.Session(name, method, device, threads, isolated, verbose), wanted, files)
     raise typer.Exit(code)
 
 
@@ -157,7 +163,7 @@ def label(
     isolated: Annotated[bool, typer.Option("--isolated", help="Take periodic input as isolated molecules.")] = False,
     results: Annotated[bool, typer.Option("--from", help="The files are results of nddo-ml wavefunction (result.json): their "
                                           "energies, error bars and forces become labels.")] = False,
-):
+) -> None:
     """Reference labels: energies, forces and dipoles of structures at a level of theory, to train on."""
     with refusals():
         if results:
@@ -180,7 +186,7 @@ def train(
                                           "[default: go on from its checkpoint]")] = False,
     minutes: Annotated[float | None, typer.Option(min=0.0, help="Stop after so long; the same command goes on.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads per process.")] = 1,
-):
+) -> None:
     """Train a neural Hamiltonian on reference labels; several processes through torchrun."""
     with refusals():
         import torch
@@ -209,15 +215,15 @@ def evaluate(
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="OUT.json", help="Scores, for machines.")] = None,
     picture: Annotated[Path | None, typer.Option(metavar="OUT.png", help="Parity plots, one per part.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
-):
+) -> None:
     """Score a method on labelled frames, by named test set."""
     with refusals():
         import torch
 
-        from nddo_ml.cli.train import run_evaluation
+        from nddo_ml.cli.train import Scoring, run_evaluation
 
         torch.set_num_threads(threads)
-        run_evaluation(files, method, validation, large, labels, total, fit_offsets, output, picture)
+        run_evaluation(Scoring(files, method, validation, large, labels, total, fit_offsets, output, picture))
 
 
 @app.command()
@@ -225,7 +231,7 @@ def active(
     config: Annotated[Path, typer.Argument(help="Configuration, TOML; see examples/active.toml.")],
     minutes: Annotated[float | None, typer.Option(min=0.0, help="Stop after so long; the same command goes on.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of exploring and training.")] = 1,
-):
+) -> None:
     """Explore with an ensemble, label what it is least sure of, retrain, again; goes on from where it stands."""
     with refusals():
         import torch
@@ -247,7 +253,7 @@ def wavefunction(
                                           "[default: go on from its checkpoint]")] = False,
     minutes: Annotated[float | None, typer.Option(min=0.0, help="Stop after so long; the same command goes on.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
-):
+) -> None:
     """Variational Monte Carlo with a neural wavefunction: energies of small molecules with error bars."""
     with refusals():
         import torch
@@ -258,12 +264,13 @@ def wavefunction(
         run_wavefunction(configuration(config, molecule, unit, output), restart, minutes)
 
 
-def main():
+def main() -> None:
     """Entry point of the command."""
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())           # where classes of a user's own are found that a file of weights names
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")   # a terminal without the letters of our tables still gets its numbers
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")   # a terminal without the letters of our tables still gets its numbers
     try:
         app()
     except BrokenPipeError:   # the reader of a pipe has left

@@ -3,29 +3,29 @@
 import json
 import os
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-import nddo_ml
 from nddo_ml.cli import structures, tables
-from nddo_ml.cli.calculate import UNITS, Calculation, Wanted, calculate, record, state, written
+from nddo_ml.cli.advice import warnings
+from nddo_ml.cli.calculate import Calculation, Entries, calculate
+from nddo_ml.cli.outputs import OutputFiles, write
 from nddo_ml.cli.refusals import INCOMPLETE, REFUSED, refuse
+from nddo_ml.cli.wanted import Report, Wanted
 from nddo_ml.common.devices import usable
-from nddo_ml.common.json import finite
 from nddo_ml.elements import symbol
 from nddo_ml.errors import NDDOError
 from nddo_ml.geometry.constraints import described
 from nddo_ml.hamiltonian.model import Hamiltonian
-from nddo_ml.interfaces.molden import write_molden
 from nddo_ml.methods import learned, methods
 from nddo_ml.methods import method as find_method
-from nddo_ml.properties import spectra
-from nddo_ml.structures import reading, writing
+from nddo_ml.structures import reading
+from nddo_ml.structures.frames import Frame
 
 WIDTH = 120            # columns where the output is no terminal
 LARGE = 100            # atoms from which more than one thread pays
@@ -33,45 +33,55 @@ MOST_THREADS = 4       # more wait for each other
 
 
 @dataclass(frozen=True)
-class Outputs:
-    """Files to write; None: not wanted."""
+class Session:
+    """What a run reads, and how it works."""
 
-    json: Path | None = None
-    structures: Path | None = None
-    trajectory: Path | None = None
-    molden: Path | None = None
-    ir: Path | None = None
+    name: str                       # of a structure file, or of a bundled molecule
+    method: str
+    device: str = "cpu"
+    threads: int | None = None      # of torch; None: what pays
+    isolated: bool = False          # take periodic input as an isolated molecule
+    verbose: bool = False           # print everything
 
 
-def run(name: str, method: str, wanted: Wanted, outputs: Outputs, device: str, threads: int | None, isolated: bool,
-        verbose: bool) -> int:
-    """The exit code: 0, REFUSED if a frame could not be calculated, INCOMPLETE if an optimisation did not converge."""
+def run(session: Session, wanted: Wanted, files: OutputFiles) -> int:
+    """The exit code: 0, REFUSED if a frame could not be calculated, INCOMPLETE if an optimisation did not converge.
+
+    Raises: NDDOError, if nothing can be calculated at all.
+    """
     console = _console()
-    find_method(method)
-    usable(device)
-    path = structures.find(name)
-    frames = reading.read(path, isolated, wanted.charge, wanted.multiplicity)
-    check_outputs(outputs)
-    torch.set_num_threads(threads or useful_threads(max(len(frame.atoms or ()) for frame in frames)))
-    model = Hamiltonian(method, device=device)
+    find_method(session.method)
+    usable(session.device)
+    path = structures.find(session.name)
+    frames = reading.read(path, session.isolated, wanted.charge, wanted.multiplicity)
+    files.check()
+    torch.set_num_threads(session.threads or useful_threads(max(len(frame.atoms or ()) for frame in frames)))
+    model = Hamiltonian(session.method, device=session.device)
     entries = []
     with _progress(len(frames), wanted) as (advance, report):
         for k, frame in enumerate(frames):
-            label = path.stem if len(frames) == 1 else f"{path.stem}, frame {k + 1}"
-            try:
-                found = frame.error or replace(calculate(frame.atoms, model, wanted, report), notes=frame.notes)
-            except NDDOError as error:
-                found = error
-            entries.append((label, found))
+            entries.append((path.stem if len(frames) == 1 else f"{path.stem}, frame {k + 1}",
+                            _calculated(frame, model, wanted, report)))
             advance()
     _say(console, frames)
-    show(console, entries, verbose)
-    files, warnings = write(entries, outputs, model, method)
-    for file in files:
+    show(console, entries, session.verbose)
+    written, notes = write(entries, files, model, session.method)
+    for file in written:
         console.print(f"written: {file}", style="dim", highlight=False)
-    for warning in warnings:
-        console.print(f"Warning: {warning}", style="yellow", highlight=False, markup=False)
+    for note in notes:
+        console.print(f"Warning: {note}", style="yellow", highlight=False, markup=False)
     return exit_code(entries)
+
+
+def _calculated(frame: Frame, model: Hamiltonian, wanted: Wanted, report: Report) -> Calculation | NDDOError:
+    """The calculation of a frame, or why there is none."""
+    if frame.atoms is None or frame.error is not None:
+        assert frame.error is not None      # a frame has atoms or an error
+        return frame.error
+    try:
+        return replace(calculate(frame.atoms, model, wanted, report), notes=frame.notes)
+    except NDDOError as error:
+        return error
 
 
 def useful_threads(atoms: int) -> int:
@@ -80,107 +90,62 @@ def useful_threads(atoms: int) -> int:
     return 1 if atoms < LARGE else min(MOST_THREADS, cores)
 
 
-def check_outputs(outputs: Outputs) -> None:
-    """Refuse files that could not be written, before anything is calculated."""
-    for file in (outputs.json, outputs.structures, outputs.trajectory, outputs.molden, outputs.ir):
-        if file is not None:
-            structures.check_writable(file)
-    for file in (outputs.structures, outputs.trajectory):
-        if file is not None:
-            writing.check_format(file)
-
-
-def _say(console, frames):
+def _say(console: Console, frames: Sequence[Frame]) -> None:
     """How the file was read: each note once, however many frames it is about."""
     for note, count in Counter(note for frame in frames for note in frame.notes).items():
         console.print(f"Note: {note}{f' ({count} frames)' if count > 1 else ''}", style="yellow", highlight=False, markup=False)
 
 
-def show(console: Console, entries: list[tuple[str, Calculation | NDDOError]], verbose: bool) -> None:
+def show(console: Console, entries: Entries, verbose: bool) -> None:
     """The results on the terminal, errors on standard error."""
     many = len(entries) > 1
     if many:
         console.print(tables.frames(entries))
         if not verbose:
             console.print("one line a frame: --verbose shows all tables of each, --json writes everything", style="dim")
-    for k, (label, found) in enumerate(entries, 1):
-        if isinstance(found, NDDOError):
-            refuse(found, f" in frame {k}" if many else "")
+    for k, (label, entry) in enumerate(entries, 1):
+        if isinstance(entry, NDDOError):
+            refuse(entry, f" in frame {k}" if many else "")
             continue
         if not many or verbose:
-            _report(console, label, found, verbose)
-        for warning in found.warnings:
+            _report(console, label, entry, verbose)
+        for warning in warnings(entry):
             console.print(f"Warning{f' in frame {k}' if many else ''}: {warning}", style="yellow", highlight=False)
 
 
-def _report(console, label, found, verbose):
+def _report(console: Console, label: str, calculation: Calculation, verbose: bool) -> None:
     """All tables of one structure."""
-    console.print(tables.heading(label, found), highlight=False)
-    parts = [tables.energies(found), tables.atoms(found, verbose)]
-    parts += [tables.bonds(found), tables.orbitals(found)] if verbose else []
-    if found.spectroscopy is not None:
-        parts += [tables.frequencies(found, verbose)] if len(found.atoms) > 1 else []
-        parts += [tables.thermodynamics(found)] if found.spectroscopy.thermochemistry is not None else []
+    console.print(tables.heading(label, calculation), highlight=False)
+    parts = [tables.energies(calculation), tables.atoms(calculation, verbose)]
+    parts += [tables.bonds(calculation), tables.orbitals(calculation)] if verbose else []
+    if calculation.spectroscopy is not None:
+        spectroscopy, gas = calculation.spectroscopy, calculation.spectroscopy.thermochemistry
+        parts += [tables.frequencies(spectroscopy, verbose)] if len(calculation.atoms) > 1 else []
+        parts += [tables.thermodynamics(gas, spectroscopy.polarizability, calculation.result)] if gas is not None else []
     console.print(*parts, sep="\n")
-    if found.optimised is not None:
-        first, last = found.trajectory[0][1], found.trajectory[-1][1]
+    if calculation.optimisation is not None:
+        trajectory, optimised = calculation.optimisation.trajectory, calculation.optimisation.optimised
+        first, last = trajectory[0].energy, trajectory[-1].energy
         change = f"energy {'lower' if last <= first else 'higher'} by {abs(first - last):.4f} eV"
-        held = described(found.atoms)
-        console.print(f"optimised in {int(found.optimised.evaluations[0])} evaluations, {change}{f'; {held}' if held else ''}",
+        held = described(calculation.atoms)
+        console.print(f"optimised in {int(optimised.evaluations[0])} evaluations, {change}{f'; {held}' if held else ''}",
                       highlight=False)
-    console.print(f"{found.seconds:.2f} s", style="dim", highlight=False)
+    console.print(f"{calculation.seconds:.2f} s", style="dim", highlight=False)
 
 
-def write(entries, outputs: Outputs, model, method: str) -> tuple[list[Path], list[str]]:
-    """The files written, and warnings of what they cannot hold."""
-    good = [(k, found) for k, (_, found) in enumerate(entries, 1) if isinstance(found, Calculation)]
-    many = len(entries) > 1
-    done, warnings = [], []
-    if outputs.json is not None:
-        outputs.json.write_text(json.dumps(document(entries, method), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        done.append(outputs.json)
-    if outputs.structures is not None and good:
-        final = [structures.with_results(found.atoms, *written(found)) for _, found in good]
-        warnings += writing.write(outputs.structures, final)
-        done.append(outputs.structures)
-    steps = [structures.with_results(atoms, {"energy": energy, "forces": forces}, {"frame": k} | state(found))
-             for k, found in good for atoms, energy, forces in found.trajectory]
-    if outputs.trajectory is not None and steps:
-        warnings += writing.write(outputs.trajectory, steps)
-        done.append(outputs.trajectory)
-    for k, found in good:
-        if outputs.molden is not None:
-            done.append(write_molden(numbered(outputs.molden, k, many), model, found.result))
-        if outputs.ir is not None:
-            s = found.spectroscopy
-            title = f"{found.atoms.get_chemical_formula()}, {found.result.method}"
-            spectrum = spectra.ir_spectrum(s.vibrations.frequencies, s.intensities)
-            done.append(spectra.plot(spectrum, numbered(outputs.ir, k, many), title))
-    return done, warnings
-
-
-def document(entries, method: str) -> dict:
-    """Everything for machines: one entry per frame, with its results or its error."""
-    frames = [{"frame": k, "error": {"type": type(found).__name__, "message": str(found)}} if isinstance(found, NDDOError)
-              else {"frame": k, **record(found)} for k, (_, found) in enumerate(entries, 1)]
-    return finite({"program": "nddo_ml", "version": nddo_ml.__version__, "method": find_method(method).name,
-                   "citation": find_method(method).citation, "units": UNITS, "frames": frames})
-
-
-def numbered(path: Path, k: int, many: bool) -> Path:
-    """The path itself, or one of several."""
-    return path.with_name(f"{path.stem}-{k}{path.suffix}") if many else path
-
-
-def exit_code(entries) -> int:
+def exit_code(entries: Entries) -> int:
     """0, or the code of the worst that happened."""
-    if any(isinstance(found, NDDOError) for _, found in entries):
+    if any(isinstance(entry, NDDOError) for _, entry in entries):
         return REFUSED
-    return INCOMPLETE if any(f.optimised is not None and not bool(f.optimised.converged[0]) for _, f in entries) else 0
+    optimisations = [c.optimisation for _, c in entries if isinstance(c, Calculation) and c.optimisation is not None]
+    return 0 if all(bool(o.optimised.converged[0]) for o in optimisations) else INCOMPLETE
 
 
 def show_methods(name: str | None, as_json: bool) -> None:
-    """Methods, published and trained, and their elements, as a table or as JSON."""
+    """Methods, published and trained, and their elements, as a table or as JSON. name: only this one.
+
+    Raises: UnknownOption, if there is no method of that name.
+    """
     chosen = [find_method(n) for n in ((*methods(), *learned.names()) if name is None else [name])]
     console = _console()
     if as_json:
@@ -203,13 +168,13 @@ def show_methods(name: str | None, as_json: bool) -> None:
             console.print(f"steps in its energy: {step}", highlight=False)
 
 
-def _console():
+def _console() -> Console:
     console = Console()
     return console if console.is_terminal else Console(width=WIDTH)
 
 
 @contextmanager
-def _progress(count, wanted):
+def _progress(count: int, wanted: Wanted) -> Iterator[tuple[Callable[[], object], Report]]:
     """Functions that advance the bar by one structure and say what is going on; shown on terminals only, where it takes long.
     """
     console = Console(stderr=True)

@@ -3,6 +3,7 @@
 import os
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -20,7 +21,10 @@ def bundled() -> dict[str, Path]:
 
 
 def find(name: str) -> Path:
-    """The file of that name, or else the bundled molecule of that name. IncompatibleFile: there is neither."""
+    """The file of that name, or else the bundled molecule of that name.
+
+    Raises: IncompatibleFile, if there is neither.
+    """
     path = Path(name)
     if path.is_dir():
         raise IncompatibleFile(f"{name} is a folder: give a file with a structure.")
@@ -34,8 +38,10 @@ def find(name: str) -> Path:
 
 
 def read_charges(path: Path) -> PointCharges:
-    """The point charges of a file of lines x y z (angstrom) q (e); lines that start with # are left out. IncompatibleFile: it
-    cannot be read as that."""
+    """The point charges of a file of lines x y z (angstrom) q (e); lines that start with # are left out.
+
+    Raises: IncompatibleFile, if it cannot be read as that.
+    """
     if not path.is_file():
         raise IncompatibleFile(f"There is no file {path}: give one with a line x y z q for each point charge.")
     try:
@@ -49,7 +55,10 @@ def read_charges(path: Path) -> PointCharges:
 
 
 def check_writable(path: Path) -> None:
-    """Refuse a file that could not be written, before hours have gone into its contents. IncompatibleFile."""
+    """Refuse a file that could not be written, before hours have gone into its contents; its folder is made.
+
+    Raises: IncompatibleFile.
+    """
     if path.is_dir():
         raise IncompatibleFile(f"{path} is a folder: give the name of a file to write.")
     try:
@@ -61,7 +70,7 @@ def check_writable(path: Path) -> None:
         raise IncompatibleFile(f"{path} cannot be written: there is no permission to. Choose another place.")
 
 
-def with_results(atoms: Atoms, results: dict, info: dict) -> Atoms:
+def with_results(atoms: Atoms, results: dict[str, Any], info: dict[str, Any]) -> Atoms:
     """A copy that carries calculated properties (ASE's names) and entries of info, ready to be written."""
     copy = atoms.copy()
     copy.info |= info

@@ -1,13 +1,21 @@
 """What the terminal shows: results as tables a chemist reads at a glance."""
 
+from collections.abc import Iterable
+
 import numpy as np
+from jaxtyping import Float
 from rich import box
 from rich.table import Table
 from rich.text import Text
+from torch import Tensor
 
-from nddo_ml.cli.calculate import Calculation
+from nddo_ml.cli.calculate import Calculation, Entries, Spectroscopy
 from nddo_ml.elements import symbol
+from nddo_ml.hamiltonian.results import Result
 from nddo_ml.integrals.corrections import GROUPS
+from nddo_ml.interfaces.results import array
+from nddo_ml.methods import Method
+from nddo_ml.properties.thermochemistry import Thermochemistry
 from nddo_ml.units import CODATA_2018
 
 RIGHT = {"justify": "right"}
@@ -21,20 +29,18 @@ NAMES = {"electronic": "electronic energy", "core_core": "core-core repulsion", 
          "halogen": "halogen bonds"}
 
 
-def heading(name: str, found: Calculation) -> Text:
+def heading(name: str, calculation: Calculation) -> Text:
     """One line: what was calculated and how."""
-    m, r = found.molecules, found.result
-    multiplicity = int(m.unpaired[0]) + 1
+    r, multiplicity = calculation.result, calculation.multiplicity
     spins = "unrestricted" if len(r.density(0)) == 2 else "restricted" if multiplicity == 1 else "half-electron"
-    line = Text(name, style="bold")
-    return line.append(f"   {found.atoms.get_chemical_formula()}, {len(found.atoms)} atoms, charge {int(m.charge[0]):+d}, "
-                       f"{MULTIPLICITIES.get(multiplicity, f'multiplicity {multiplicity}')}   {r.method}, {spins}",
-                       style="not bold")
+    line, named = Text(name, style="bold"), MULTIPLICITIES.get(multiplicity, f"multiplicity {multiplicity}")
+    return line.append(f"   {calculation.atoms.get_chemical_formula()}, {len(calculation.atoms)} atoms, charge "
+                       f"{calculation.charge:+d}, {named}   {r.method}, {spins}", style="not bold")
 
 
-def energies(found: Calculation) -> Table:
+def energies(calculation: Calculation) -> Table:
     """Energies by term, heat of formation, frontier orbitals, dipole, and how the SCF went."""
-    r = found.result
+    r = calculation.result
     table = _table("", ("", {}), ("eV", RIGHT), ("kcal/mol", RIGHT), ("", {}))
     for name, value in r.energies.items():
         e = float(value[0])
@@ -50,9 +56,10 @@ def energies(found: Calculation) -> Table:
         table.add_row("<S²>", f"{float(r.s2[0]):.4f}", "", "")
     table.add_section()
     x, y, z = r.dipole_debye[0].tolist()
-    about = ", about the centre of mass" if int(found.molecules.charge[0]) else ""
+    about = ", about the centre of mass" if calculation.charge else ""
     table.add_row("dipole", f"{np.sqrt(x * x + y * y + z * z):.4f}", "debye", f"({x:.4f}, {y:.4f}, {z:.4f}){about}")
-    table.add_row("largest force", f"{found.largest_force:.6f}", "eV/Å", "on what may move" if found.atoms.constraints else "")
+    free = "on what may move" if calculation.atoms.constraints else ""
+    table.add_row("largest force", f"{calculation.largest_force:.6f}", "eV/Å", free)
     table.add_row("SCF", f"{int(r.iterations[0])}", "iterations", f"{r.route[0]}; commutator {float(r.residual[0]):.0e} eV")
     return table
 
@@ -65,26 +72,26 @@ def _bond_energy(r):
     return "atomization energy", _level(atomization), _level(atomization * r.constants.kcal_mol), "electronic, 0 K"
 
 
-def atoms(found: Calculation, every: bool) -> Table:
+def atoms(calculation: Calculation, every: bool) -> Table:
     """Positions, charges and (of open shells) spin populations of the atoms."""
-    r, m = found.result, found.molecules
+    r, m, forces = calculation.result, calculation.molecules, calculation.forces
     spin = len(r.density(0)) == 2
     names = ["x / Å", "y / Å", "z / Å", "charge / e", *(["spin"] if spin else []), *(["force / eV/Å"] if every else [])]
     table = _table("", ("atom", RIGHT), ("", {}), *((name, RIGHT) for name in names))
-    shown = len(found.atoms) if every else min(len(found.atoms), SHOWN_ATOMS)
+    shown = len(calculation.atoms) if every else min(len(calculation.atoms), SHOWN_ATOMS)
     for k in range(shown):
         row = [str(k + 1), symbol(int(m.numbers[k])), *(f"{x:.4f}" for x in m.positions[k].tolist())]
         row += [f"{float(r.charges[k]):+.4f}"]
         row += [f"{float(r.spin_populations[k]):+.4f}"] if spin else []
-        table.add_row(*row, *([f"{float(r.forces[k].norm()):.5f}"] if every else []))
-    if shown < len(found.atoms):
-        table.caption = f"{len(found.atoms) - shown} more atoms: -v shows all"
+        table.add_row(*row, *([f"{float(forces[k].norm()):.5f}"] if every else []))
+    if shown < len(calculation.atoms):
+        table.caption = f"{len(calculation.atoms) - shown} more atoms: -v shows all"
     return table
 
 
-def orbitals(found: Calculation) -> Table:
+def orbitals(calculation: Calculation) -> Table:
     """Orbital energies and occupations."""
-    r = found.result
+    r = calculation.result
     eps, f = r.orbital_energies(0).tolist(), r.occupations(0).tolist()
     names = ("",) if len(eps) == 1 else ("alpha ", "beta ")
     columns = [(f"{s}{what}", RIGHT) for s in names for what in ("energy / eV", "occupation")]
@@ -94,9 +101,9 @@ def orbitals(found: Calculation) -> Table:
     return table
 
 
-def bonds(found: Calculation) -> Table:
+def bonds(calculation: Calculation) -> Table:
     """Bond orders worth naming."""
-    orders, m = found.result.bond_orders(0).cpu().numpy(), found.molecules
+    orders, m = array(calculation.result.bond_orders(0)), calculation.molecules
     label = [f"{symbol(z)}{k + 1}" for k, z in enumerate(m.numbers.tolist())]
     table = _table("bond orders (Mayer)", ("bond", {}), ("order", RIGHT))
     for i, j in zip(*np.nonzero(np.triu(orders, 1) > BOND), strict=True):
@@ -104,69 +111,67 @@ def bonds(found: Calculation) -> Table:
     return table
 
 
-def frequencies(found: Calculation, every: bool) -> Table:
+def frequencies(spectroscopy: Spectroscopy, every: bool) -> Table:
     """Normal modes: frequency, infrared intensity, reduced mass, Raman activity."""
-    s = found.spectroscopy
+    vibrations, raman, intensities = spectroscopy.vibrations, spectroscopy.raman, spectroscopy.intensities
     names = ["mode", "frequency / cm⁻¹", "IR / km/mol", "reduced mass / u"]
-    names += ["Raman / Å⁴/u", "depolarisation"] if s.raman is not None else []
+    names += ["Raman / Å⁴/u", "depolarisation"] if raman is not None else []
     table = _table("harmonic vibrations", *((name, RIGHT) for name in names))
-    nu = s.vibrations.frequencies.tolist()
+    nu = vibrations.frequencies.tolist()
     shown = len(nu) if every else SHOWN_MODES
-    strongest = np.sort(np.argsort(-s.intensities.numpy())[:shown])
+    strongest = np.sort(np.argsort(-intensities.numpy())[:shown])
     for k in strongest:
-        row = [str(k + 1), f"{nu[k]:.1f}" if nu[k] >= 0 else f"{-nu[k]:.1f} i", f"{float(s.intensities[k]):.2f}",
-               f"{float(s.vibrations.reduced_masses[k]):.3f}"]
-        row += [f"{float(s.raman.activities[k]):.2f}", f"{float(s.raman.depolarisation[k]):.3f}"] if s.raman is not None else []
+        row = [str(k + 1), f"{nu[k]:.1f}" if nu[k] >= 0 else f"{-nu[k]:.1f} i", f"{float(intensities[k]):.2f}",
+               f"{float(vibrations.reduced_masses[k]):.3f}"]
+        row += [f"{float(raman.activities[k]):.2f}", f"{float(raman.depolarisation[k]):.3f}"] if raman is not None else []
         table.add_row(*row, style="red" if nu[k] < 0 else None)
     if len(strongest) < len(nu):
         table.caption = f"the {len(strongest)} strongest of {len(nu)}: -v shows all"
     return table
 
 
-def thermodynamics(found: Calculation) -> Table:
-    """Ideal-gas thermochemistry and the polarizability."""
-    t = found.spectroscopy.thermochemistry
-    table = _table(f"ideal gas at {t.temperature:g} K, {t.pressure:g} Pa   point group {t.point_group}, symmetry number "
-                   f"{t.symmetry_number}", ("", {}), ("eV", RIGHT), ("kcal/mol", RIGHT))
+def thermodynamics(gas: Thermochemistry, polarizability: Float[Tensor, "3 3"], result: Result) -> Table:
+    """Ideal-gas thermochemistry and the polarizability (angstrom^3); result: what the thermochemistry rests on."""
+    table = _table(f"ideal gas at {gas.temperature:g} K, {gas.pressure:g} Pa   point group {gas.point_group}, symmetry number "
+                   f"{gas.symmetry_number}", ("", {}), ("eV", RIGHT), ("kcal/mol", RIGHT))
 
-    def row(name, value, **style):
-        table.add_row(name, f"{value:.6f}", f"{value * CODATA_2018.kcal_mol:.3f}", **style)
+    def row(name: str, value: float, style: str | None = None) -> None:
+        table.add_row(name, f"{value:.6f}", f"{value * CODATA_2018.kcal_mol:.3f}", style=style)
 
-    row("zero-point energy", t.zero_point_energy)
-    row("H − total energy", t.enthalpy_correction)
-    row("G − total energy", t.free_energy_correction)
-    row("H", t.enthalpy)
-    row("T S", t.temperature * t.entropy)
-    row("G", t.free_energy, style="bold")
+    row("zero-point energy", gas.zero_point_energy)
+    row("H − total energy", gas.enthalpy_correction)
+    row("G − total energy", gas.free_energy_correction)
+    row("H", gas.enthalpy)
+    row("T S", gas.temperature * gas.entropy)
+    row("G", gas.free_energy, style="bold")
     table.add_section()
-    table.add_row("S", "", f"{t.entropy_cal_mol_K:.3f} cal/mol/K")
-    table.add_row("Cp", "", f"{t.heat_capacity_pressure_cal_mol_K:.3f} cal/mol/K")
-    alpha = found.spectroscopy.polarizability
-    table.add_row("polarizability", "", f"{float(alpha.diagonal().mean()):.3f} Å³")
+    table.add_row("S", "", f"{gas.entropy_cal_mol_K:.3f} cal/mol/K")
+    table.add_row("Cp", "", f"{gas.heat_capacity_pressure_cal_mol_K:.3f} cal/mol/K")
+    table.add_row("polarizability", "", f"{float(polarizability.diagonal().mean()):.3f} Å³")
     heat = "The heat of formation above is at 298 K already: do not add zero-point or thermal energy to it.\n"
-    table.caption = ((heat if np.isfinite(float(found.result.heat_of_formation[0])) else "")
+    table.caption = ((heat if np.isfinite(float(result.heat_of_formation[0])) else "")
                      + "H and G above rest on the total energy.")
     return table
 
 
-def frames(entries: list) -> Table:
-    """One line per structure: (name, Calculation or the error)."""
+def frames(entries: Entries) -> Table:
+    """One line per structure."""
     names = ("charge", "mult.", "energy / eV", "ΔHf / kcal/mol", "dipole / D", "gap / eV", "SCF", "largest force")
     table = _table("", ("frame", RIGHT), ("formula", {}), *((name, RIGHT) for name in names))
-    for k, (_, found) in enumerate(entries, 1):
-        if isinstance(found, Exception):
-            table.add_row(str(k), Text(f"{type(found).__name__}", style="red"))
+    for k, (_, entry) in enumerate(entries, 1):
+        if isinstance(entry, Exception):
+            table.add_row(str(k), Text(f"{type(entry).__name__}", style="red"))
             continue
-        r, m = found.result, found.molecules
+        r = entry.result
         homo, lumo = r.homo_lumo(0)
-        table.add_row(str(k), found.atoms.get_chemical_formula(), f"{int(m.charge[0]):+d}", str(int(m.unpaired[0]) + 1),
+        table.add_row(str(k), entry.atoms.get_chemical_formula(), f"{entry.charge:+d}", str(entry.multiplicity),
                       f"{float(r.energy[0]):.6f}", _level(float(r.heat_of_formation[0])),
                       f"{float(r.dipole_debye[0].norm()):.4f}", _level(lumo - homo), str(int(r.iterations[0])),
-                      f"{found.largest_force:.4f}")
+                      f"{entry.largest_force:.4f}")
     return table
 
 
-def methods(entries) -> Table:
+def methods(entries: Iterable[Method]) -> Table:
     """Methods: name, elements, corrections, citation."""
     table = _table("", ("method", {"style": "bold", "no_wrap": True}), ("elements", {}), ("corrections", {}), ("citation", {}))
     table.show_lines = True

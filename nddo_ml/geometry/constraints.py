@@ -5,7 +5,7 @@ are obeyed exactly by `optimise`, which then moves in the space that is left. Al
 springs, symmetry) bend with the geometry: ASE's own BFGS follows them, because they adjust its positions and forces themselves.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
@@ -65,23 +65,41 @@ def free_forces(atoms: Atoms, forces: Float[np.ndarray, "atom 3"]) -> Float[np.n
     return left
 
 
-def follow(atoms: Atoms, fmax: float, steps: int, seen: Callable[[], None]) -> bool:
-    """Whether ASE's BFGS, which obeys any constraint, brought the atoms (with their calculator) below `fmax` within `steps`
-    evaluations; `seen` is called after each. Where a geometry cannot be calculated, it goes back one step and on in shorter
-    ones.
+def in_shorter_steps(atoms: Atoms, lengths: Iterable[float], run: Callable[[float], Iterable[bool]]) -> Iterator[bool]:
+    """Whether an optimiser of ASE has converged, after each geometry it reached. Where a geometry cannot be calculated, the
+    atoms go back by one and on with the next of the largest step `lengths` (angstrom); after the last they stay there.
+
+    run: an optimiser of these atoms with that largest step, as its `irun` yields.
+
+    Raises: NDDOError, if the first geometry cannot be calculated.
     """
-    taken, good = 0, atoms.positions.copy()
-    for longest in LONGEST:
+    good = None
+    for longest in lengths:
         try:
-            for reached in BFGS(atoms, logfile=None, maxstep=longest).irun(fmax=fmax, steps=max(steps - 1 - taken, 0)):
-                taken, good = taken + 1, atoms.positions.copy()
-                seen()
-                if reached:
-                    return True
+            for reached in run(longest):
+                good = atoms.positions.copy()
+                yield bool(reached)
+            return
         except NDDOError:
-            if not taken:
+            if good is None:
                 raise
             atoms.set_positions(good, apply_constraint=False)
-        else:
-            break
+
+
+def follow(atoms: Atoms, fmax: float, steps: int, seen: Callable[[], object]) -> bool:
+    """Whether ASE's BFGS, which obeys any constraint, brought the atoms (with their calculator) below `fmax` (eV/angstrom)
+    within `steps` evaluations; `seen` is called after each.
+
+    Raises: NDDOError, if the first geometry cannot be calculated.
+    """
+    taken = 0
+
+    def run(longest: float) -> Iterable[bool]:
+        return BFGS(atoms, logfile=None, maxstep=longest).irun(fmax=fmax, steps=max(steps - 1 - taken, 0))
+
+    for reached in in_shorter_steps(atoms, LONGEST, run):
+        taken += 1
+        seen()
+        if reached:
+            return True
     return False

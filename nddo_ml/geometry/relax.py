@@ -1,66 +1,79 @@
 """Geometry optimisation with a Hamiltonian: one molecule or a whole batch, each step starting from the densities of the
 last."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Unpack
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from nddo_ml.errors import NDDOError
 from nddo_ml.geometry.flat import lifted
-from nddo_ml.geometry.optimise import Optimised, Step, optimise_members
+from nddo_ml.geometry.optimise import Callback, Fixed, OptimisationStep, Optimised, optimise_members
 from nddo_ml.hamiltonian.results import Result
 from nddo_ml.molecules import Molecules
+from nddo_ml.properties.model import ModelKeywords
 
 CHECKS = 3       # how often a relaxed molecule may go on in a lower state
 LOWER = 1e-4     # eV: states that differ by less are one
 
 
-def relax(model, molecules: Molecules, fmax: float = 0.01, steps: int = 500, callback: Callable[[Step], None] | None = None,
-          fixed: Sequence[torch.Tensor | None] | None = None, **options) -> Optimised:
+def relax(model: Callable[..., Result], molecules: Molecules, fmax: float = 0.01, steps: int = 500,
+          callback: Callback | None = None, fixed: Fixed | None = None, **options: Unpack[ModelKeywords]) -> Optimised:
     """The molecules at their nearest minima, every one at its own pace.
 
     model: a Hamiltonian. fmax: largest force on an atom at the end, eV/angstrom. steps: evaluations of one molecule at most.
     callback: sees every round (progress bars, trajectories). fixed: directions along which the molecules may not move, as for
-    `optimise` (dynamics.constraints makes them of ASE's constraints). options: as for the model's call (unrestricted,
+    `optimise` (geometry.constraints makes them of ASE's constraints). options: as for the model's call (unrestricted,
     max_steps, ...). A molecule whose SCF fails at its first geometry is returned as given and flagged; later a geometry that
     cannot be calculated only shortens the step of its molecule. Flat drawings of molecules that are not flat leave their plane
-    (dynamics/flat.py), unless something is fixed.
+    (geometry/flat.py), unless something is fixed.
+
+    Raises: NDDOError, if the molecules or the options are refused.
     """
     start = lifted(molecules) if fixed is None else molecules
-    return to_minima(Evaluation(model, options), start, fmax, steps, callback, fixed)
+    return to_minima(FollowedStates(model, options), start, fmax, steps, callback, fixed)
 
 
-def to_minima(evaluation: "Evaluation", molecules: Molecules, fmax: float, steps: int,
-              callback: Callable[[Step], None] | None = None, fixed: Sequence[torch.Tensor | None] | None = None) -> Optimised:
+def to_minima(following: "FollowedStates", molecules: Molecules, fmax: float, steps: int, callback: Callback | None = None,
+              fixed: Fixed | None = None) -> Optimised:
     """`optimise` in the lowest states that can be told: steps follow the densities of the last ones, so a state may be left
-    behind on the way. At the end every molecule is calculated anew, and where that finds a lower state it goes on from there.
+    behind on the way. At the end every molecule is calculated anew, and where that gives a lower state it goes on from there.
     """
-    found = optimise_members(evaluation, molecules, fmax, steps, callback, fixed)
+    optimised = optimise_members(following, molecules, fmax, steps, callback, fixed)
     for _ in range(CHECKS):
-        lower, again = evaluation.lower_states(found)
+        lower, again = following.lower_states(optimised)
         if not lower:
             break
-        index = torch.tensor(lower, device=found.energy.device)
-
-        def named(step, index=index):
-            callback(replace(step, indices=index[step.indices]))
-
-        part = optimise_members(again, found.molecules.select(lower), fmax, steps, None if callback is None else named,
+        index = torch.tensor(lower, device=optimised.energy.device)
+        part = optimise_members(again, optimised.molecules.select(lower), fmax, steps, _renamed(callback, index),
                                 None if fixed is None else [fixed[k] for k in lower])
-        evaluation.last |= {k: again.last[n] for n, k in enumerate(lower) if n in again.last}
-        found = _replaced(found, part, index)
-    return found
+        following.last |= {k: again.last[n] for n, k in enumerate(lower) if n in again.last}
+        optimised = _replaced(optimised, part, index)
+    return optimised
 
 
-def _replaced(found, part, index):
-    """`found` with the molecules `index` as in `part`; evaluations add up."""
-    atoms = torch.isin(found.molecules.molecule, index)
-    values = {name: getattr(found, name).index_copy(0, index, getattr(part, name))
+def _renamed(callback: Callback | None, index: Tensor) -> Callback | None:
+    """The callback told of the molecules `index` by their places among all."""
+    if callback is None:
+        return None
+
+    def told(step: OptimisationStep) -> None:
+        callback(replace(step, indices=index[step.indices]))
+
+    return told
+
+
+def _replaced(whole, part, index):
+    """`whole` with the molecules `index` as in `part`; evaluations add up."""
+    atoms = torch.isin(whole.molecules.molecule, index)
+    values = {name: getattr(whole, name).index_copy(0, index, getattr(part, name))
               for name in ("energy", "converged", "stuck", "lost", "step")}
-    positions = _put(found.molecules.positions, atoms, part.molecules.positions)
-    return replace(found, molecules=found.molecules.with_positions(positions), forces=_put(found.forces, atoms, part.forces),
-                   evaluations=found.evaluations.index_add(0, index, part.evaluations), **values)
+    positions = _put(whole.molecules.positions, atoms, part.molecules.positions)
+    return replace(whole, molecules=whole.molecules.with_positions(positions), forces=_put(whole.forces, atoms, part.forces),
+                   evaluations=whole.evaluations.index_add(0, index, part.evaluations), **values)
 
 
 def _put(values, mask, new):
@@ -68,61 +81,73 @@ def _put(values, mask, new):
 
 
 @dataclass(frozen=True, eq=False)
-class _Guess:
-    """Densities of some members of a batch, each from the result where it was last calculated."""
+class _LastDensities:
+    """Densities of some members of a batch, each from the result where it was last calculated: a guess."""
 
-    places: list[tuple[Result, int]]
-    molecules: Molecules
+    places: list[tuple[Result, int]]     # of each member: a result, and which of its molecules it is
+    molecules: Molecules                 # the members
 
-    def density(self, k: int) -> torch.Tensor:
-        """That of molecule k."""
+    def density(self, k: int) -> Float[Tensor, "spin orbital orbital"]:
+        """That of member k."""
         result, place = self.places[k]
         return result.density(place)
 
 
-class Evaluation:
-    """Energies and forces of members of a batch, from their last densities; NaN where a geometry after the first one cannot be
-    calculated. options: as for the model's call. first: a result at the first geometries. `last`: of each member that is not
-    done the last result with a converged state, and its place there.
+class FollowedStates:
+    """Energies and forces of members of a batch, each from its last density; NaN where a geometry after the first one cannot be
+    calculated.
+
+    options: as for the model's call. first: a result at the first geometries. `last`: of each member that is not done the last
+    result with a converged state, and its place there.
     """
 
-    def __init__(self, model, options: dict, first: Result | None = None):
+    def __init__(self, model: Callable[..., Result], options: ModelKeywords, first: Result | None = None):
         self.model, self.options = model, options
-        self.last = {} if first is None else {k: (first, k) for k in range(len(first.molecules))}
+        self.last: dict[int, tuple[Result, int]] = {} if first is None else {k: (first, k) for k in range(len(first.molecules))}
         self.begun = first is not None
 
-    def __call__(self, molecules: Molecules, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Energy `molecule` (eV) and forces `atom 3` (eV/angstrom) of the members `indices`."""
+    def __call__(self, molecules: Molecules, indices: list[int]) -> tuple[Float[Tensor, "molecule"], Float[Tensor, "atom 3"]]:
+        """Energy (eV) and forces (eV/angstrom) of the members `indices`.
+
+        Raises: NDDOError, if the first geometries are refused.
+        """
         try:
-            found = [self._calculated(molecules, indices)]
+            parts = [self._calculated(molecules, indices)]
         except NDDOError:
             if not self.begun:      # the input itself is refused
                 raise
-            found = [self._alone(molecules.select([k]), index) for k, index in enumerate(indices)]
+            parts = [self._alone(molecules.select([k]), index) for k, index in enumerate(indices)]
         self.begun = True
         self.last = {index: self.last[index] for index in indices}       # the others are done
-        return torch.cat([energy for energy, _ in found]), torch.cat([forces for _, forces in found])
+        return torch.cat([energy for energy, _ in parts]), torch.cat([forces for _, forces in parts])
 
-    def lower_states(self, found: Optimised) -> "tuple[list[int], Evaluation]":
-        """The molecules of a finished optimisation that a calculation of their own finds in a lower state, and their evaluation
-        from there."""
-        anew = self.model(found.molecules, forces=True, raise_unconverged=False, **self.options)
-        lower = (anew.energy < found.energy - LOWER).nonzero()[:, 0].tolist()
-        charges = self.options.get("point_charges")
-        options = self.options if charges is None else self.options | {"point_charges": charges.select(lower)}
-        again = Evaluation(self.model, options, anew)
+    def lower_states(self, optimised: Optimised) -> "tuple[list[int], FollowedStates]":
+        """The molecules of a finished optimisation that a calculation of their own finds in a lower state, and what follows
+        them from there."""
+        anew = self._result(optimised.molecules, self.options)
+        lower = (anew.energy < optimised.energy - LOWER).nonzero()[:, 0].tolist()
+        again = FollowedStates(self.model, self._options(lower), anew)
         again.last = {n: (anew, k) for n, k in enumerate(lower)}
         return lower, again
 
+    def _result(self, molecules, options: ModelKeywords) -> Result:
+        """The result of molecules, of which some may have no energy."""
+        without_errors: ModelKeywords = {**options, "raise_unconverged": False}
+        return self.model(molecules, forces=True, **without_errors)
+
+    def _options(self, indices) -> ModelKeywords:
+        """The options of some members."""
+        charges = self.options.get("point_charges")
+        return self.options if charges is None else {**self.options, "point_charges": charges.select(indices)}
+
     def _calculated(self, molecules, indices):
         known = all(index in self.last for index in indices)
-        guess = _Guess([self.last[index] for index in indices], molecules) if known else None
-        charges = self.options.get("point_charges")
-        here = self.options if charges is None else self.options | {"point_charges": charges.select(indices)}
-        result = self.model(molecules, forces=True, guess=guess, raise_unconverged=False, **here)
+        guess = _LastDensities([self.last[index] for index in indices], molecules) if known else None
+        result = self._result(molecules, {**self._options(indices), "guess": guess})
         for place, (index, converged) in enumerate(zip(indices, result.converged.tolist(), strict=True)):
             if converged or index not in self.last:
                 self.last[index] = result, place
+        assert result.forces is not None
         return result.energy.detach(), result.forces.detach()
 
     def _alone(self, molecule, index):

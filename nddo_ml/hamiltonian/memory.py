@@ -58,8 +58,8 @@ class Memory:
     @in_turn
     def topology(self, molecules: Molecules, most: int, make: Callable[[], Topology]) -> Kept:
         """What is kept of these species, made by `make` where it is not known; at most so many are kept."""
-        parts = molecules.numbers, molecules.molecule
-        key = *(values.cpu().numpy().tobytes() for values in parts), str(molecules.numbers.device)
+        numbers, owners = (values.cpu().numpy().tobytes() for values in (molecules.numbers, molecules.molecule))
+        key = numbers, owners, str(molecules.numbers.device)
         kept = self._topologies.pop(key, None) or Kept(make())
         self._topologies[key] = kept
         pairs = sum(len(each.topology.i) for each in self._topologies.values())

@@ -17,8 +17,8 @@ from nddo_ml.methods import Method
 from nddo_ml.molecules import Molecules, Surroundings
 from nddo_ml.scf.options import SCF
 
-PER_ATOM = ("forces", "charges", "spin_populations")
-PER_SITE = ("point_charge_forces",)
+PER_ATOM: tuple[str, ...] = ("forces", "charges", "spin_populations")
+PER_SITE: tuple[str, ...] = ("point_charge_forces",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +126,7 @@ def refuse_unconverged(result: Result, scf: SCF) -> None:
 
 def _where_it_stopped(result: Result, k: int, scf: SCF) -> str:
     """In words, and what to do about it."""
-    state, place, _ = result._find(k)
+    state, place, _ = result.find(k)
     trapped, gap = float(state.trapped[place]), float(state.solution.gap[place])
     steps, residual = int(result.iterations[k]), float(result.residual[k])
     if residual > scf.tolerance:

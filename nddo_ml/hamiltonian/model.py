@@ -113,7 +113,7 @@ class Hamiltonian(nn.Module):
                 raise UnknownOption(f"{self.method.name} was trained with dispersion = {its_dispersion}; given: {dispersion}. "
                                     "Leave it out, or take load=False.")
             dispersion = its_dispersion
-        if network is not None and not isinstance(network, nn.Module):
+        if network is not None and not isinstance(network, nn.Module):     # pyright: ignore[reportUnnecessaryIsInstance]: a door
             raise UnknownOption(f"network={network!r} is no torch module: make one with nddo_ml.networks.build, or give a file "
                                 "of weights as the method (docs/howto/extending.md).")
         if network is not None and any(t.is_inference() for t in (*network.parameters(), *network.buffers())):

@@ -7,6 +7,8 @@ an energy. Published methods are not judged: their limits are those of their pap
 """
 
 
+from collections.abc import Callable
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -35,7 +37,7 @@ def implausible(topology: Topology, molecules: Molecules, R: Float[Tensor, "pair
     reach = radii.index_select(0, topology.i) + radii.index_select(0, topology.j)
 
     def atom(k: int | Tensor) -> str:
-        return f"{symbol(molecules.numbers[k])} {named(molecules.molecule, names, int(k))}"
+        return f"{symbol(int(molecules.numbers[k]))} {named(molecules.molecule, names, int(k))}"
 
     _note(faults, R < WALL * reach, topology.molecule, lambda k: (
         f"atoms {atom(topology.i[k])} and {atom(topology.j[k])} are {float(R[k]):.3f} angstrom apart, "
@@ -56,7 +58,7 @@ def advice(method: str) -> str:
             "better geometry, or relax this one first with a published method (RM1, PM6).")
 
 
-def _note(faults, bad, owner, text):
+def _note(faults: list[str], bad: Tensor, owner: Tensor, text: Callable[[int], str]) -> None:
     """Write the first fault of each molecule into `faults`; text: words about entry k of what is bad."""
     for k in bad.nonzero()[:, 0].tolist() if bool(bad.any()) else ():
         m = int(owner[k])

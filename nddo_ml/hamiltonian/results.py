@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nddo_ml.hamiltonian.state import State
 from nddo_ml.molecules import Molecules
+from nddo_ml.properties import gaps
 from nddo_ml.units import Constants
 
 
@@ -53,50 +54,45 @@ class Result:
     def density(self, k: int = 0) -> Float[Tensor, "spin orbital orbital"]:
         """Density matrix of molecule k per spin channel: alpha and beta, or one that holds both alike (half the total
         density)."""
-        state, place, n = self._find(k)
+        state, place, n = self.find(k)
         return state.solution.D[place, :, :n, :n]
 
     def fock(self, k: int = 0) -> Float[Tensor, "spin orbital orbital"]:
         """Fock matrix of molecule k, eV."""
-        state, place, n = self._find(k)
+        state, place, n = self.find(k)
         return state.solution.F[place, :, :n, :n]
 
     def orbital_energies(self, k: int = 0) -> Float[Tensor, "spin orbital"]:
         """Orbital energies of molecule k, eV, ascending in each channel."""
-        state, place, n = self._find(k)
+        state, place, n = self.find(k)
         return state.levels()[place, :, :n].gather(-1, self._ascending(k))
 
     def gap(self, k: int = 0) -> Float[Tensor, ""]:
         """Lowest empty less highest occupied level over both spins, eV; on the tape where the result is."""
-        eps, f = self.orbital_energies(k), self.occupations(k)
-        return eps[f < 2.0 / len(f)].min() - eps[f > 0].max()
+        return gaps.gap(self.orbital_energies(k), self.occupations(k))
 
     def occupations(self, k: int = 0) -> Float[Tensor, "spin orbital"]:
         """Occupations of the orbitals: 0 to 2 in a restricted state, 0 or 1 per spin in an unrestricted one."""
-        state, place, n = self._find(k)
+        state, place, n = self.find(k)
         f = state.orbitals.f[place, :, :n].gather(-1, self._ascending(k))
         return 2 * f if len(f) == 1 else f
 
     def coefficients(self, k: int = 0) -> Float[Tensor, "spin orbital level"]:
         """Orbital coefficients of molecule k; columns are orbitals."""
-        state, place, n = self._find(k)
+        state, place, n = self.find(k)
         C = state.orbitals.C[place, :, :n, :n]
         return C.gather(-1, self._ascending(k)[:, None].expand_as(C))
 
     def homo_lumo(self, k: int = 0) -> tuple[float, float]:
         """Highest occupied and lowest empty level over both spins, eV; infinite where there is none."""
-        eps, f = self.orbital_energies(k), self.occupations(k)
-        full = 2.0 / len(f)
-        below, above = eps[f > 0], eps[f < full]
-        highest = float(below.detach().max()) if len(below) else -torch.inf
-        return highest, float(above.detach().min()) if len(above) else torch.inf
+        return gaps.homo_lumo(self.orbital_energies(k), self.occupations(k))
 
     def bond_orders(self, k: int = 0) -> Float[Tensor, "atom atom"]:
         """Mayer bond orders of molecule k, 2 sum_spin D_ij^2 summed over the orbitals of two atoms (the overlap is the unit
         matrix, so a closed shell gives Wiberg's). Diagonal: the valence of each atom.  Wiberg, Tetrahedron 24, 1083 (1968);
         Mayer, CPL 97, 270 (1983)
         """
-        state, place, n = self._find(k)
+        state, place, n = self.find(k)
         D = self.density(k)
         layout = state.problem.layout
         owner = layout.owner[place, :n] - int((layout.molecule < place).sum())
@@ -109,9 +105,9 @@ class Result:
     def gaps(self) -> Float[Tensor, "molecule"]:
         """Lowest empty less highest occupied level of each molecule over both spins, eV, infinite where there is none of them;
         on the tape where the result is."""
-        gaps = torch.cat([state.gaps() for state in self.states])
+        unordered = torch.cat([state.gaps() for state in self.states])
         order = torch.tensor([k for state in self.states for k in state.index]).argsort()
-        return gaps[order.to(gaps.device)]
+        return unordered[order.to(unordered.device)]
 
     @property
     def drift(self) -> Float[Tensor, ""] | None:
@@ -130,10 +126,10 @@ class Result:
 
     def _ascending(self, k: int) -> Int[Tensor, "spin level"]:
         """Order of the levels by energy: the orbitals of an excited state are made occupied before empty."""
-        state, place, n = self._find(k)
+        state, place, n = self.find(k)
         return state.orbitals.eps[place, :, :n].argsort(dim=-1, stable=True)
 
-    def _find(self, k: int) -> tuple[State, int, int]:
+    def find(self, k: int) -> tuple[State, int, int]:
         """The state that holds molecule k, its place there and its number of orbitals."""
         for state in self.states:
             if k in state.index:

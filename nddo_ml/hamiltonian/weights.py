@@ -6,19 +6,21 @@ published table that differ from it. The metadata (methods.learned) say of what 
 """
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 import nddo_ml
 from nddo_ml.common.files import write_tensors
 from nddo_ml.elements import symbol
 from nddo_ml.errors import IncompatibleFile, UnknownOption
 from nddo_ml.integrals.corrections.d3 import DispersionD3BJ
+from nddo_ml.methods import Method
 from nddo_ml.methods import method as find_method
 from nddo_ml.methods.learned import FORMAT, SUFFIX, Card, TrainedOn
 from nddo_ml.networks import build, settings
@@ -27,15 +29,41 @@ TRAINED = "trained.molecules"
 NETWORK, TABLE, ATOMS = "network.", "table.", ("atom_offsets", "atom_energies")
 
 
-def save(hamiltonian: nn.Module, path, name: str | None = None, level: str = "unknown", data: str = "unknown",
-         notes: str = "", calibration: dict | None = None, trained: TrainedOn | None = None) -> None:
+@runtime_checkable
+class Learned(Protocol):
+    """What of a Hamiltonian is written to a file and read from it."""
+
+    method: Method
+    network: nn.Module | None
+    dispersion: DispersionD3BJ | None
+    atom_offsets: Tensor
+
+    @property
+    def has_offsets(self) -> bool: ...
+
+    def get_parameter(self, target: str) -> nn.Parameter: ...
+
+    def get_buffer(self, target: str) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where what a file holds was learned."""
+
+    level: str = "unknown"              # level of theory of the labels
+    data: str = "unknown"               # their hash
+    notes: str = ""                     # anything else to know
+    trained: TrainedOn | None = None    # which molecules it was trained on; None: the file does not say
+
+
+def save(hamiltonian: Learned, path: str | Path, name: str | None = None, origin: Origin = Origin()) -> None:
     """Write what a Hamiltonian has learned to `path` (.safetensors), whole or not at all.
 
-    name: what it is called (None: as its method, if that has a name of its own, else as the file); level: the level of theory
-    of the labels; data: their hash; notes: anything else to know; calibration: of its uncertainty; trained: which molecules it
-    was trained on (None: the file does not say). UnknownOption where nothing differs from the published method, or where the
-    network could not be made again (`networks.settings`). Without a network it knows the elements of its method or, with
-    offsets, those that have one.
+    name: what it is called (None: as its method, if that has a name of its own, else as the file). Without a network it knows
+    the elements of its method or, with offsets, those that have one.
+
+    Raises:
+        UnknownOption: nothing differs from the published method, or the network could not be made again (`networks.settings`).
     """
     path = str(path)
     if not path.endswith(SUFFIX):
@@ -55,20 +83,21 @@ def save(hamiltonian: nn.Module, path, name: str | None = None, level: str = "un
         "format": FORMAT, "name": name or (method.name if method.own else Path(path).stem),
         "parent": method.published.name, "network": json.dumps(None if network is None else settings(network)),
         "dispersion": json.dumps(None if dispersion is None else asdict(dispersion)),
-        "elements": " ".join(symbol(z) for z in _elements(hamiltonian)), "level": level, "data": data,
-        "code": nddo_ml.__version__, "notes": notes, "calibration": json.dumps(calibration or {}),
+        "elements": " ".join(symbol(z) for z in _elements(hamiltonian)), "level": origin.level, "data": origin.data,
+        "code": nddo_ml.__version__, "notes": origin.notes, "calibration": "{}",
         "citation": method.citation if method.own else "" if method.card is None else method.card.citation,
     }
-    if trained is not None:
+    if origin.trained is not None:
+        trained = origin.trained
         said["split"] = json.dumps({"validation": trained.validation, "large": trained.large})
         tensors[TRAINED] = torch.tensor(sorted(trained.molecules), dtype=torch.int64)
     write_tensors(path, tensors, said)
 
 
-def _elements(hamiltonian) -> list[int]:
+def _elements(hamiltonian: Learned) -> list[int]:
     """Species that what a Hamiltonian has learned is good for."""
     if hamiltonian.network is not None:
-        return list(hamiltonian.network.species)
+        return list(cast(Any, hamiltonian.network).species)
     known = hamiltonian.method.species
     if not hamiltonian.has_offsets:
         return known
@@ -86,7 +115,7 @@ def parts(card: Card) -> tuple[nn.Module | None, DispersionD3BJ | None]:
                                f"{nddo_ml.__version__}): {error}") from None
 
 
-def fill(hamiltonian: nn.Module, card: Card, given: bool = False) -> None:
+def fill(hamiltonian: Learned, card: Card, given: bool = False) -> None:
     """Put the tensors of a file into a Hamiltonian, nothing of them if they do not all fit (IncompatibleFile). given: its
     network is not the one the file describes, but one of the user's."""
     tensors = load_file(card.path)
@@ -95,7 +124,8 @@ def fill(hamiltonian: nn.Module, card: Card, given: bool = False) -> None:
     wrong = [key for key in sorted({*mine, *network}) if key not in mine or key not in network
              or mine[key].shape != network[key].shape]
     if wrong and given:
-        there, here = (tuple(found[wrong[0]].shape) if wrong[0] in found else "no such tensor" for found in (network, mine))
+        there, here = (tuple(tensors_of[wrong[0]].shape) if wrong[0] in tensors_of else "no such tensor"
+                       for tensors_of in (network, mine))
         raise IncompatibleFile(f"The network given does not fit the weights of {card.path}: {wrong[0]} is {there} there, "
                                f"{here} in it. The file's settings are {card.network}; leave `network` out to have it made "
                                f"from them, or give yours with the parent method {card.parent}.")
@@ -114,7 +144,7 @@ def fill(hamiltonian: nn.Module, card: Card, given: bool = False) -> None:
                                "file is damaged or was edited; train again.") from None
 
 
-def _refuse_own_form(method):
+def _refuse_own_form(method: Method) -> None:
     """UnknownOption: the parent of a method is none that `method` finds, or it has another form than that."""
     try:
         known = find_method(method.published.name)

@@ -7,24 +7,32 @@ Slater function is written as a contraction of Gaussians that reproduces it to a
 to orthogonalised atomic orbitals.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from math import factorial, gamma, pi, sqrt
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 
 from nddo_ml.elements import symbol
+from nddo_ml.hamiltonian.model import Hamiltonian
+from nddo_ml.hamiltonian.results import Result
+from nddo_ml.interfaces.results import array
 from nddo_ml.units import CODATA_2018
+
+Shell = tuple[int, int, float]     # principal quantum number, l, Slater exponent (1/bohr)
 
 SHELLS = "spd"
 GAUSSIANS = 10
+# exponents and contraction coefficients of Gaussians, and their overlap with the Slater function they stand for
+Expansion = tuple[Float[np.ndarray, "gaussian"], Float[np.ndarray, "gaussian"], float]
 # places of the orbitals of a shell (package order s, x, y, z, x2-y2, xz, z2, yz, xy) in the order of the format: d is z2, xz,
 # yz, x2-y2, xy
 ORDER = {0: (0,), 1: (0, 1, 2), 2: (2, 1, 3, 0, 4)}
 
 
-def write_molden(path, model, result, k: int = 0, slater: bool = False) -> Path:
+def write_molden(path: str | Path, model: Hamiltonian, result: Result, k: int = 0, slater: bool = False) -> Path:
     """The file written, with the orbitals of molecule k of a result.
 
     model: the Hamiltonian that made it (its exponents). slater: exact [STO] functions instead of Gaussians, for the few
@@ -35,11 +43,11 @@ def write_molden(path, model, result, k: int = 0, slater: bool = False) -> Path:
     return path
 
 
-def molden(model, result, k: int = 0, slater: bool = False) -> Iterator[str]:
-    """The lines of a Molden file."""
+def molden(model: Hamiltonian, result: Result, k: int = 0, slater: bool = False) -> Iterator[str]:
+    """The lines of a Molden file; arguments as for `write_molden`."""
     own = result.molecules.molecule == k
     numbers = result.molecules.numbers[own].tolist()
-    x = result.molecules.positions[own].detach().cpu().numpy()
+    x = array(result.molecules.positions[own])
     shells = [atom_shells(model, z) for z in numbers]
     yield from ("[Molden Format]", "[Title]", f" {result.method} by nddo_ml; coefficients over orthogonalised atomic orbitals")
     unit = 1.0 if slater else CODATA_2018.bohr
@@ -50,18 +58,18 @@ def molden(model, result, k: int = 0, slater: bool = False) -> Iterator[str]:
     yield from _orbitals(result, k, shells, slater)
 
 
-def atom_shells(model, number: int) -> list[tuple[int, int, float]]:
+def atom_shells(model: Hamiltonian, number: int) -> list[Shell]:
     """Shells of a species: principal quantum number, l and Slater exponent (1/bohr)."""
     row = int(model.method.rows(model.method.elements.number.new_tensor([number]))[0])
     e = model.method.elements
     count = {0: 0, 1: 1, 4: 2, 9: 3}[int(e.n_ao[row])]
     n = (e.n_s, e.n_p, e.n_d)
-    zeta = (model.zeta_s, model.zeta_p, model.zeta_d)
+    zeta = [model.get_parameter(name) for name in ("zeta_s", "zeta_p", "zeta_d")]
     return [(int(n[l][row]), l, float(zeta[l][row])) for l in range(count)]
 
 
 @cache
-def gaussian_expansion(n: int, l: int) -> tuple[np.ndarray, np.ndarray, float]:
+def gaussian_expansion(n: int, l: int) -> Expansion:
     """Exponents and contraction coefficients (over normalised Gaussians) of the normalised Slater function r^(n-1) exp(-r), and
     their overlap.
 
@@ -70,7 +78,7 @@ def gaussian_expansion(n: int, l: int) -> tuple[np.ndarray, np.ndarray, float]:
     """
     r, weight = _radial_grid(n)
     slater = 2.0 ** (n + 0.5) / sqrt(factorial(2 * n)) * r ** (n - 1) * np.exp(-r)
-    best = None
+    best: Expansion | None = None
     for first in np.geomspace(0.01, 0.2, 14) / n:
         for ratio in (2.2, 2.5, 2.8, 3.2):
             exponents = first * ratio ** np.arange(GAUSSIANS)
@@ -81,16 +89,17 @@ def gaussian_expansion(n: int, l: int) -> tuple[np.ndarray, np.ndarray, float]:
             overlap = float(fitted @ (slater * weight) / np.linalg.norm(fitted))
             if best is None or overlap > best[2]:
                 best = exponents, c / np.linalg.norm(fitted), overlap
+    assert best is not None
     return best
 
 
 def _radial_grid(n):
     """Radii (bohr, zeta = 1) and the square roots of their weights r^2 dr."""
     t, w = np.polynomial.legendre.leggauss(400)
-    top = 12.0 + 6.0 * n
+    farthest = 12.0 + 6.0 * n
     u = (t + 1) / 2
-    r = top * u**3
-    return r, np.sqrt(w / 2 * 3 * top * u**2) * r
+    r = farthest * u**3
+    return r, np.sqrt(w / 2 * 3 * farthest * u**2) * r
 
 
 def _gaussian_section(shells):
@@ -130,8 +139,8 @@ D_MONOMIALS = np.array([[0.5, 0, -0.5 / sqrt(3), 0, 0], [-0.5, 0, -0.5 / sqrt(3)
                         [0, 1, 0, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 1]])
 
 
-def file_order(shells, slater) -> np.ndarray:
-    """Matrix (function of the file, orbital of the package) that carries coefficients over."""
+def file_order(shells: Sequence[Sequence[Shell]], slater: bool) -> Float[np.ndarray, "function orbital"]:
+    """Matrix that carries coefficients of the package's orbitals over to the functions of the file; shells: of each atom."""
     blocks = []
     for of_atom in shells:
         for _, l, _ in of_atom:
@@ -148,7 +157,7 @@ def _orbitals(result, k, shells, slater):
     yield "[MO]"
     order = file_order(shells, slater)
     wanted = result.orbital_energies(k), result.coefficients(k), result.occupations(k)
-    energies, C, f = (t.detach().cpu().numpy() for t in wanted)
+    energies, C, f = (array(t) for t in wanted)
     for spin, name in zip(range(len(energies)), ("Alpha", "Beta"), strict=False):
         for level, (eps, occupied) in enumerate(zip(energies[spin], f[spin], strict=True)):
             yield from (f" Sym= {level + 1}a", f" Ene= {eps / CODATA_2018.hartree:.10f}", f" Spin= {name}",

@@ -7,6 +7,7 @@ needed: objects of qcelemental convert themselves (`compute(input.dict())`, `Ato
 """
 
 import traceback
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,10 +15,12 @@ import torch
 import nddo_ml
 from nddo_ml.common.devices import usable
 from nddo_ml.common.json import finite
+from nddo_ml.common.threads import threads
 from nddo_ml.elements import number
 from nddo_ml.errors import InvalidMolecule, NDDOError, SCFNotConverged, UnknownOption
 from nddo_ml.hamiltonian.model import Hamiltonian
-from nddo_ml.interfaces.ase import off_tape, threads
+from nddo_ml.hamiltonian.results import Result
+from nddo_ml.interfaces.results import off_tape
 from nddo_ml.molecules import Molecules
 from nddo_ml.properties.response import hessian
 from nddo_ml.scf.options import SCF
@@ -29,24 +32,26 @@ KEYWORDS = {"unrestricted": SCF.unrestricted, "stability": SCF.stability, "max_s
             "threads": None}
 
 
-def compute(atomic_input: dict) -> dict:
+def compute(atomic_input: dict[str, Any]) -> dict[str, Any]:
     """The AtomicResult of an AtomicInput, both as dictionaries; never raises: what went wrong comes back as a FailedOperation,
     with error_type "input_error", "convergence_error" or "unknown_error".
     """
     try:
-        found = _result(dict(atomic_input))
+        answer = _result(dict(atomic_input))
     except SCFNotConverged as error:
-        found = _failed(atomic_input, "convergence_error", str(error))
+        answer = _failed(atomic_input, "convergence_error", str(error))
     except NDDOError as error:
-        found = _failed(atomic_input, "input_error", str(error))
+        answer = _failed(atomic_input, "input_error", str(error))
     except Exception:   # the schema asks for a record of any failure
-        found = _failed(atomic_input, "unknown_error", traceback.format_exc())
-    return finite(found)
+        answer = _failed(atomic_input, "unknown_error", traceback.format_exc())
+    return finite(answer)
 
 
-def molecules(molecule: dict) -> Molecules:
+def molecules(molecule: dict[str, Any]) -> Molecules:
     """The molecule of a QCSchema Molecule: symbols, geometry in bohr, molecular_charge, molecular_multiplicity (0 and 1 by
     default).
+
+    Raises: UnknownOption, if an entry is missing; InvalidMolecule, if there are ghost atoms or shapes do not fit.
     """
     symbols = _given(molecule, "symbols", "the molecule")
     geometry = np.asarray(_given(molecule, "geometry", "the molecule"), dtype=float)
@@ -69,34 +74,34 @@ def _result(atomic_input):
     with threads(keywords.pop("threads")):
         device = keywords.pop("device")
         model = Hamiltonian(_given(_given(atomic_input, "model", "the input"), "method", "the model"),
-                            None if device is None else usable(device))
+                            device=None if device is None else usable(device))
         result = off_tape(model(molecule, forces=driver in ("gradient", "properties"), raise_unconverged=True, **keywords))
-        found = properties(result)
+        numbers = properties(result)
         if driver == "hessian":
             # of the state that was found
             keywords |= {"unrestricted": len(result.density(0)) == 2, "guess": result}
-            found["return_hessian"] = _list(hessian(model, molecule, **keywords)[0] * BOHR**2 / HARTREE)
-    returned = {"energy": lambda: found["return_energy"], "gradient": lambda: found["return_gradient"],
-                "hessian": lambda: found["return_hessian"], "properties": lambda: _extra_properties(result)}[driver]()
+            numbers["return_hessian"] = _list(hessian(model, molecule, **keywords)[0] * BOHR**2 / HARTREE)
+    returned = {"energy": lambda: numbers["return_energy"], "gradient": lambda: numbers["return_gradient"],
+                "hessian": lambda: numbers["return_hessian"], "properties": lambda: _extra_properties(result)}[driver]()
     return atomic_input | {
         "schema_name": "qcschema_output", "schema_version": 1, "driver": driver, "success": True, "error": None,
-        "properties": found, "return_result": returned, "provenance": _provenance(),
+        "properties": numbers, "return_result": returned, "provenance": _provenance(),
         "extras": dict(atomic_input.get("extras") or {}) | {"nddo_ml": _extras(result)}}
 
 
-def properties(result) -> dict:
+def properties(result: Result) -> dict[str, Any]:
     """The AtomicResultProperties of the first molecule of a result."""
     own = result.molecules.molecule == 0
     orbitals, energy = result.orbital_energies(0).shape[-1], float(result.energy[0]) / HARTREE
-    found = {
+    numbers: dict[str, Any] = {
         "calcinfo_natom": int(own.sum()), "calcinfo_nbasis": orbitals, "calcinfo_nmo": orbitals, **_electrons(result),
         "nuclear_repulsion_energy": float(result.energies["core_core"][0]) / HARTREE, "return_energy": energy,
         "scf_total_energy": energy, "scf_dipole_moment": _list(result.dipole[0] / BOHR),
         "scf_iterations": int(result.iterations[0])}
     if result.forces is not None:
-        found["return_gradient"] = _list(-result.forces[own] * BOHR / HARTREE)
-        found["scf_total_gradient"] = found["return_gradient"]
-    return found
+        numbers["return_gradient"] = _list(-result.forces[own] * BOHR / HARTREE)
+        numbers["scf_total_gradient"] = numbers["return_gradient"]
+    return numbers
 
 
 def _electrons(result):

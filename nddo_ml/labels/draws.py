@@ -5,7 +5,7 @@ all its random numbers come. Forces are those of a cheap method, which is given:
 calculator, with `get_hessian` where normal modes are asked for.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,8 @@ from ase.md.langevin import Langevin
 from ase.optimize import LBFGS
 
 from nddo_ml.elements import masses
-from nddo_ml.errors import InvalidMolecule, NDDOError
+from nddo_ml.errors import InvalidMolecule
+from nddo_ml.geometry.constraints import in_shorter_steps
 from nddo_ml.labels.bonds import bonds, outside_rings
 from nddo_ml.labels.clusters import joined, placed
 from nddo_ml.labels.structures import Structure
@@ -59,18 +60,15 @@ def relaxed(start: Structure, calculator: MakeCalculator, steps: int = STEPS, fm
     """
     if len(start.numbers) == 1:
         return start
-    atoms, good, done = _ready(start, calculator), None, False
-    for longest in LONGEST:
-        try:
-            optimiser = LBFGS(atoms, logfile=None, maxstep=longest)     # pyright: ignore[reportArgumentType]  # ASE takes None
-            for reached in optimiser.irun(fmax=fmax, steps=steps):
-                good, done = atoms.positions.copy(), bool(reached)
-            break
-        except NDDOError:
-            if good is None:
-                raise
-            atoms.positions = good
-    return replace(start, positions=good, how=how if done or steps < STEPS else f"{how} in part")
+    atoms, done = _ready(start, calculator), False
+
+    def run(longest: float) -> Iterable[bool]:
+        optimiser = LBFGS(atoms, logfile=None, maxstep=longest)     # pyright: ignore[reportArgumentType]  # ASE takes None
+        return optimiser.irun(fmax=fmax, steps=steps)
+
+    for reached in in_shorter_steps(atoms, LONGEST, run):
+        done = reached
+    return replace(start, positions=atoms.positions.copy(), how=how if done or steps < STEPS else f"{how} in part")
 
 
 def dynamics(start: Structure, step: SamplingStep, calculator: MakeCalculator, rng: np.random.Generator) -> list[Structure]:

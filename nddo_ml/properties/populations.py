@@ -4,12 +4,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nddo_ml.elements import dipole_masses
 from nddo_ml.integrals.dipole import dipole_blocks
 from nddo_ml.integrals.multipole import AtomIntegrals
 from nddo_ml.integrals.topology import Topology
 from nddo_ml.molecules import Molecules
 from nddo_ml.orbitals import atom_densities, flattened
+from nddo_ml.properties.centres import centres_of_mass
 
 
 def populations(topology: Topology, D: Float[Tensor, "molecule spin orbital orbital"], molecules: Molecules,
@@ -45,7 +45,4 @@ def _about_centre_of_mass(dipole, molecules):
     """The dipole with its origin at the centre of mass; the same for neutral molecules."""
     if not bool((molecules.charge != 0).any()):
         return dipole
-    weights = dipole_masses(molecules.numbers)
-    total = dipole.new_zeros(len(molecules)).index_add(0, molecules.molecule, weights)
-    centre = torch.zeros_like(dipole).index_add(0, molecules.molecule, weights[:, None] * molecules.positions) / total[:, None]
-    return dipole - molecules.charge.to(dipole.dtype)[:, None] * centre
+    return dipole - molecules.charge.to(dipole.dtype)[:, None] * centres_of_mass(molecules)

@@ -8,27 +8,28 @@ candidate is checked on all atoms. The number of proper rotations is the symmetr
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
+
+from nddo_ml.properties.arrays import Numbers, plain
 
 TOLERANCE = 0.05   # angstrom an atom may miss its image by: above the noise of optimised geometries, below real distortions
 
 
 @dataclass(frozen=True)
 class PointGroup:
-    """`name` (Schoenflies), symmetry `number` (proper rotations; 1 for atoms), `shape` ("monatomic", "linear" or "nonlinear",
-    the words of ASE), `operations` (operation, 3, 3) orthogonal matrices about the centroid (the identity alone for atoms and
-    linear molecules, whose groups are infinite), `deviation`: the largest distance between an atom and its image, angstrom.
-    """
+    """The symmetry of a molecule."""
 
-    name: str
-    number: int
-    shape: str
-    operations: np.ndarray
-    deviation: float
+    name: str       # of Schoenflies
+    number: int     # symmetry number: how many proper rotations there are; 1 for atoms
+    shape: str      # "monatomic", "linear" or "nonlinear", the words of ASE
+    # orthogonal matrices about the centroid; the identity alone for atoms and linear molecules, whose groups are infinite
+    operations: Float[np.ndarray, "operation 3 3"]
+    deviation: float     # largest distance between an atom and its image, angstrom
 
 
-def molecular_shape(positions, tolerance=TOLERANCE) -> str:
-    """"monatomic", "linear" (every atom within `tolerance` angstrom of one line) or "nonlinear"."""
-    x = _array(positions)
+def molecular_shape(positions: Numbers, tolerance: float = TOLERANCE) -> str:
+    """The shape of a molecule: "monatomic", "linear" (every atom within `tolerance` angstrom of one line) or "nonlinear"."""
+    x = plain(positions)
     if len(x) == 1:
         return "monatomic"
     x = x - x.mean(0)
@@ -37,17 +38,17 @@ def molecular_shape(positions, tolerance=TOLERANCE) -> str:
     return "linear" if np.linalg.norm(off_axis, axis=1).max() < min(tolerance, 0.01 * np.ptp(x @ axis)) else "nonlinear"
 
 
-def symmetry_number(numbers, positions, tolerance=TOLERANCE) -> int:
+def symmetry_number(numbers: Numbers, positions: Numbers, tolerance: float = TOLERANCE) -> int:
     """The rotational symmetry number: how many proper rotations map the molecule onto itself within `tolerance` (angstrom)."""
     return point_group(numbers, positions, tolerance).number
 
 
-def point_group(numbers, positions, tolerance=TOLERANCE) -> PointGroup:
+def point_group(numbers: Numbers, positions: Numbers, tolerance: float = TOLERANCE) -> PointGroup:
     """The point group of a molecule; atoms are told apart by `numbers` alone (give isotopes different numbers).
 
     positions in angstrom, (atom, 3). Candidates that miss the tolerance only partly are dropped until what remains is a group.
     """
-    kinds, x = np.asarray(numbers), _array(positions)
+    kinds, x = np.asarray(numbers), plain(positions)
     x = x - x.mean(0)
     shape = molecular_shape(x, tolerance)
     if shape == "monatomic":
@@ -60,10 +61,6 @@ def point_group(numbers, positions, tolerance=TOLERANCE) -> PointGroup:
     operations, permutations, deviation = _closed(kinds, x, candidates, tolerance)
     number = int((np.linalg.det(operations) > 0).sum())
     return PointGroup(_name(operations, permutations), number, shape, operations, deviation)
-
-
-def _array(positions):
-    return np.asarray(positions.detach().cpu() if hasattr(positions, "detach") else positions, dtype=float)
 
 
 def _frame(a, b, handedness=1):
@@ -93,15 +90,15 @@ def _candidates(kinds, x, tolerance, handedness):
 
 def _image(kinds, x, operations, tolerance):
     """Permutations (operation, atom) and deviations of those operations that map every atom onto one of its kind."""
-    found, misses = [], []
+    images, misses = [], []
     for operation in operations:
         distance = np.linalg.norm((x @ operation.T)[:, None] - x, axis=-1)
         distance[kinds[:, None] != kinds] = np.inf
         target = distance.argmin(1)
         if distance[np.arange(len(x)), target].max() < tolerance and len(np.unique(target)) == len(x):
-            found.append(target)
+            images.append(target)
             misses.append(distance[np.arange(len(x)), target].max())
-    return np.array(found, dtype=int).reshape(-1, len(x)), np.array(misses)
+    return np.array(images, dtype=int).reshape(-1, len(x)), np.array(misses)
 
 
 def _closed(kinds, x, candidates, tolerance):

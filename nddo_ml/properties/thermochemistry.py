@@ -14,6 +14,7 @@ from ase.thermochemistry import IdealGasThermo
 from scipy import constants as si
 
 from nddo_ml.errors import InvalidMolecule
+from nddo_ml.properties.arrays import Numbers, plain
 from nddo_ml.properties.symmetry import TOLERANCE, point_group
 from nddo_ml.properties.vibrations import WAVENUMBER_ENERGY
 from nddo_ml.units import CODATA_2018
@@ -22,29 +23,36 @@ ATMOSPHERE = 101325.0   # Pa
 
 
 @dataclass(frozen=True)
+class IdealGas:
+    """What the thermodynamic functions of an ideal gas need beside the geometry and the frequencies of its molecule."""
+
+    energy: float = 0.0                     # eV, of the molecule at rest
+    multiplicity: int = 1                   # 2S + 1: entropy k ln(2S + 1); there are no excited states
+    temperature: float = 298.15             # K
+    pressure: float = ATMOSPHERE            # Pa; ASE's default is 1e5
+    symmetry_number: int | None = None      # None: that of the point group
+    tolerance: float = TOLERANCE            # angstrom by which an atom may miss its image in the point group
+
+
+@dataclass(frozen=True)
 class Thermochemistry:
-    """Thermodynamic functions of one molecule as an ideal gas; energies in eV, entropy and heat capacities in eV/K.
+    """Thermodynamic functions of one molecule as an ideal gas. Imaginary modes were left out of everything."""
 
-    internal_energy, enthalpy, free_energy (Gibbs) contain `energy` and the zero-point energy; `entropy` at `pressure` (Pa) and
-    `temperature` (K) is the sum of `entropies` by name, heat_capacity (constant volume) that of `heat_capacities` by name.
-    `imaginary` modes were left out of everything. point_group, shape and symmetry_number as used for the rotational entropy.
-    """
-
-    energy: float
-    zero_point_energy: float
-    internal_energy: float
-    enthalpy: float
-    entropy: float
-    free_energy: float
-    heat_capacity: float
-    entropies: dict[str, float]
-    heat_capacities: dict[str, float]
-    temperature: float
-    pressure: float
-    symmetry_number: int
+    energy: float                       # eV, of the molecule at rest
+    zero_point_energy: float            # eV
+    internal_energy: float              # eV; it, enthalpy and free energy contain `energy` and the zero-point energy
+    enthalpy: float                     # eV
+    entropy: float                      # eV/K, the sum of `entropies`
+    free_energy: float                  # eV, of Gibbs
+    heat_capacity: float                # eV/K at constant volume, the sum of `heat_capacities`
+    entropies: dict[str, float]         # eV/K by name: translation, rotation, vibration, electronic
+    heat_capacities: dict[str, float]   # eV/K by name
+    temperature: float                  # K
+    pressure: float                     # Pa
+    symmetry_number: int                # as used for the rotational entropy, like point_group and shape
     point_group: str
-    shape: str
-    imaginary: int
+    shape: str                          # "monatomic", "linear" or "nonlinear"
+    imaginary: int                      # how many modes were left out
 
     @property
     def heat_capacity_pressure(self) -> float:
@@ -87,56 +95,57 @@ class Thermochemistry:
         return self.heat_capacity_pressure * CODATA_2018.kcal_mol * 1000
 
 
-def thermochemistry(frequencies, numbers, positions, masses, energy=0.0, multiplicity=1, temperature=298.15,
-                    pressure=ATMOSPHERE, symmetry_number=None, tolerance=TOLERANCE) -> Thermochemistry:
+def thermochemistry(frequencies: Numbers, numbers: Numbers, positions: Numbers, masses: Numbers, gas: IdealGas = IdealGas()
+                    ) -> Thermochemistry:
     """Ideal-gas thermodynamic functions from harmonic frequencies.
 
     frequencies (mode) in cm^-1 without translations and rotations (see vibrations.normal_modes), imaginary ones negative:
-    they are excluded and counted. numbers, positions (angstrom) and masses (amu) of one molecule, energy in eV, pressure in Pa
-    (one atmosphere; ASE's default is 1e5). The symmetry number is detected (isotopes are told apart by mass) unless given.
-    Electronic entropy k ln(multiplicity); no excited states. InvalidMolecule: wrong number of frequencies, T or p not positive.
+    they are excluded and counted. numbers, positions (angstrom) and masses (amu) of one molecule; isotopes are told apart by
+    their mass. gas: what is not in the frequencies.
+
+    Raises: InvalidMolecule, if the number of frequencies is not that of the molecule's vibrations, or temperature, pressure or
+    symmetry number mean nothing.
     """
-    frequencies, masses, positions, numbers = (np.asarray(t.detach().cpu() if hasattr(t, "detach") else t, dtype=float)
-                                               for t in (frequencies, masses, positions, numbers))
-    _, kinds = np.unique(np.stack([numbers, masses], -1), axis=0, return_inverse=True)
-    group = point_group(kinds.ravel(), positions, tolerance)
-    expected = 3 * len(numbers) - {"monatomic": 3, "linear": 5, "nonlinear": 6}[group.shape]
-    if frequencies.size != expected:
-        raise InvalidMolecule(f"{frequencies.size} frequencies for a {group.shape} molecule of {len(numbers)} atoms: "
+    nu, z, x, m = plain(frequencies), plain(numbers), plain(positions), plain(masses)
+    _, kinds = np.unique(np.stack([z, m], -1), axis=0, return_inverse=True)
+    group = point_group(kinds.ravel(), x, gas.tolerance)
+    expected = 3 * len(z) - {"monatomic": 3, "linear": 5, "nonlinear": 6}[group.shape]
+    if nu.size != expected:
+        raise InvalidMolecule(f"{nu.size} frequencies for a {group.shape} molecule of {len(z)} atoms: "
                               f"expected {expected}, without translations and rotations.")
+    temperature, pressure = gas.temperature, gas.pressure
     if not (temperature > 0 and pressure > 0):
         raise InvalidMolecule(f"Temperature {temperature} K and pressure {pressure} Pa: both must be positive.")
-    number = group.number if symmetry_number is None else symmetry_number
+    number = group.number if gas.symmetry_number is None else gas.symmetry_number
     if number < 1 or number != int(number):
-        raise InvalidMolecule(f"The symmetry number {symmetry_number} must be a whole number of 1 or more.")
-    atoms = Atoms(["X"] * len(numbers), positions, masses=masses)
-    gas = _ideal_gas(frequencies, group.shape, atoms, energy, number, multiplicity)
-    enthalpy, entropy = gas.get_enthalpy(temperature, verbose=False), gas.get_entropy(temperature, pressure, verbose=False)
-    real = frequencies[frequencies > 0] * WAVENUMBER_ENERGY
-    entropies = _entropies(group.shape, masses.sum(), real, temperature, pressure, multiplicity, entropy)
+        raise InvalidMolecule(f"The symmetry number {gas.symmetry_number} must be a whole number of 1 or more.")
+    ase = _ideal_gas(nu, group.shape, Atoms(["X"] * len(z), x, masses=m), gas, number)
+    enthalpy, entropy = ase.get_enthalpy(temperature, verbose=False), ase.get_entropy(temperature, pressure, verbose=False)
+    real = nu[nu > 0] * WAVENUMBER_ENERGY
+    entropies = _entropies(group.shape, m.sum(), real, gas, entropy)
     capacities = _heat_capacities(group.shape, real, temperature)
     return Thermochemistry(
-        float(energy), float(gas.get_ZPE_correction()), float(gas.get_internal_energy(temperature, verbose=False)),
+        float(gas.energy), float(ase.get_ZPE_correction()), float(ase.get_internal_energy(temperature, verbose=False)),
         float(enthalpy), float(entropy), float(enthalpy - temperature * entropy), sum(capacities.values()), entropies,
-        capacities, float(temperature), float(pressure), int(number), group.name, group.shape, int((frequencies < 0).sum()))
+        capacities, float(temperature), float(pressure), int(number), group.name, group.shape, int((nu < 0).sum()))
 
 
-def _ideal_gas(frequencies, shape, atoms, energy, number, multiplicity):
+def _ideal_gas(nu, shape, atoms, gas, number):
     """ASE's ideal gas; imaginary modes enter as imaginary energies, which ASE leaves out (and `Thermochemistry` counts)."""
-    energies = np.where(frequencies < 0, 1j, 1) * np.abs(frequencies) * WAVENUMBER_ENERGY
+    energies = np.where(nu < 0, 1j, 1) * np.abs(nu) * WAVENUMBER_ENERGY
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*imag modes removed")
-        return IdealGasThermo(energies.tolist(), shape, potentialenergy=float(energy), atoms=atoms, symmetrynumber=int(number),
-                              spin=(multiplicity - 1) / 2, ignore_imag_modes=True)
+        return IdealGasThermo(energies.tolist(), shape, potentialenergy=float(gas.energy), atoms=atoms,
+                              symmetrynumber=int(number), spin=(gas.multiplicity - 1) / 2, ignore_imag_modes=True)
 
 
-def _entropies(shape, mass, quanta, temperature, pressure, multiplicity, total):
+def _entropies(shape, mass, quanta, gas, total):
     """Entropy by name, eV/K: vibrations, k ln(multiplicity), Sackur-Tetrode translation; rotation: the rest of total."""
-    x = quanta / (units.kB * temperature)
+    x = quanta / (units.kB * gas.temperature)
     vibration = units.kB * float((x / np.expm1(x) - np.log1p(-np.exp(-x))).sum())
-    electronic = float(units.kB * np.log(multiplicity))
-    thermal = si.k * temperature
-    states = (2 * np.pi * mass * si.atomic_mass * thermal / si.h**2) ** 1.5 * thermal / pressure
+    electronic = float(units.kB * np.log(gas.multiplicity))
+    thermal = si.k * gas.temperature
+    states = (2 * np.pi * mass * si.atomic_mass * thermal / si.h**2) ** 1.5 * thermal / gas.pressure
     translation = float(units.kB * (np.log(states) + 2.5))
     rotation = 0.0 if shape == "monatomic" else float(total) - translation - vibration - electronic
     return {"translation": translation, "rotation": rotation, "vibration": vibration, "electronic": electronic}

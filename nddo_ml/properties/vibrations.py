@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nddo_ml.common.struct import record
 from nddo_ml.errors import InvalidMolecule
+from nddo_ml.properties.arrays import Numbers
 from nddo_ml.properties.symmetry import TOLERANCE, molecular_shape
 
 _ANGULAR_SQUARED = si.e / si.angstrom**2 / si.atomic_mass           # rad^2 s^-2 per eV angstrom^-2 amu^-1
@@ -27,17 +28,13 @@ SOFT = 10.0   # cm^-1: imaginary frequencies up to here are the noise of a geome
 
 @record
 class Vibrations:
-    """Normal modes in ascending order of frequency.
+    """Normal modes in ascending order of frequency."""
 
-    frequencies `mode`, cm^-1, an imaginary one as a negative number; modes `mode atom 3`, dx/dQ in amu^-1/2: cartesian
-    displacements per mass-weighted normal coordinate, sum m |dx/dQ|^2 = 1; reduced_masses `mode`, amu, 1 / sum |dx/dQ|^2;
-    residual `external`: wavenumbers of the six (linear five, atom three) translations and rotations, cm^-1 (0 at rest).
-    """
-
-    frequencies: Float[Tensor, "mode"]
+    frequencies: Float[Tensor, "mode"]      # cm^-1, an imaginary one as a negative number
+    # dx/dQ in amu^-1/2: cartesian displacements per mass-weighted normal coordinate, sum m |dx/dQ|^2 = 1
     modes: Float[Tensor, "mode atom 3"]
-    reduced_masses: Float[Tensor, "mode"]
-    residual: Float[Tensor, "external"]
+    reduced_masses: Float[Tensor, "mode"]   # amu, 1 / sum |dx/dQ|^2
+    residual: Float[Tensor, "external"]     # cm^-1 of the six (linear five, atom three) translations and rotations; 0 at rest
 
     @property
     def imaginary(self) -> int:
@@ -57,39 +54,45 @@ class Vibrations:
 
 @record
 class Raman:
-    """activities `mode`, angstrom^4/amu; depolarisation `mode`: ratio for plane-polarised light, at most 3/4."""
+    """Raman scattering of normal modes."""
 
-    activities: Float[Tensor, "mode"]
-    depolarisation: Float[Tensor, "mode"]
+    activities: Float[Tensor, "mode"]       # angstrom^4/amu
+    depolarisation: Float[Tensor, "mode"]   # ratio for plane-polarised light, at most 3/4
 
 
-def normal_modes(hessian, masses, positions, tolerance=TOLERANCE, fixed=None) -> Vibrations:
+# orthonormal bases of the external and of the internal motions
+Bases = tuple[Float[Tensor, "coordinate external"], Float[Tensor, "coordinate internal"]]
+
+
+def normal_modes(hessian: Numbers, masses: Numbers, positions: Numbers, tolerance: float = TOLERANCE,
+                 fixed: Float[Tensor, "direction coordinate"] | None = None) -> Vibrations:
     """Harmonic frequencies and normal modes.
 
     B^T M^-1/2 H M^-1/2 B q = omega^2 q, B an orthonormal basis of the motions without translation and rotation.
     hessian (3N, 3N) in eV/angstrom^2 (its symmetric part is used), masses (N) in amu, positions (N, 3) in angstrom; atoms
     within `tolerance` of one line make a linear molecule. fixed (direction, 3N): directions along which nothing may move; then
     B is a basis of the motions without these, and translations and rotations are not removed (`residual` is empty).
-    InvalidMolecule: wrong shapes, or not finite.
+
+    Raises: InvalidMolecule, if shapes do not fit or values are not finite.
     """
-    hessian = torch.as_tensor(hessian, dtype=torch.float64)
-    positions, masses = (torch.as_tensor(t, dtype=torch.float64, device=hessian.device) for t in (positions, masses))
-    count = len(positions)
-    if hessian.shape != (3 * count, 3 * count) or masses.shape != (count,):
-        raise InvalidMolecule(f"Hessian {tuple(hessian.shape)} and masses {tuple(masses.shape)} do not fit {count} atoms: "
+    H = torch.as_tensor(hessian, dtype=torch.float64)
+    x, m = (torch.as_tensor(t, dtype=torch.float64, device=H.device) for t in (positions, masses))
+    count = len(x)
+    if H.shape != (3 * count, 3 * count) or m.shape != (count,):
+        raise InvalidMolecule(f"Hessian {tuple(H.shape)} and masses {tuple(m.shape)} do not fit {count} atoms: "
                               f"expected ({3 * count}, {3 * count}) and ({count},).")
-    if not (torch.isfinite(hessian).all() and bool((masses > 0).all())):
+    if not (torch.isfinite(H).all() and bool((m > 0).all())):
         raise InvalidMolecule("The Hessian has entries that are not finite, or a mass is not positive: no frequencies exist.")
-    root = masses.sqrt().repeat_interleave(3)
-    weighted = (hessian + hessian.T) / 2 / (root[:, None] * root)
-    external, internal = rigid_motions(masses, positions, tolerance) if fixed is None else free_motions(masses, fixed)
+    root = m.sqrt().repeat_interleave(3)
+    weighted = (H + H.T) / 2 / (root[:, None] * root)
+    external, internal = rigid_motions(m, x, tolerance) if fixed is None else free_motions(m, fixed)
     squares, vectors = torch.linalg.eigh(internal.T @ weighted @ internal)
     modes = (internal @ vectors).T / root
     return Vibrations(_wavenumber(squares), modes.reshape(-1, count, 3), 1 / modes.square().sum(-1),
                       _wavenumber(torch.linalg.eigvalsh(external.T @ weighted @ external)))
 
 
-def rigid_motions(masses: Float[Tensor, "atom"], positions: Float[Tensor, "atom 3"], tolerance=TOLERANCE):
+def rigid_motions(masses: Float[Tensor, "atom"], positions: Float[Tensor, "atom 3"], tolerance: float = TOLERANCE) -> Bases:
     """Orthonormal bases (3N, k), (3N, 3N - k) of the mass-weighted rigid motions and of all others; k = 6, linear 5, atom 3."""
     rank = {"monatomic": 3, "linear": 5, "nonlinear": 6}[molecular_shape(positions, tolerance)]
     x = positions - (masses[:, None] * positions).sum(0) / masses.sum()
@@ -101,13 +104,13 @@ def rigid_motions(masses: Float[Tensor, "atom"], positions: Float[Tensor, "atom 
     return basis[:, :rank], basis[:, rank:]
 
 
-def free_motions(masses: Float[Tensor, "atom"], fixed: Float[Tensor, "direction coordinate"]):
+def free_motions(masses: Float[Tensor, "atom"], fixed: Float[Tensor, "direction coordinate"]) -> Bases:
     """An empty basis (3N, 0) and an orthonormal one (3N, 3N - k) of the mass-weighted motions without k fixed directions."""
     weighted = fixed.to(masses) / masses.sqrt().repeat_interleave(3)
     return masses.new_zeros(3 * len(masses), 0), torch.linalg.svd(weighted)[2][len(fixed):].T
 
 
-def ir_intensities(dipole_derivatives, modes: Float[Tensor, "mode atom 3"]) -> Float[Tensor, "mode"]:
+def ir_intensities(dipole_derivatives: Numbers, modes: Float[Tensor, "mode atom 3"]) -> Float[Tensor, "mode"]:
     """Integrated infrared absorption of the fundamentals, km/mol.
 
     I = N_A / (12 eps0 c^2) |dmu/dQ|^2, dmu/dQ = sum (dmu/dx) (dx/dQ)     double harmonic approximation
@@ -116,7 +119,7 @@ def ir_intensities(dipole_derivatives, modes: Float[Tensor, "mode atom 3"]) -> F
     return INFRARED * _along(dipole_derivatives, modes).square().sum(-1)
 
 
-def raman_activities(polarizability_derivatives, modes: Float[Tensor, "mode atom 3"]) -> Raman:
+def raman_activities(polarizability_derivatives: Numbers, modes: Float[Tensor, "mode atom 3"]) -> Raman:
     """Raman activities S = 45 a'^2 + 7 g'^2 and depolarisation ratios 3 g'^2 / (45 a'^2 + 4 g'^2) of the fundamentals.
 
     a' = trace(alpha')/3, g'^2 = (3 |alpha'|^2 - trace(alpha')^2)/2, alpha' = d alpha/dQ     Long, The Raman Effect (2002)

@@ -23,7 +23,7 @@ COARSE, FINEST, LAST_FRACTION = 0.01, 3e-5, 0.3    # relative tolerances of the 
 INNER = 40                           # iterations of one solve
 SMALLEST_PIVOT = 0.5                 # eV, in the preconditioner
 
-Vectors = Float[Tensor, "molecule vector spin virtual occupied"]
+Vectors = Float[Tensor, "molecule vector *unknown"]
 
 
 @record

@@ -91,44 +91,52 @@ def iterate(problem: Problem, two: Kernel, start: Density, settings: FixedPoint,
     return _double(orbitals), taken
 
 
-def rapid(steps: int = 30) -> Climb:
+@dataclass(frozen=True)
+class Rapid:
     """DIIS, in float32 for large molecules: what almost every molecule needs."""
-    def climb(prepared: Prepared, start: Density, limit: int, build: DensityBuilder) -> tuple[Orbitals, int]:
-        return iterate(prepared.problem, prepared.rough, start, FixedPoint(min(steps, limit), diis), build)
 
-    return climb
+    steps: int = 30
+
+    def __call__(self, ready: Prepared, start: Density, limit: int, build: DensityBuilder) -> tuple[Orbitals, int]:
+        return iterate(ready.problem, ready.rough, start, FixedPoint(min(self.steps, limit), diis), build)
 
 
-def downhill(steps: int = 30, further: int = 40) -> Climb:
+@dataclass(frozen=True)
+class Downhill:
     """Energy-DIIS with damping and a level shift, which cannot climb, then DIIS."""
-    def climb(prepared: Prepared, start: Density, limit: int, build: DensityBuilder) -> tuple[Orbitals, int]:
-        task, exact = prepared.problem, prepared.exact
-        careful = FixedPoint(min(steps, limit), energy_diis, shift=2.0, damping=0.3)
-        orbitals, used = iterate(task, exact, start, careful, build)
-        orbitals, more = iterate(task, exact, density(orbitals), FixedPoint(min(further, limit - used), diis), build)
+
+    steps: int = 30
+    further: int = 40       # of DIIS
+
+    def __call__(self, ready: Prepared, start: Density, limit: int, build: DensityBuilder) -> tuple[Orbitals, int]:
+        careful = FixedPoint(min(self.steps, limit), energy_diis, shift=2.0, damping=0.3)
+        orbitals, used = iterate(ready.problem, ready.exact, start, careful, build)
+        further = FixedPoint(min(self.further, limit - used), diis)
+        orbitals, more = iterate(ready.problem, ready.exact, density(orbitals), further, build)
         return orbitals, used + more
 
-    return climb
 
-
-def annealed(steps: int = 15, further: int = 20) -> Climb:
+@dataclass(frozen=True)
+class Annealed:
     """Fermi occupations, cooled to zero temperature from one of TEMPERATURES to the next."""
-    def climb(prepared: Prepared, start: Density, limit: int, build: DensityBuilder) -> tuple[Orbitals, int]:
-        task, exact, used, D = prepared.problem, prepared.exact, 0, start
-        for temperature in TEMPERATURES:
-            warm = FixedPoint(min(steps, limit - used), diis, temperature=temperature)
-            orbitals, more = iterate(task, exact, D, warm, build)
-            D, used = density(orbitals), used + more
-        orbitals, more = iterate(task, exact, D, FixedPoint(min(further, limit - used), diis), build)
-        return orbitals, used + more
 
-    return climb
+    steps: int = 15         # at each temperature
+    further: int = 20       # at zero
+
+    def __call__(self, ready: Prepared, start: Density, limit: int, build: DensityBuilder) -> tuple[Orbitals, int]:
+        used, D = 0, start
+        for temperature in TEMPERATURES:
+            warm = FixedPoint(min(self.steps, limit - used), diis, temperature=temperature)
+            orbitals, more = iterate(ready.problem, ready.exact, D, warm, build)
+            D, used = density(orbitals), used + more
+        orbitals, more = iterate(ready.problem, ready.exact, D, FixedPoint(min(self.further, limit - used), diis), build)
+        return orbitals, used + more
 
 
 LADDER = (
-    Rung("diis", "DIIS, Newton", rapid(), newton_steps=30),
-    Rung("ediis", "energy-DIIS with level shift and damping, Newton", downhill(), newton_steps=30),
-    Rung("smearing", "annealed smearing, Newton", annealed(), newton_steps=None),
+    Rung("diis", "DIIS, Newton", Rapid(), newton_steps=30),
+    Rung("ediis", "energy-DIIS with level shift and damping, Newton", Downhill(), newton_steps=30),
+    Rung("smearing", "annealed smearing, Newton", Annealed(), newton_steps=None),
 )
 
 

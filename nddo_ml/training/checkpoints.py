@@ -108,7 +108,7 @@ def save_weights(hamiltonian: Hamiltonian, path: Path, level: str, data: str, no
     level: of theory of the labels. data: hash of the training data. notes: for the metadata. trained: the molecules it was
     trained on, None where that is not known.
     """
-    weights.save(hamiltonian, path, name=path.stem, level=level, data=data, notes=json.dumps(notes), trained=trained)
+    weights.save(hamiltonian, path, path.stem, weights.Origin(level, data, json.dumps(notes), trained))
 
 
 def _by_number(value: Any) -> Any:

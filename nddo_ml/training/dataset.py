@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from ase import Atoms
 from jaxtyping import Float, Int
 
-from nddo_ml.elements import dipole_masses
 from nddo_ml.errors import IncompatibleFile, NDDOError
 from nddo_ml.methods.learned import TrainedOn
+from nddo_ml.molecules import Molecules
+from nddo_ml.properties.centres import centres_of_mass
 from nddo_ml.structures.reading import atoms_of, read
 
 PARTS = ("train", "validation", "ions", "radicals", "complexes", "embedded", "large", "dissociation", "atoms")
@@ -303,5 +303,4 @@ def _about_centre_of_mass(dipole: np.ndarray | None, numbers: np.ndarray, positi
     """The dipole of an ion, given about the origin, about its centre of mass."""
     if dipole is None or charge == 0:
         return dipole
-    masses = dipole_masses(torch.from_numpy(numbers)).numpy()
-    return dipole - charge * (masses[:, None] * positions).sum(0) / masses.sum()
+    return dipole - charge * centres_of_mass(Molecules.single(numbers, positions, charge))[0].numpy()

@@ -43,7 +43,7 @@ def data(tmp_path_factory):
     write(folder / "seeds.xyz", [ase_molecule("CH3OH"), ase_molecule("H2O")], format="extxyz")
     for k in range(2):
         (folder / f"seed-{k}").mkdir()
-        weights.save(member(k, 0.01), folder / f"seed-{k}" / "model.safetensors", f"m{k}", "PM3", "0")
+        weights.save(member(k, 0.01), folder / f"seed-{k}" / "model.safetensors", f"m{k}", weights.Origin("PM3", "0"))
     (folder / "train.toml").write_text(f"""
 output = "trained"
 seeds = [0, 1]

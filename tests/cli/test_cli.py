@@ -16,8 +16,10 @@ from support.commands import nddo
 
 import nddo_ml
 from nddo_ml import Hamiltonian, Molecules
-from nddo_ml.cli.calculate import Wanted, _of_optimisation, calculate
+from nddo_ml.cli.advice import of_optimisation, warnings
+from nddo_ml.cli.calculate import calculate
 from nddo_ml.cli.structures import bundled
+from nddo_ml.cli.wanted import Wanted
 from nddo_ml.geometry.optimise import Optimised
 from nddo_ml.interfaces.ase import NDDO
 from nddo_ml.methods import methods
@@ -191,7 +193,7 @@ def test_an_optimisation_over_a_step_of_the_energy_says_so(folder):
 def test_more_steps_are_advised_only_where_they_ran_out(folder):
     code, output = nddo("run", "aspirin", "-m", "AM1", "--opt", "--steps", "2")
     assert code == 1 and "raise --steps" in output
-    stopped = [_of_optimisation(_stopped(stuck, lost), 0.5)[0] for stuck, lost in ((True, False), (True, True))]
+    stopped = [of_optimisation(_stopped(stuck, lost), 0.5)[0] for stuck, lost in ((True, False), (True, True))]
     assert not any("--steps" in w for w in stopped) and "step or a kink" in stopped[0] and "SCF fails" in stopped[1]
 
 
@@ -208,7 +210,7 @@ def test_a_minimum_is_doubted_only_beyond_10i(lowest, alarm):
     frequencies = found.spectroscopy.vibrations.frequencies.clone()
     frequencies[0] = lowest
     changed = replace(found.spectroscopy, vibrations=replace(found.spectroscopy.vibrations, frequencies=frequencies))
-    said = " ".join(replace(found, spectroscopy=changed).warnings)
+    said = " ".join(warnings(replace(found, spectroscopy=changed)))
     assert ("not a minimum" in said) == alarm and ("imaginary" in said) == (lowest < 0)
 
 

@@ -25,6 +25,7 @@ from nddo_ml.labels.levels.catalogue import level
 from nddo_ml.networks import build
 from nddo_ml.training import config
 from nddo_ml.training.trainer import train
+from nddo_ml.wavefunction.real_space import config as real_space
 from nddo_ml.wavefunction.real_space import run as wavefunction
 
 ROOT = Path(__file__).parents[2]
@@ -119,8 +120,10 @@ def test_one_training_per_folder(tmp_path, another):
 
 
 def test_one_wavefunction_per_folder(tmp_path, another):
-    he = wavefunction.Config("He 0 0 0", str(tmp_path / "he"), iterations=1, ansatz=wavefunction.Ansatz(start=""),
-                             sampling=wavefunction.Sampling(8, 1, 5), evaluation=wavefunction.Averages(2, 1))
+    he = real_space.RealSpaceConfig("He 0 0 0", str(tmp_path / "he"), iterations=1,
+                                    ansatz=real_space.RealSpaceAnsatz(start=""),
+                                    sampling=real_space.RealSpaceSampling(8, 1, 5),
+                                    evaluation=real_space.RealSpaceEvaluation(2, 1))
     process = another(tmp_path / "he")
     for restart in (False, True):
         with pytest.raises(IncompatibleFile, match="he is being written by another run"):
@@ -184,7 +187,7 @@ KINDS = {
     "train": (config.TrainingConfig, config.LIMITS, lambda: config.from_dict(training(Path("nowhere")))),
     "active": (active_config.Active, active_config.LIMITS, lambda: active_config.from_dict(LOOP)),
     "functional": (functional.FunctionalConfig, functional.LIMITS, lambda: functional.FunctionalConfig("o")),
-    "wavefunction": (wavefunction.Config, wavefunction.LIMITS, lambda: wavefunction.Config("He 0 0 0")),
+    "wavefunction": (real_space.RealSpaceConfig, real_space.LIMITS, lambda: real_space.RealSpaceConfig("He 0 0 0")),
 }
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -256,12 +259,12 @@ def test_the_others_that_cannot_be():
         with pytest.raises(UnknownOption, match=words):
             functional.FunctionalConfig("x", **change).checked("x.toml")
     for change, words in (({"iterations": -1}, "iterations = -1"),
-                          ({"optimiser": wavefunction.Optimiser(rate=-1.0)}, "optimiser.rate = -1"),
-                          ({"sampling": wavefunction.Sampling(burn_in=-1)}, "burn_in = -1"),
-                          ({"optimiser": wavefunction.Optimiser(momentum=1.5)}, "momentum = 1.5"),
+                          ({"optimiser": real_space.RealSpaceOptimiser(rate=-1.0)}, "optimiser.rate = -1"),
+                          ({"sampling": real_space.RealSpaceSampling(burn_in=-1)}, "burn_in = -1"),
+                          ({"optimiser": real_space.RealSpaceOptimiser(momentum=1.5)}, "momentum = 1.5"),
                           ({"exact": float("nan")}, "exact = nan")):
         with pytest.raises(UnknownOption, match=words):
-            wavefunction.prepared(wavefunction.Config("He 0 0 0", **change))
+            wavefunction.prepared(real_space.RealSpaceConfig("He 0 0 0", **change))
 
 
 @pytest.mark.parametrize(("settings", "words"), [

@@ -42,7 +42,7 @@ def saved(folder, seeds=(0, 1, 2), level="a level", **more):
     paths = []
     for seed in seeds:
         paths.append(folder / f"m{seed}.safetensors")
-        weights.save(member(seed, **more), paths[-1], f"m{seed}", level, "0")
+        weights.save(member(seed, **more), paths[-1], f"m{seed}", weights.Origin(level, "0"))
     return paths
 
 
@@ -150,7 +150,7 @@ def test_files_come_back_and_may_move(tmp_path, molecules):
 def test_the_members_of_a_training_are_found(tmp_path):
     for k in range(2):
         (tmp_path / f"seed-{k}").mkdir()
-        weights.save(member(k), tmp_path / f"seed-{k}" / "model.safetensors", "m", "x", "0")
+        weights.save(member(k), tmp_path / f"seed-{k}" / "model.safetensors", "m", weights.Origin("x", "0"))
     found = Ensemble.load(tmp_path)
     assert len(found) == 2 and found.calibration == Calibration()
 
@@ -170,7 +170,7 @@ def test_foreign_files_are_refused_by_name(tmp_path):
         (tmp_path / "other.json").write_text(json.dumps(said | change))
         with pytest.raises(IncompatibleFile, match=message):
             Ensemble.load(tmp_path / "other.json")
-    weights.save(member(9), paths[1], "m1", "a level", "0")
+    weights.save(member(9), paths[1], "m1", weights.Origin("a level", "0"))
     with pytest.raises(IncompatibleFile, match=r"m1.safetensors is not the file that .* was calibrated with"):
         Ensemble.load(tmp_path)
     paths[1].unlink()

@@ -18,8 +18,10 @@ from ase.io import read, write
 from typer.testing import CliRunner
 
 from nddo_ml import Hamiltonian, UnknownOption
-from nddo_ml.cli.calculate import Wanted, calculate
+from nddo_ml.cli.advice import warnings
+from nddo_ml.cli.calculate import calculate
 from nddo_ml.cli.main import app
+from nddo_ml.cli.wanted import Wanted
 from nddo_ml.geometry.constraints import described, fixed_directions, free_forces, is_linear
 from nddo_ml.properties.vibrations import normal_modes
 
@@ -81,7 +83,7 @@ def test_the_mask_of_a_file_is_obeyed(tmp_path, monkeypatch):
 def test_constraints_that_bend_are_followed_by_ase(constraint):
     atoms = methanol(constraint)
     found = calculate(atoms, Hamiltonian("AM1"), Wanted(optimisation=True, fmax=0.02), quiet)
-    assert bool(found.optimised.converged[0]) and not is_linear(atoms) and found.largest_force < 0.02
+    assert bool(found.optimisation.optimised.converged[0]) and not is_linear(atoms) and found.largest_force < 0.02
     free = calculate(methanol(), Hamiltonian("AM1"), Wanted(optimisation=True, fmax=0.02), quiet)
     bond = found.atoms.get_distance(0, 1)
     expected = {"FixBondLengths": atoms.get_distance(0, 1), "FixInternals": 1.5}.get(type(constraint).__name__)
@@ -98,7 +100,7 @@ def test_frequencies_of_what_may_move():
     s = found.spectroscopy
     assert len(s.vibrations.frequencies) == len(s.intensities) == 12 and s.thermochemistry is None
     assert s.vibrations.modes[:, :2].abs().max() < 1e-12
-    assert any("2 of 6 atoms fixed" in w for w in found.warnings)
+    assert any("2 of 6 atoms fixed" in w for w in warnings(found))
     whole = calculate(methanol(), Hamiltonian("AM1"), wanted, quiet)
     assert float(s.vibrations.frequencies[-1]) == pytest.approx(float(whole.spectroscopy.vibrations.frequencies[-1]), rel=0.05)
     assert whole.spectroscopy.thermochemistry is not None

@@ -8,7 +8,8 @@ from ase.build import molecule
 from ase.calculators.calculator import Calculator
 from ase.optimize import BFGS
 
-from nddo_ml.geometry.optimise import BACKGROUND, kept_apart, model_hessian, optimise
+from nddo_ml.geometry.model_hessian import BACKGROUND, model_hessian
+from nddo_ml.geometry.optimise import kept_apart, optimise
 from nddo_ml.molecules import Molecules
 
 NAMES = ["H2O", "CH3CH2OH", "C6H6", "isobutane", "CO2", "C2H2", "HCN", "CH3CONH2", "NH3"]

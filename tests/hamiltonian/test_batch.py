@@ -9,7 +9,7 @@ import torch
 from nddo_ml import Hamiltonian, Molecules, SCFNotConverged
 from nddo_ml.elements import number
 from nddo_ml.scf.problem import subset
-from nddo_ml.scf.rungs import LADDER, rapid
+from nddo_ml.scf.rungs import LADDER, Rapid
 
 PER_MOLECULE = ("energy", "heat_of_formation", "dipole", "s2")
 PER_ATOM = ("forces", "charges", "spin_populations")
@@ -186,7 +186,7 @@ def test_a_batch_climbs_the_ladder_one_by_one():
     members = [(HYDROGEN, 0, 1), (WATER, 1, 2), (WATER, 0, 1), (TICL4, 0, 1), (ZINC, 2, 1), (atom(9), -1, 1)]
     whole = model(batch(members))
     assert not any("energy-DIIS" in r for r in whole.route)
-    short = replace(LADDER[0], climb=rapid(2), newton_steps=2), replace(LADDER[1], newton_steps=2), LADDER[2]
+    short = replace(LADDER[0], climb=Rapid(2), newton_steps=2), replace(LADDER[1], newton_steps=2), LADDER[2]
     result = model(batch(members), tolerance=1e-5, ladder=short)
     climbed = ["energy-DIIS" in r for r in result.route]
     assert result.converged.all() and True in climbed and not climbed[0] and not climbed[5]

@@ -62,15 +62,14 @@ def test_defaults_stand_in_one_place():
     """Every door has the defaults of SCF."""
     from inspect import signature
 
-    from nddo_ml.cli.calculate import Wanted
     from nddo_ml.cli.main import run
+    from nddo_ml.cli.wanted import Wanted
     from nddo_ml.interfaces.ensemble import EnsembleCalculator
     from nddo_ml.interfaces.qcschema import KEYWORDS
 
     for name in ("unrestricted", "stability", "max_steps"):
         value = getattr(SCF(), name)
-        doors = [signature(f).parameters[name].default
-                 for f in (Hamiltonian.forward, NDDO.__init__, EnsembleCalculator.__init__, run)]
+        doors = [signature(run).parameters[name].default]
         doors += [d[name] for d in (NDDO.default_parameters, EnsembleCalculator.default_parameters, KEYWORDS)]
         assert all(d is value or d == value for d in [*doors, getattr(Wanted(), name)]), name
 

@@ -26,7 +26,7 @@ def trained(tmp_path):
     with torch.no_grad():
         H.U_ss += 0.1
     path = tmp_path / "mine.safetensors"
-    weights.save(H, path, "mine-1", "a level", "0123", notes="of a test")
+    weights.save(H, path, "mine-1", weights.Origin("a level", "0123", notes="of a test"))
     return H, path
 
 
@@ -102,9 +102,9 @@ def test_foreign_files_are_refused_by_name(trained, tmp_path):
 
 def test_nothing_learned_is_not_saved(tmp_path):
     with pytest.raises(UnknownOption, match="no network"):
-        weights.save(Hamiltonian("PM6"), tmp_path / "x.safetensors", "x", "level", "hash")
+        weights.save(Hamiltonian("PM6"), tmp_path / "x.safetensors", "x", weights.Origin("level", "hash"))
     with pytest.raises(UnknownOption, match=r"\.safetensors"):
-        weights.save(Hamiltonian("PM6", network=shaken({})), tmp_path / "x.pt", "x", "level", "hash")
+        weights.save(Hamiltonian("PM6", network=shaken({})), tmp_path / "x.pt", "x", weights.Origin("level", "hash"))
     assert not list(tmp_path.iterdir())
 
 

@@ -11,7 +11,7 @@ from ase import Atoms
 from ase.build import molecule
 
 from nddo_ml import Hamiltonian, InvalidMolecule, MissingParameter, Molecules, SCFNotConverged
-from nddo_ml.interfaces.stream import Record, stream
+from nddo_ml.interfaces.stream import StreamRecord, stream
 
 NAMES = ("CH3CH2OH", "H2O", "C6H6", "CH3", "CO", "NH3", "O2", "CH4")
 
@@ -165,7 +165,7 @@ def test_memory_stays_flat(AM1):
 
 def test_records_are_plain_and_small(AM1):
     (_, record), = stream(AM1, [molecule("H2O")], forces=True)
-    assert isinstance(record, Record) and isinstance(record.energy, float) and isinstance(record.iterations, int)
+    assert isinstance(record, StreamRecord) and isinstance(record.energy, float) and isinstance(record.iterations, int)
     for name in ("forces", "charges", "dipole", "spin_populations"):
         array = getattr(record, name)
         assert isinstance(array, np.ndarray) and array.base is None      # no view that keeps a whole batch alive

@@ -70,7 +70,7 @@ def test_the_page_runs(clean):
     assert float(names["hardened"].energy - names["published"].energy) == pytest.approx(
         float(5 * torch.exp(-3 * r).sum()), abs=0.005)       # first order: the second O-H bond is 0.9605 long
     with pytest.raises(UnknownOption, match="AM1-harder is a method of your own form"):
-        weights.save(Hamiltonian(names["mine"], network=build({"channels": 4})), "x.safetensors", "x", "l", "d")
+        weights.save(Hamiltonian(names["mine"], network=build({"channels": 4})), "x.safetensors", "x", weights.Origin("l", "d"))
 
 
 # parts of our own, simpler and stranger than those of the page
@@ -172,7 +172,7 @@ each = pytest.mark.parametrize("config", OWN.values(), ids=OWN)
 @each
 def test_own_parts_are_saved_and_come_back_by_name(config, tmp_path):
     H = trained(config)
-    weights.save(H, tmp_path / "own.safetensors", "own", "level", "hash")
+    weights.save(H, tmp_path / "own.safetensors", "own", weights.Origin("level", "hash"))
     again = Hamiltonian(str(tmp_path / "own.safetensors"))
     for name in ("water", "thiol", "hydroxymethyl"):
         a, b = H(molecule(name), forces=True), again(molecule(name), forces=True)
@@ -232,7 +232,7 @@ def test_what_could_not_come_back_is_not_saved(tmp_path):
         pass
 
     def save(network):
-        weights.save(Hamiltonian("AM1", network=network.double()), tmp_path / "x.safetensors", "x", "l", "d")
+        weights.save(Hamiltonian("AM1", network=network.double()), tmp_path / "x.safetensors", "x", weights.Origin("l", "d"))
 
     changed = Mute(SPECIES, 5.0)
     with torch.no_grad():
@@ -270,7 +270,8 @@ def test_a_name_that_cannot_be_imported_says_what_is_missing(clean, name, words)
 def test_a_file_without_its_classes_says_which_module_is_missing(clean):
     """The methods it lies among can be listed; the command ends with the message."""
     (clean / "gone.py").write_text(f"from {HERE} import Neighbours\n\n\nclass Gone(Neighbours):\n    pass\n")
-    weights.save(trained({"features": "gone:Gone", "species": SPECIES, "heads": ["atom"]}), "gone.safetensors", "g", "l", "d")
+    gone = trained({"features": "gone:Gone", "species": SPECIES, "heads": ["atom"]})
+    weights.save(gone, "gone.safetensors", "g", weights.Origin("l", "d"))
     assert float(Hamiltonian("gone.safetensors")(molecule("water")).energy) != 0
     (clean / "gone.py").unlink()
     del sys.modules["gone"]
@@ -363,11 +364,11 @@ def test_losses_that_cannot_be(tmp_path):
 def test_heads_of_ones_own_join_a_trained_network(tmp_path):
     """As further heads do; a network of one's own has none to add to."""
     write_labels(tmp_path / "labels.extxyz", 1)
-    weights.save(trained({"channels": 4, "layers": 1}), tmp_path / "a.safetensors", "a", "l", "d")
+    weights.save(trained({"channels": 4, "layers": 1}), tmp_path / "a.safetensors", "a", weights.Origin("l", "d"))
     model = {"start": str(tmp_path / "a.safetensors"), "network": {"heads": ["atom", "pair", f"{HERE}:Everything"]}}
     run = Training(training(tmp_path, {}, model=model), 0, tmp_path / "run")
     assert f"{OWN_KEY}:Everything" in run.model.network.own
-    weights.save(trained(OWN["network"]), tmp_path / "b.safetensors", "b", "l", "d")
+    weights.save(trained(OWN["network"]), tmp_path / "b.safetensors", "b", weights.Origin("l", "d"))
     model = {"start": str(tmp_path / "b.safetensors"), "network": {"heads": ["local"]}}
     with pytest.raises(UnknownOption, match="further heads"):
         Training(training(tmp_path, {}, model=model), 0, tmp_path / "run")

@@ -13,7 +13,7 @@ from support.reference import KCAL, group, load
 
 from nddo_ml import Hamiltonian, Molecules
 from nddo_ml.properties.response import dipole_derivatives, hessian, polarizability
-from nddo_ml.properties.thermochemistry import thermochemistry
+from nddo_ml.properties.thermochemistry import IdealGas, thermochemistry
 from nddo_ml.properties.vibrations import ir_intensities, normal_modes
 from nddo_ml.units import CODATA_2018
 
@@ -86,7 +86,7 @@ def test_thermochemistry(method):
         masses = results["atomic_masses_amu"]
         frequencies = normal_modes(H, masses, r["coordinates_angstrom"]).frequencies
         gas = thermochemistry(frequencies, r["numbers"], torch.tensor(r["coordinates_angstrom"]), masses,
-                              temperature=results["temperature_K"], tolerance=2e-3)
+                              IdealGas(temperature=results["temperature_K"], tolerance=2e-3))
         name = f"{r['name']} {method}"
         assert gas.symmetry_number == int(r["symmetry"]), name
         enthalpy = 1000 * (gas.enthalpy_correction_kcal_mol - gas.zero_point_energy_kcal_mol)

@@ -7,7 +7,7 @@ from ase import units
 from ase.build import molecule
 
 from nddo_ml.errors import InvalidMolecule
-from nddo_ml.properties.thermochemistry import thermochemistry
+from nddo_ml.properties.thermochemistry import IdealGas, thermochemistry
 
 WATER = molecule("H2O")
 FUNDAMENTALS = {"H2O": [1595.0, 3657.0, 3756.0], "N2": [2330.0], "CO2": [667.0, 667.0, 1333.0, 2349.0],
@@ -17,7 +17,7 @@ FUNDAMENTALS = {"H2O": [1595.0, 3657.0, 3756.0], "N2": [2330.0], "CO2": [667.0, 
 def of(name, frequencies=None, **options):
     a = molecule(name)
     frequencies = FUNDAMENTALS[name] if frequencies is None else frequencies
-    return thermochemistry(frequencies, a.numbers, a.positions, a.get_masses(), **options)
+    return thermochemistry(frequencies, a.numbers, a.positions, a.get_masses(), IdealGas(**options))
 
 
 @pytest.mark.parametrize(("name", "entropy", "capacity"), [("H2O", 188.8, 33.6), ("N2", 191.6, 29.1), ("CO2", 213.8, 37.1),
@@ -30,7 +30,7 @@ def test_standard_entropies_of_gases(name, entropy, capacity):
 
 
 def test_atom():
-    t = thermochemistry([], [18], [[0.0, 0, 0]], [39.948], energy=-3.0, pressure=1e5)
+    t = thermochemistry([], [18], [[0.0, 0, 0]], [39.948], IdealGas(energy=-3.0, pressure=1e5))
     assert (t.shape, t.symmetry_number, t.zero_point_energy, t.entropies["rotation"]) == ("monatomic", 1, 0.0, 0.0)
     assert t.entropy * units.mol / units.J == pytest.approx(154.84, abs=0.02)
     assert t.enthalpy == pytest.approx(-3 + 2.5 * units.kB * 298.15, abs=1e-12)

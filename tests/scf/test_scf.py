@@ -17,7 +17,7 @@ from nddo_ml.scf.newton import conjugate_gradients, newton
 from nddo_ml.scf.options import USUAL
 from nddo_ml.scf.problem import Prepared
 from nddo_ml.scf.rotations import levels, occupied_virtual, response, rotate, spaces
-from nddo_ml.scf.rungs import LADDER, annealed, downhill, rapid
+from nddo_ml.scf.rungs import LADDER, Annealed, Downhill, Rapid
 from nddo_ml.scf.stability import stability
 
 MODELS = {name: Hamiltonian(name) for name in ("MNDO", "AM1", "PM6", "PM7")}
@@ -151,7 +151,7 @@ def test_every_rung_works_on_its_own(rung, method, structure, charge, multiplici
 def test_a_rung_that_fails_hands_over():
     """With the first two rungs made useless the third is reached, and reported."""
     usual = calculate("AM1", WATER)
-    climbs = (rapid(1), 0), (downhill(2, 2), 0), (annealed(2, 2), None)
+    climbs = (Rapid(1), 0), (Downhill(2, 2), 0), (Annealed(2, 2), None)
     ladder = tuple(replace(rung, climb=way, newton_steps=steps) for rung, (way, steps) in zip(LADDER, climbs, strict=True))
     result = calculate("AM1", WATER, ladder=ladder)
     assert "annealed smearing" in result.route[0] and "energy-DIIS" in result.route[0]

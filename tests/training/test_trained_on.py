@@ -86,7 +86,7 @@ def test_molecules_of_other_files_are_held_out_by_name(trained, tmp_path):
 def test_a_file_that_does_not_say_is_told_of(trained, tmp_path):
     """As are none of the published methods, which learned from nothing here."""
     model = Hamiltonian("AM1", network=build(NETWORK))
-    weights.save(model, tmp_path / "old.safetensors", "old", "level", "hash")
+    weights.save(model, tmp_path / "old.safetensors", "old", weights.Origin("level", "hash"))
     assert trained_on(card(tmp_path / "old.safetensors")) is None
     small = read(trained[0], ":4")
     write(tmp_path / "few.extxyz", small, format="extxyz")
@@ -118,7 +118,7 @@ def test_what_weights_were_trained_on_goes_on_with_them(trained, tmp_path):
     mine = {key(f.molecule) for f in rest.work.data.train}
     assert trained_on(card(tmp_path / "model.safetensors")).molecules == trained_on(card(path)).molecules | mine
     model = Hamiltonian(str(path))
-    weights.save(model, tmp_path / "old.safetensors", "old", "level", "hash")
+    weights.save(model, tmp_path / "old.safetensors", "old", weights.Origin("level", "hash"))
     heard = Heard()
     assert Training(config(file, tmp_path / "x", start=tmp_path / "old.safetensors"), 0, tmp_path / "x", report=heard).run()
     assert trained_on(card(tmp_path / "x" / "model.safetensors")) is None and heard.said == ""
@@ -149,7 +149,7 @@ def test_the_shipped_model_knows_its_molecules():
 def test_the_list_is_no_part_of_the_model(trained, tmp_path):
     """Energies are those of the file without it, to the last bit."""
     H = Hamiltonian(str(trained[2]))
-    weights.save(H, tmp_path / "bare.safetensors", "bare", "level", "hash")
+    weights.save(H, tmp_path / "bare.safetensors", "bare", weights.Origin("level", "hash"))
     bare = Hamiltonian(str(tmp_path / "bare.safetensors"))
     for (name, a), (other, b) in zip(H.state_dict().items(), bare.state_dict().items(), strict=True):
         assert name == other and torch.equal(torch.nan_to_num(a), torch.nan_to_num(b))

@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from nddo_ml.errors import InvalidMolecule, MissingParameter
-from nddo_ml.wavefunction.determinants.second_quantisation import diagonal, ground_state, matrix, reference, singles_and_doubles
+from nddo_ml.wavefunction.determinants.second_quantisation import (
+    diagonal,
+    ground_state,
+    matrix,
+    reference_determinant,
+    singles_and_doubles,
+)
 from nddo_ml.wavefunction.real_space.atomic_start import (
     Shell,
     Term,
@@ -13,9 +19,10 @@ from nddo_ml.wavefunction.real_space.atomic_start import (
     slater_shells,
     term,
 )
+from nddo_ml.wavefunction.real_space.config import RealSpaceAnsatz, RealSpaceConfig, RealSpaceEvaluation
 from nddo_ml.wavefunction.real_space.mean_field_start import mean_field
-from nddo_ml.wavefunction.real_space.run import Ansatz, Averages, Config, calculate, prepared
-from nddo_ml.wavefunction.real_space.starting_orbitals import beginning, lacking_s
+from nddo_ml.wavefunction.real_space.run import calculate, prepared
+from nddo_ml.wavefunction.real_space.starting_orbitals import lacking_s, starting_orbitals
 from nddo_ml.wavefunction.real_space.systems import from_text
 
 ATOMS = ("H", "He", "Li", "Be", "B", "C", "N", "O", "F", "Ne")
@@ -39,15 +46,15 @@ CASES = [(atom, charge, *GROUND[1 + ATOMS.index(atom) - charge]) for atom, charg
 def test_energies_of_a_minimal_basis(Z, up, down, shells, exact):
     """Those of E. Clementi, D. L. Raimondi, J. Chem. Phys. 38, 2686 (1963), which give exponents to four digits."""
     H, C = atomic_hamiltonian(Z, tuple(Shell(0, *s) for s in shells), up, down)
-    assert float(diagonal(H, reference(H)[None])) == pytest.approx(exact, abs=1e-5)       # of digits printed
+    assert float(diagonal(H, reference_determinant(H)[None])) == pytest.approx(exact, abs=1e-5)       # of digits printed
     assert torch.linalg.det(C) > 0
 
 
 @pytest.mark.parametrize(("atom", "charge", "multiplicity", "L", "parity"), CASES)
 def test_every_atom_starts_in_its_own_term(atom, charge, multiplicity, L, parity):
-    found = beginning(from_text(f"{atom} 0 0 0", charge, multiplicity), "auto", 4)
-    assert term(found.field).same(Term(L * (L + 1), parity))
-    assert f"{multiplicity}{'SP'[L]} {'even' if parity > 0 else 'odd'}" in found.said
+    start = starting_orbitals(from_text(f"{atom} 0 0 0", charge, multiplicity), "auto", 4)
+    assert term(start.field).same(Term(float(L * (L + 1)), parity))
+    assert f"{multiplicity}{'SP'[L]} {'even' if parity > 0 else 'odd'}" in start.said
 
 
 def test_a_term_is_told_from_rotations_in_space():
@@ -71,11 +78,11 @@ def test_triplet_helium_starts_with_a_2s_orbital():
     assert [(s.n, s.l, round(s.zeta, 3)) for s in shells] == [(1, 0, 2.0), (2, 0, 0.575), (2, 1, 0.575)]
     H, _ = atomic_hamiltonian(2, shells, 2, 0)
     assert 0 < ground_state(matrix(H, singles_and_doubles(H)))[0] + 2.1752294 < 4e-3
-    assert term(mean_field(system)).same(Term(2, -1))
+    assert term(mean_field(system)).same(Term(2.0, -1))
     with pytest.raises(MissingParameter, match="P odd instead of the lowest one of its spin, S even"):
-        prepared(Config("He 0 0 0", multiplicity=3, ansatz=Ansatz(start="PM6")))
-    run = prepared(Config("He 0 0 0", multiplicity=3))
-    assert run.field is not None and run.began.endswith("3S even")
+        prepared(RealSpaceConfig("He 0 0 0", multiplicity=3, ansatz=RealSpaceAnsatz(start="PM6")))
+    run = prepared(RealSpaceConfig("He 0 0 0", multiplicity=3))
+    assert run.start.field is not None and run.start.said.endswith("3S even")
 
 
 @pytest.mark.parametrize(("text", "charge", "multiplicity", "said"), [
@@ -85,17 +92,17 @@ def test_triplet_helium_starts_with_a_2s_orbital():
     ("H 0 0 0; H 0 0 1.4", -3, 2, "has 2 above them"),                     # five electrons in two orbitals
     ("Ar 0 0 0; H 0 0 3", 1, 1, "other electrons of Ar")])
 def test_molecules_that_pm6_does_not_hold_start_from_exponents(text, charge, multiplicity, said):
-    found = beginning(from_text(text, charge, multiplicity), "auto", 4)
-    assert found.field is None and said in found.said and found.said.startswith("Slater's exponents, since: ")
+    start = starting_orbitals(from_text(text, charge, multiplicity), "auto", 4)
+    assert start.field is None and said in start.said and start.said.startswith("Slater's exponents, since: ")
     with pytest.raises(MissingParameter):
-        beginning(from_text(text, charge, multiplicity), "PM6", 4)
+        starting_orbitals(from_text(text, charge, multiplicity), "PM6", 4)
 
 
 @pytest.mark.parametrize(("text", "multiplicity"), [("He 0 0 0; H 0 0 1.5", 2), ("H 0 0 0; H 0 0 1.4", 3),
                                                     ("Li 0 0 0; H 0 0 3", 3)])
 def test_molecules_that_pm6_holds_start_from_it(text, multiplicity):
-    found = beginning(from_text(text, 0, multiplicity), "auto", 4)
-    assert found.said == "the determinants of PM6" and not lacking_s(found.field)
+    start = starting_orbitals(from_text(text, 0, multiplicity), "auto", 4)
+    assert start.said == "the determinants of PM6" and not lacking_s(start.field)
 
 
 def test_what_an_atom_cannot_have():
@@ -111,6 +118,7 @@ def test_what_an_atom_cannot_have():
 def test_energies_of_first_triplets(text, charge, exact, goal, tmp_path):
     """Exact to the goal and three standard errors, and not below. G. W. F. Drake, Handbook of Atomic, Molecular and Optical
     Physics (2006), 2 3S of helium; the nonrelativistic energy of the same state of Li+."""
-    run = prepared(Config(text, str(tmp_path / "x"), charge=charge, multiplicity=3, iterations=500, evaluation=Averages(300)))
-    found = calculate(run).energy
-    assert -3 * found.error < found.mean - exact < goal + 3 * found.error
+    run = prepared(RealSpaceConfig(text, str(tmp_path / "x"), charge=charge, multiplicity=3, iterations=500,
+                                   evaluation=RealSpaceEvaluation(300)))
+    energy = calculate(run).energy
+    assert -3 * energy.error < energy.mean - exact < goal + 3 * energy.error

@@ -23,7 +23,7 @@ def test_the_tutorial(tmp_path, monkeypatch):
     for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL):
         exec(compile(block, str(PAGE), "exec"), names)
     assert (tmp_path / "h2_dissociation.png").exists() and (tmp_path / "hydrogen-1.4" / "energy.png").exists()
-    for distance, e in names["found"].items():
+    for distance, e in names["energies"].items():
         exact = names["exact"][distance]
         assert e.error < 5e-4 and exact - 3 * e.error < e.mean < exact + 3 * e.error + 2e-3
     curves, R = names["curves"], names["R"]

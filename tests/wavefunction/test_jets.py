@@ -64,10 +64,10 @@ def test_rules_of_single_operations():
     }
     r = positions(3, 1)[0]
     for name, function in functions.items():
-        found = jets.mapped(function(jets.spread(jets.local(r))), lambda t: t.sum((-2, -1)))
+        jet = jets.mapped(function(jets.spread(jets.local(r))), lambda t: t.sum((-2, -1)))
         gradient, laplacian = nested(lambda x, f=function: f(x).sum(), r)
-        torch.testing.assert_close(found.jacobian, gradient, rtol=1e-11, atol=1e-11, msg=name)
-        torch.testing.assert_close(found.laplacian, laplacian, rtol=1e-11, atol=1e-11, msg=name)
+        torch.testing.assert_close(jet.jacobian, gradient, rtol=1e-11, atol=1e-11, msg=name)
+        torch.testing.assert_close(jet.laplacian, laplacian, rtol=1e-11, atol=1e-11, msg=name)
 
 
 def test_sums_of_signed_logarithms():
@@ -79,11 +79,11 @@ def test_sums_of_signed_logarithms():
         y = jets.tanh(jets.mapped(x, lambda t: t.flatten(-2)))
         return jets.mapped(y, lambda t: t[..., :3]) * 0.4 + jets.mapped(y, lambda t: t[..., 3:])
 
-    sign, found = jets.log_sum(signs, logs(jets.spread(jets.local(r))))
+    sign, jet = jets.log_sum(signs, logs(jets.spread(jets.local(r))))
     gradient, laplacian = nested(lambda x: (signs * logs(x).exp()).sum().abs().log(), r)
     assert float(sign) == float(torch.sign((signs * logs(r).exp()).sum()))
-    torch.testing.assert_close(found.jacobian, gradient, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(found.laplacian, laplacian, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(jet.jacobian, gradient, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(jet.laplacian, laplacian, rtol=1e-10, atol=1e-10)
 
 
 def test_derivatives_of_slogdet():
@@ -97,8 +97,8 @@ def test_derivatives_of_slogdet():
     for hessian in (torch.func.hessian, lambda f: torch.func.jacrev(torch.func.jacrev(f))):
         torch.testing.assert_close(vmap(hessian(lambda x: jets.slogdet(x)[1]))(A.detach()), second)
     low = torch.randn(2000, 4, 1, generator=torch.Generator().manual_seed(1))
-    found = vmap(grad(lambda x: jets.slogdet(x)[1]))(low * low.mT)                    # of rank one
-    assert found.shape == (2000, 4, 4)
+    slopes = vmap(grad(lambda x: jets.slogdet(x)[1]))(low * low.mT)                    # of rank one
+    assert slopes.shape == (2000, 4, 4)
 
 
 def by_backbone(psi, rows):
@@ -124,9 +124,9 @@ def test_a_singular_determinant_adds_nothing():
     for a, b in zip(three(r), two(r), strict=True):
         torch.testing.assert_close(a, b)
     torch.testing.assert_close(three.jets(r)[1].rows, two.jets(r)[1].rows)
-    found, expected = (by_backbone(psi, derivatives(psi, r)) for psi in (three, two))
+    without, expected = (by_backbone(psi, derivatives(psi, r)) for psi in (three, two))
     assert torch.isfinite(derivatives(three, r)).all()
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(without, expected)
 
 
 @pytest.mark.slow

@@ -15,7 +15,14 @@ from nddo_ml.training import dataset
 from nddo_ml.training.batches import collate
 from nddo_ml.training.losses import Outputs, Weights, Widths, terms, trust
 from nddo_ml.units import CODATA_2018
-from nddo_ml.wavefunction.real_space.run import Ansatz, Averages, Config, Log, Sampling, calculate, prepared
+from nddo_ml.wavefunction.real_space.config import (
+    RealSpaceAnsatz,
+    RealSpaceConfig,
+    RealSpaceEvaluation,
+    RealSpaceLog,
+    RealSpaceSampling,
+)
+from nddo_ml.wavefunction.real_space.run import calculate, prepared
 
 HARTREE, BOHR = CODATA_2018.hartree, CODATA_2018.bohr
 
@@ -25,8 +32,10 @@ def results(tmp_path_factory):
     """result.json of H2 with forces, and of another geometry without."""
     folder = tmp_path_factory.mktemp("runs")
     for name, distance, forces in (("near", 1.4, 3), ("far", 2.6543210987, 0)):
-        calculate(prepared(Config(f"H 0 0 0; H 0 0 {distance}", output=str(folder / name), iterations=2, log=Log(2),
-                                  ansatz=Ansatz(start=""), sampling=Sampling(16, 2, 20), evaluation=Averages(4, 2, forces))))
+        calculate(prepared(RealSpaceConfig(
+            f"H 0 0 0; H 0 0 {distance}", output=str(folder / name), iterations=2, log=RealSpaceLog(2),
+            ansatz=RealSpaceAnsatz(start=""), sampling=RealSpaceSampling(16, 2, 20),
+            evaluation=RealSpaceEvaluation(4, 2, forces))))
     return [folder / name / "result.json" for name in ("near", "far")]
 
 
@@ -42,9 +51,9 @@ def test_results_become_frames(results, tmp_path):
     labels(results, output)                                     # once each, however often
     near, far = read(output, ":")
     expected = [json.loads(path.read_text()) for path in results]
-    for atoms, found in zip((near, far), expected, strict=True):
-        assert atoms.info["ref_energy"] == pytest.approx(found["energy"] * HARTREE, rel=1e-8)
-        assert atoms.info["ref_energy_error"] == pytest.approx(found["error"] * HARTREE, rel=1e-6) and found["error"] > 0
+    for atoms, result in zip((near, far), expected, strict=True):
+        assert atoms.info["ref_energy"] == pytest.approx(result["energy"] * HARTREE, rel=1e-8)
+        assert atoms.info["ref_energy_error"] == pytest.approx(result["error"] * HARTREE, rel=1e-6) and result["error"] > 0
         assert atoms.info["multiplicity"] == 1 and atoms.info["charge"] == 0
     assert far.positions[1, 2] == pytest.approx(2.6543210987 * BOHR, abs=1e-8)
     np.testing.assert_allclose(near.arrays["ref_forces"], np.array(expected[0]["forces"]) * HARTREE / BOHR, atol=1e-6)
@@ -58,18 +67,18 @@ def test_results_become_frames(results, tmp_path):
     (lambda r: r.pop("error"), "no result of"), (lambda r: r.update(format="other"), "no result of"),
     (lambda r: r.update(error=0.0), "expected finite numbers"), (lambda r: r.update(energy=float("nan")), "finite numbers")])
 def test_other_files_are_refused(results, tmp_path, change, words):
-    found = json.loads(results[0].read_text())
-    change(found)
-    (tmp_path / "result.json").write_text(json.dumps(found))
+    result = json.loads(results[0].read_text())
+    change(result)
+    (tmp_path / "result.json").write_text(json.dumps(result))
     done = CliRunner().invoke(app, ["label", "--from", str(tmp_path / "result.json"), "-o", str(tmp_path / "l.extxyz")])
     assert done.exit_code == 2 and words in " ".join(done.output.split())
     assert not (tmp_path / "l.extxyz").exists()
 
 
 def test_levels_are_not_mixed(results, tmp_path):
-    found = json.loads(results[0].read_text())
-    found["config"]["ansatz"]["kind"] = "psiformer"
-    (tmp_path / "result.json").write_text(json.dumps(found))
+    result = json.loads(results[0].read_text())
+    result["config"]["ansatz"]["kind"] = "psiformer"
+    (tmp_path / "result.json").write_text(json.dumps(result))
     done = CliRunner().invoke(app, ["label", "--from", str(tmp_path / "result.json"), str(results[1]), "-o",
                                     str(tmp_path / "l.extxyz")])
     assert done.exit_code == 2 and "separate files" in done.output
@@ -100,12 +109,12 @@ def test_an_error_bar_lowers_the_weight():
 def test_error_bars_of_forces_and_of_energies_among_themselves():
     noisy = np.full((2, 3), Widths().forces)
     exact, rough = (collate(hydrogens(0.0, 0.0, forces_error=e), [0, 1]) for e in (None, noisy))
-    found = [float(terms(outputs(b, [0.0, 0.0], 0.01), b, Weights(), Widths())["forces"]) for b in (exact, rough)]
-    assert found[1] == pytest.approx(found[0] / 2)
+    losses = [float(terms(outputs(b, [0.0, 0.0], 0.01), b, Weights(), Widths())["forces"]) for b in (exact, rough)]
+    assert losses[1] == pytest.approx(losses[0] / 2)
     width = Widths().energy * 2**0.5
     exact, rough = (collate(hydrogens(e, e), [0, 1]) for e in (0.0, width))
-    found = [float(terms(outputs(b, [0.0, 0.02]), b, Weights(relative=1.0), Widths())["relative"]) for b in (exact, rough)]
-    assert found[1] == pytest.approx(found[0] / 2) and found[0] > 0
+    losses = [float(terms(outputs(b, [0.0, 0.02]), b, Weights(relative=1.0), Widths())["relative"]) for b in (exact, rough)]
+    assert losses[1] == pytest.approx(losses[0] / 2) and losses[0] > 0
 
 
 def test_frames_without_forces_train_on_energies_alone():
@@ -146,7 +155,7 @@ def test_energies_alone_are_scored_and_drawn(tmp_path):
 
     frames = [replace(f, forces=np.full((2, 3), np.nan)) for f in hydrogens(0.1, 0.1)]
     predictions = [Prediction(0.1, np.zeros((2, 3))) for _ in frames]
-    found = scores(frames, predictions)
-    assert np.isnan(found.forces) and found.energy == pytest.approx(0.1 * CODATA_2018.kcal_mol)
+    errors = scores(frames, predictions)
+    assert np.isnan(errors.forces) and errors.energy == pytest.approx(0.1 * CODATA_2018.kcal_mol)
     parity(frames, predictions, tmp_path / "parity.png")
     assert (tmp_path / "parity.png").stat().st_size > 5000

@@ -6,7 +6,15 @@ import torch
 from nddo_ml import Hamiltonian, Molecules
 from nddo_ml.errors import InvalidMolecule
 from nddo_ml.scf.fock import electronic_energy
-from nddo_ml.wavefunction.orbitals.ansatz import OrbitalNetwork, aligned, density, energy_and_gradient, fit, reference, rotated
+from nddo_ml.wavefunction.orbitals.ansatz import (
+    OrbitalNetwork,
+    aligned,
+    density,
+    energy_and_gradient,
+    fit_network,
+    reference_orbitals,
+    rotated,
+)
 from nddo_ml.wavefunction.orbitals.energy_functionals import nddo_functional
 
 FRAME = torch.tensor([[0.0, 0, 0], [1.0, 0, 0], [-0.25, 0.97, 0]], dtype=torch.float64)
@@ -19,6 +27,10 @@ def water(count, seed):
     zero = torch.zeros_like(a)
     atoms = [(zero, zero, zero), (a, zero, zero), (b * angle.cos(), b * angle.sin(), zero)]
     return aligned(torch.stack([torch.stack(x, -1) for x in atoms], 1), FRAME)
+
+
+def waters(positions):
+    return Molecules.batch([[8, 1, 1]] * len(positions), list(positions))
 
 
 def nddo(positions, method="PM6", numbers=(8, 1, 1), **options):
@@ -45,12 +57,12 @@ def test_fock_form_is_the_gradient_of_the_engine(method, case):
     functional = nddo(water(2, 0), method, **options)
     C = orbitals_near(functional)
     energy, slopes = energy_and_gradient(functional, C)
-    p = functional.state.problem
-    direct = electronic_energy(p.layout, p.integrals, density(C))
+    problem = functional.problem
+    direct = electronic_energy(problem.layout, problem.integrals, density(C))
     torch.testing.assert_close(energy - functional.constant, direct.detach(), rtol=1e-12, atol=1e-9)
-    for found, exact in zip(slopes, torch.autograd.grad(direct.sum(), C), strict=True):
+    for slope, exact in zip(slopes, torch.autograd.grad(direct.sum(), C), strict=True):
         assert exact.abs().max() > 1
-        torch.testing.assert_close(found, exact, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(slope, exact, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("unrestricted", [False, True])
@@ -59,7 +71,7 @@ def test_fock_form_is_the_gradient_ab_initio(unrestricted):
     pytest.importorskip("pyscf")
     from nddo_ml.wavefunction.orbitals.pyscf_functional import pyscf_functional
 
-    functional = pyscf_functional([8, 1, 1], water(1, 3), "sto-3g", unrestricted=unrestricted)
+    functional = pyscf_functional(waters(water(1, 3)), "sto-3g", unrestricted=unrestricted)
     C = orbitals_near(functional)
     energy, slopes = energy_and_gradient(functional, C)
     X, mol = functional.X[0], functional.fields[0].mol
@@ -71,15 +83,15 @@ def test_fock_form_is_the_gradient_ab_initio(unrestricted):
     exchange = scale * sum((D * torch.einsum("prqs,rs->pq", eri, D)).sum() for D in spins)
     direct = (P * h).sum() + 0.5 * (P * J).sum() - 0.5 * exchange + mol.energy_nuc()
     assert float(energy[0]) == pytest.approx(float(direct.detach()), abs=1e-10)
-    for found, exact in zip(slopes, torch.autograd.grad(direct, C), strict=True):
-        torch.testing.assert_close(found, exact, rtol=1e-10, atol=1e-10)
+    for slope, exact in zip(slopes, torch.autograd.grad(direct, C), strict=True):
+        torch.testing.assert_close(slope, exact, rtol=1e-10, atol=1e-10)
 
 
 def test_any_network_is_an_upper_bound():
     """Random weights, far from the minimum: never below the SCF by more than 1e-9 eV, and the reference alone is not it."""
     positions = water(12, 1)
     functional = nddo(positions)
-    network = OrbitalNetwork(reference(nddo(FRAME[None])), positions)
+    network = OrbitalNetwork(reference_orbitals(nddo(FRAME[None])), positions)
     exact, _, _ = functional.solve()
     for scale in (0.0, 0.05, 0.5):
         torch.nn.init.normal_(network.network[-1].weight, std=scale)
@@ -94,9 +106,9 @@ def test_geometries_not_trained_on():
     """PM6 water: at most 1e-6 hartree above the SCF, and at least a quarter of the iterations saved as a guess."""
     train, unseen = water(120, 1), water(24, 2)
     functional = nddo(train)
-    network = OrbitalNetwork(reference(nddo(FRAME[None])), train, width=24)
-    found = fit(network, functional, train, steps=40)
-    assert found.history[-1] < found.history[0] - 0.05
+    network = OrbitalNetwork(reference_orbitals(nddo(FRAME[None])), train, width=24)
+    training = fit_network(network, functional, train, steps=40)
+    assert training.history[-1] < training.history[0] - 0.05
     other = nddo(unseen)
     exact, _, plain = other.solve()
     with torch.no_grad():
@@ -115,9 +127,9 @@ def test_geometries_not_trained_on_ab_initio():
     from nddo_ml.wavefunction.orbitals.pyscf_functional import pyscf_functional
 
     train, unseen = water(120, 1), water(24, 2)
-    network = OrbitalNetwork(reference(pyscf_functional([8, 1, 1], FRAME[None], "sto-3g")), train, width=32)
-    fit(network, pyscf_functional([8, 1, 1], train, "sto-3g"), train, steps=150, tolerance=1e-13)
-    other = pyscf_functional([8, 1, 1], unseen, "sto-3g")
+    network = OrbitalNetwork(reference_orbitals(pyscf_functional(waters(FRAME[None]), "sto-3g")), train, width=32)
+    fit_network(network, pyscf_functional(waters(train), "sto-3g"), train, steps=150, tolerance=1e-13)
+    other = pyscf_functional(waters(unseen), "sto-3g")
     exact, _, plain = other.solve()
     with torch.no_grad():
         D = density(network(unseen))

@@ -9,9 +9,17 @@ import torch
 from nddo_ml import Hamiltonian as NDDO
 from nddo_ml import Molecules
 from nddo_ml.errors import InvalidMolecule, UnknownOption
-from nddo_ml.wavefunction.determinants.neural_states import amplitudes, fit, in_order, neural_state, rayleigh, selected
+from nddo_ml.wavefunction.determinants.neural_states import (
+    NeuralStateTraining,
+    amplitudes,
+    fit_selected,
+    fit_state,
+    in_order,
+    neural_state,
+    rayleigh,
+)
 from nddo_ml.wavefunction.determinants.second_quantisation import (
-    Hamiltonian,
+    SecondQuantisedHamiltonian,
     determinants,
     diagonal,
     ground_state,
@@ -19,14 +27,20 @@ from nddo_ml.wavefunction.determinants.second_quantisation import (
     matrix,
     nddo_hamiltonian,
     pairs,
-    reference,
+    reference_determinant,
     singles_and_doubles,
     size,
     sparse_matrix,
 )
 from nddo_ml.wavefunction.determinants.selected_space import first_order, occupations, words
-from nddo_ml.wavefunction.determinants.vector_autoencoder import VectorAutoencoder, continuous, heaviest, overlaps
-from nddo_ml.wavefunction.determinants.vector_autoencoder import fit as fit_autoencoder
+from nddo_ml.wavefunction.determinants.vector_autoencoder import (
+    AutoencoderTraining,
+    VectorAutoencoder,
+    continuous,
+    fit_autoencoder,
+    heaviest,
+    overlaps,
+)
 from nddo_ml.wavefunction.orbitals.energy_functionals import nddo_functional
 
 WATER = [[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]]
@@ -41,13 +55,14 @@ def hydrogens(spacing, localised=False, count=4):
     pytest.importorskip("pyscf")
     from nddo_ml.wavefunction.determinants.pyscf_active_space import active_space
 
-    return active_space([1] * count, [[0, 0, spacing * k] for k in range(count)], localised=localised)
+    chain = Molecules.single([1] * count, [[0, 0, spacing * k] for k in range(count)])
+    return active_space(chain, localised=localised)
 
 
 def test_the_reference_determinant_has_the_energy_of_the_engine():
     H = valence()
     exact = float(NDDO("PM6")(Molecules.single([8, 1, 1], WATER)).energy)
-    assert float(diagonal(H, reference(H)[None])) == pytest.approx(exact, abs=1e-7)
+    assert float(diagonal(H, reference_determinant(H)[None])) == pytest.approx(exact, abs=1e-7)
 
 
 def test_the_spectrum_does_not_depend_on_the_orbitals():
@@ -67,7 +82,7 @@ def test_the_matrix_has_the_energy_of_full_ci(case):
     from nddo_ml.wavefunction.determinants.pyscf_active_space import active_space, exact_energy
 
     H = {"H2O NDDO": valence, "H4": lambda: hydrogens(0.9),
-         "OH": lambda: active_space([8, 1], [[0, 0, 0], [0, 0, 0.97]], frozen=1, multiplicity=2)}[case]()
+         "OH": lambda: active_space(Molecules.single([8, 1], [[0, 0, 0], [0, 0, 0.97]], 0, 2), frozen=1)}[case]()
     energy, vector = ground_state(matrix(H, determinants(H)))
     assert energy == pytest.approx(exact_energy(H), abs=1e-8)
     assert float(vector.norm()) == pytest.approx(1.0)
@@ -76,13 +91,19 @@ def test_the_matrix_has_the_energy_of_full_ci(case):
 def test_smaller_spaces_lie_above_larger_ones():
     """Pairs above singles and doubles above full CI, of water in its valence space; the heaviest determinants of the second."""
     H = valence()
-    spaces = [reference(H)[None], pairs(H), singles_and_doubles(H), determinants(H)]
+    spaces = [reference_determinant(H)[None], pairs(H), singles_and_doubles(H), determinants(H)]
     assert [len(s) for s in spaces] == [1, 1 + 4 * 2, 1 + 2 * 8 + 8 * 8 + 2 * 6, 225]
     energies = [ground_state(matrix(H, s))[0] for s in spaces]
     assert all(a > b + 1e-3 for a, b in pairwise(energies))
     weights, rows = leading(H, 5)
-    assert torch.equal(rows[0], reference(H)) and (weights.abs().diff() <= 0).all() and weights.abs()[0] > 0.9
+    assert torch.equal(rows[0], reference_determinant(H)) and (weights.abs().diff() <= 0).all() and weights.abs()[0] > 0.9
     assert (rows.sum(1) == 8).all() and len(rows.unique(dim=0)) == 5
+
+
+def empty(orbitals, pairs):
+    """Integrals that are zero, of pairs of electrons."""
+    n = orbitals
+    return SecondQuantisedHamiltonian(torch.zeros(n, n), torch.zeros(1, 1, 1, 1).expand(n, n, n, n), 0.0, pairs, pairs)
 
 
 def random_hamiltonian(orbitals, up, down):
@@ -91,7 +112,7 @@ def random_hamiltonian(orbitals, up, down):
     h, e = (torch.randn((orbitals,) * k, generator=g, dtype=torch.float64) for k in (2, 4))
     e = e + e.transpose(0, 1)
     e = e + e.transpose(2, 3)
-    return Hamiltonian(h + h.T, e + e.permute(2, 3, 0, 1), 0.3, up, down)
+    return SecondQuantisedHamiltonian(h + h.T, e + e.permute(2, 3, 0, 1), 0.3, up, down)
 
 
 @pytest.mark.parametrize(("orbitals", "up", "down"), [(6, 3, 2), (6, 4, 0), (5, 1, 4), (4, 4, 3), (36, 3, 2)])
@@ -110,11 +131,11 @@ def test_first_order_amplitudes_are_those_of_the_matrix(orbitals, up, down):
         inside = torch.randperm(len(space), generator=g)[:max(1, len(space) // 5)]
         state, psi = space[inside], torch.randn(len(inside), generator=g, dtype=torch.float64)
         others, weights = first_order(H, state, psi, -50.0, 10**6)
-        found = {tuple(row) for row in others.tolist()}
-        assert not found & {tuple(row) for row in state.tolist()}
+        listed = {tuple(row) for row in others.tolist()}
+        assert not listed & {tuple(row) for row in state.tolist()}
         couples = (matrix(H, space)[:, inside] != 0).any(1)
         couples[inside] = False
-        assert found == {tuple(row) for row in space[couples].tolist()}
+        assert listed == {tuple(row) for row in space[couples].tolist()}
         space = torch.cat([state, others])
     M = sparse_matrix(H, space).to_dense()
     exact = ((M[len(state):, :len(state)] @ psi) / (-50.0 - M.diagonal()[len(state):])).abs()
@@ -141,18 +162,19 @@ def test_large_spaces_are_counted_before_anything_is_built(molecule):
     H = valence(*LARGE[molecule])
     n = 30 if molecule == "benzene" else 18
     assert H.orbitals == n and size(H) == math.comb(n, H.up) ** 2
-    for refused in (lambda: determinants(H), lambda: fit(neural_state(H, "rbm"), H), lambda: selected(H, 30_000)):
-        with pytest.raises(InvalidMolecule, match=r"limit is 20000; take those that matter \(neural_states.selected\) or"):
+    for refused in (lambda: determinants(H), lambda: fit_state(neural_state(H, "rbm"), H),
+                    lambda: fit_selected(neural_state(H), H, 30_000)):
+        with pytest.raises(InvalidMolecule, match=r"limit is 20000; take those that matter \(neural_states.fit_selected\) or"):
             refused()
     if molecule == "benzene":
         with pytest.raises(InvalidMolecule, match=r"48264 weights of the network: 1\.9 GB of derivatives.*at most 2780"):
-            selected(H, 5000)
+            fit_selected(neural_state(H), H, 5000)
         with pytest.raises(InvalidMolecule, match=r"7\.31e"):
             singles_and_doubles(H)
-    found = selected(H, 12, rounds=2, steps=4, unit=EV)
-    lowest, _ = ground_state(matrix(H, found.space))
-    scf = float(diagonal(H, reference(H)[None]))
-    assert len(found.space) == 12 and lowest - 1e-8 < found.energy < scf - 0.1
+    fit = fit_selected(neural_state(H), H, 12, 2, NeuralStateTraining(steps=4, unit=EV))
+    lowest, _ = ground_state(matrix(H, fit.space))
+    scf = float(diagonal(H, reference_determinant(H)[None]))
+    assert len(fit.space) == 12 and lowest - 1e-8 < fit.energy < scf - 0.1
 
 
 def test_the_exact_energy_is_counted_first():
@@ -160,7 +182,7 @@ def test_the_exact_energy_is_counted_first():
     from nddo_ml.wavefunction.determinants.pyscf_active_space import exact_energy
 
     with pytest.raises(InvalidMolecule, match=r"2\.41e\+16 determinants .* smaller active space"):
-        exact_energy(Hamiltonian(torch.zeros(30, 30), torch.zeros(1, 1, 1, 1), 0.0, 15, 15))
+        exact_energy(empty(30, 15))
 
 
 @pytest.mark.parametrize("kind", ["backflow", "rbm"])
@@ -179,9 +201,9 @@ def test_neural_states_of_h4(kind, seed):
     """Within 1e-4 hartree of full CI, from above; no step raises the energy."""
     H = hydrogens(0.9)
     exact, _ = ground_state(matrix(H, determinants(H)))
-    found = fit(neural_state(H, kind, seed), H, 300)
-    assert -1e-9 < found.energy - exact < 1e-4
-    assert all(b < a + 1e-12 for a, b in pairwise(found.history))
+    fit = fit_state(neural_state(H, kind, seed), H, training=NeuralStateTraining(steps=300))
+    assert -1e-9 < fit.energy - exact < 1e-4
+    assert all(b < a + 1e-12 for a, b in pairwise(fit.history))
 
 
 @pytest.mark.slow
@@ -191,12 +213,12 @@ def test_neural_states_reach_full_ci(case):
     if case == "LiH":
         pytest.importorskip("pyscf")
         from nddo_ml.wavefunction.determinants.pyscf_active_space import active_space
-        H, unit, tolerance = active_space([3, 1], [[0, 0, 0], [0, 0, 1.6]]), 1.0, 1e-4
+        H, unit, tolerance = active_space(Molecules.single([3, 1], [[0, 0, 0], [0, 0, 1.6]])), 1.0, 1e-4
     else:
         H, unit, tolerance = valence(), EV, 1e-3
     exact, _ = ground_state(matrix(H, determinants(H)))
-    found = fit(neural_state(H), H, 400, unit=unit)
-    assert -1e-8 < found.energy - exact < tolerance
+    fit = fit_state(neural_state(H), H, training=NeuralStateTraining(steps=400, unit=unit))
+    assert -1e-8 < fit.energy - exact < tolerance
 
 
 @pytest.mark.slow
@@ -205,10 +227,10 @@ def test_selected_determinants():
     pytest.importorskip("pyscf")
     from nddo_ml.wavefunction.determinants.pyscf_active_space import active_space
 
-    H = active_space([8, 1, 1], WATER)
+    H = active_space(Molecules.single([8, 1, 1], WATER))
     exact, _ = ground_state(matrix(H, determinants(H)))
-    found = selected(H, 44)
-    assert len(found.space) == 44 and 0 < found.energy - exact < 1.6e-3
+    fit = fit_selected(neural_state(H), H, 44)
+    assert len(fit.space) == 44 and 0 < fit.energy - exact < 1.6e-3
 
 
 @pytest.mark.slow
@@ -221,7 +243,7 @@ def test_autoencoder_along_a_dissociation():
     states = [ground_state(M) for M in matrices]
     vectors = continuous(torch.stack([v for _, v in states]))
     model = VectorAutoencoder(vectors.shape[1])
-    fit_autoencoder(model, vectors[::2], 2000)
+    fit_autoencoder(model, vectors[::2], AutoencoderTraining(steps=2000))
     with torch.no_grad():
         decoded = model(vectors[1::2])
     assert overlaps(decoded, vectors[1::2]).min() > 0.999
@@ -233,14 +255,17 @@ def test_autoencoder_along_a_dissociation():
 
 
 def test_refusals():
+    pytest.importorskip("pyscf")
+    from nddo_ml.wavefunction.determinants.pyscf_active_space import active_space
+
     with pytest.raises(UnknownOption, match="rbm, backflow"):
         neural_state(valence(), "boltzmann")
     with pytest.raises(UnknownOption, match="size = 0"):
-        selected(valence(), 0)
+        fit_selected(neural_state(valence()), valence(), 0)
     molecules = Molecules.batch([[1, 1]] * 2, [[[0, 0, 0], [0, 0, 0.8]], [[0, 0, 0], [0, 0, 0.9]]])
     with pytest.raises(InvalidMolecule, match="is of one"):
         nddo_hamiltonian(nddo_functional(NDDO("PM6"), molecules))
-    n = 12
-    big = Hamiltonian(torch.zeros(n, n), torch.zeros(n, n, n, n), 0.0, 6, 6)
     with pytest.raises(InvalidMolecule, match="determinants"):
-        matrix(big, determinants(Hamiltonian(torch.zeros(n, n), torch.zeros(1, 1, 1, 1), 0.0, 3, 3))[:20_001])
+        matrix(empty(12, 6), determinants(empty(12, 3))[:20_001])
+    with pytest.raises(InvalidMolecule, match="is of one"):
+        active_space(molecules)

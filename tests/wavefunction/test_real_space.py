@@ -9,17 +9,18 @@ from nddo_ml.errors import InvalidMolecule, UnknownOption
 from nddo_ml.wavefunction.natural_gradient import Adam, Spring
 from nddo_ml.wavefunction.real_space.ansatz import wavefunction
 from nddo_ml.wavefunction.real_space.local_energy import clipped, local_energies, local_energy
-from nddo_ml.wavefunction.real_space.sampling import Walkers, healed, leap, scattered, started, walk
+from nddo_ml.wavefunction.real_space.sampling import Walkers, healed, leap, scattered, walk, walkers_at
 from nddo_ml.wavefunction.real_space.statistics import reblocked
-from nddo_ml.wavefunction.real_space.systems import from_text, system
+from nddo_ml.wavefunction.real_space.systems import electron_system, from_text
 from nddo_ml.wavefunction.real_space.variational import (
+    Averaging,
     SamplingFailed,
-    Settings,
-    State,
+    VariationalSettings,
+    WalkerState,
     derivatives,
     evaluate,
+    initial_state,
     iteration,
-    start,
     train,
 )
 
@@ -61,15 +62,15 @@ def test_electrons_of_opposite_spin_are_not_exchanged(kind):
 def slope(psi, r, electron, direction, centre):
     """d ln|psi| / d distance just off a coincidence, averaged over the sphere (both ends of each direction)."""
     h = 1e-5
-    found = []
+    slopes = []
     for sign in (1.0, -1.0):
         points = []
         for distance in (h, 2 * h):
             x = r.clone()
             x[:, electron] = centre + sign * distance * direction
             points.append(psi(x)[1])
-        found.append((points[1] - points[0]) / h)
-    return 0.5 * (found[0] + found[1])
+        slopes.append((points[1] - points[0]) / h)
+    return 0.5 * (slopes[0] + slopes[1])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -81,8 +82,8 @@ def test_cusps(kind, case):
     direction = torch.nn.functional.normalize(positions(1, 30, seed=2)[:, 0], dim=-1)
     centre = {"nucleus Li": psi.nuclei[0], "nucleus H": psi.nuclei[1], "antiparallel": r[:, 2]}[case]
     expected = {"nucleus Li": -3.0, "nucleus H": -1.0, "antiparallel": 0.5}[case]
-    found = slope(psi, r, 0, direction, centre)
-    assert (found - expected).abs().median() < 1e-3     # the quadratic term times the distance; some walkers sit near a node
+    cusp = slope(psi, r, 0, direction, centre)
+    assert (cusp - expected).abs().median() < 1e-3     # the quadratic term times the distance; some walkers sit near a node
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -134,10 +135,10 @@ def test_hydrogen_exactly():
 def test_derivatives_by_the_parameters(kind):
     psi = wavefunction(from_text("He 0 0 0"), kind)
     r = positions(2, 5)
-    found = derivatives(psi, r)
+    rows = derivatives(psi, r)
     for k in range(5):
         one = torch.cat([g.flatten() for g in torch.autograd.grad(psi(r[k])[1], list(psi.parameters()))])
-        torch.testing.assert_close(found[k], one, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(rows[k], one, rtol=1e-10, atol=1e-10)
 
 
 def test_sampling_reproduces_a_known_density():
@@ -145,12 +146,12 @@ def test_sampling_reproduces_a_known_density():
     def psi(r):
         return torch.ones(len(r)), -0.5 * r.square().sum((-2, -1))
 
-    walkers = started(psi, positions(2, 2000), 1.0)
-    found = []
+    walkers = walkers_at(psi, positions(2, 2000), 1.0)
+    squares = []
     for _ in range(30):
-        walkers = walk(psi, walkers, 10, generator(len(found)))
-        found.append(walkers.r.square().mean())
-    moments = torch.stack(found[5:])
+        walkers = walk(psi, walkers, 10, generator(len(squares)))
+        squares.append(walkers.r.square().mean())
+    moments = torch.stack(squares[5:])
     assert abs(float(moments.mean()) - 0.5) < 4 * 0.5 / (2000 * 6 * 25 / 4) ** 0.5
     assert 0.35 < walkers.acceptance < 0.65
 
@@ -166,7 +167,7 @@ def test_leaps_bring_electrons_to_distant_nuclei_as_often_as_they_belong_there()
             return torch.ones(len(r)), 0.5 * (near * share).sum(-1).log().sum(-1)
 
     psi, far = TwoPlaces(), []
-    walkers = started(psi, 0.1 * positions(2, 1000), 1.0)
+    walkers = walkers_at(psi, 0.1 * positions(2, 1000), 1.0)
     assert float((walk(psi, walkers, 50, generator()).r[..., 2] > 10).double().mean()) == 0
     for k in range(60):
         walkers = leap(psi, walk(psi, walkers, 2, generator(k)), generator(k))
@@ -183,11 +184,11 @@ def test_reblocking_of_a_correlated_series():
     rows = [noise[0] / (1 - a * a) ** 0.5]
     for k in range(1, steps):
         rows.append(a * rows[-1] + noise[k])
-    found = reblocked(torch.stack(rows))
+    estimate = reblocked(torch.stack(rows))
     expected = ((1 + a) / (1 - a) / (steps * walkers)) ** 0.5
-    assert found.error == pytest.approx(expected, rel=0.2)
-    assert found.correlation == pytest.approx((1 + a) / (1 - a), rel=0.4)
-    assert abs(found.mean) < 4 * expected
+    assert estimate.error == pytest.approx(expected, rel=0.2)
+    assert estimate.correlation == pytest.approx((1 + a) / (1 - a), rel=0.4)
+    assert abs(estimate.mean) < 4 * expected
 
 
 def test_a_natural_step_solves_its_equations():
@@ -205,32 +206,32 @@ def test_a_natural_step_solves_its_equations():
 
 def test_clipping_moves_only_outliers():
     E = torch.cat([torch.randn(100, generator=generator()), torch.tensor([1e6])]).double()
-    found = clipped(E)
-    assert torch.equal(found[:100], E[:100]) and found[100] < E[100]
+    moved = clipped(E)
+    assert torch.equal(moved[:100], E[:100]) and moved[100] < E[100]
 
 
 def test_lost_walkers_are_reset_and_counted():
     walkers = Walkers(positions(2, 10), torch.arange(10.0), 0.1)
     healthy = torch.ones(10, dtype=torch.bool)
     healthy[[2, 7]] = False
-    found, lost = healed(walkers, healthy, generator())
-    assert lost == 2 and not torch.isin(found.log, torch.tensor([2.0, 7.0])).any()
-    assert torch.equal(found.r[healthy], walkers.r[healthy])
+    whole, lost = healed(walkers, healthy, generator())
+    assert lost == 2 and not torch.isin(whole.log, torch.tensor([2.0, 7.0])).any()
+    assert torch.equal(whole.r[healthy], walkers.r[healthy])
 
     molecule = from_text("He 0 0 0")
-    psi, settings = wavefunction(molecule), Settings(walkers=16, steps=1, burn_in=10)
-    state = start(psi, molecule, settings)
+    psi, settings = wavefunction(molecule), VariationalSettings(walkers=16, steps=1, burn_in=10)
+    state = initial_state(psi, molecule, settings)
     broken = state.walkers.r.clone()
     broken[3] = math.nan
-    state = State(0, Walkers(broken, state.walkers.log, 0.1), state.memory, state.generator)
+    state = WalkerState(0, Walkers(broken, state.walkers.log, 0.1), state.memory, state.generator)
     after, progress = iteration(psi, state, settings)
     assert progress.reset == 1 and torch.isfinite(after.walkers.r).all() and math.isfinite(progress.energy)
 
 
 def test_diverged_parameters_are_refused():
     molecule = from_text("He 0 0 0")
-    psi, settings = wavefunction(molecule), Settings(walkers=8, steps=1, burn_in=0)
-    state = start(psi, molecule, settings)
+    psi, settings = wavefunction(molecule), VariationalSettings(walkers=8, steps=1, burn_in=0)
+    state = initial_state(psi, molecule, settings)
     with torch.no_grad():
         psi.exponents.fill_(math.nan)
     with pytest.raises(SamplingFailed, match="diverged"):
@@ -240,14 +241,14 @@ def test_diverged_parameters_are_refused():
 def test_training_goes_on_exactly():
     """Ten iterations at once, and five and five from the stored state and weights: the same numbers."""
     molecule = from_text("He 0 0 0")
-    settings = Settings(walkers=32, steps=3, burn_in=20)
+    settings = VariationalSettings(walkers=32, steps=3, burn_in=20)
     whole = wavefunction(molecule)
-    train(whole, molecule, settings, 6)
+    train(whole, initial_state(whole, molecule, settings), settings, 6)
     half = wavefunction(molecule)
-    state = train(half, molecule, settings, 3)
+    state = train(half, initial_state(half, molecule, settings), settings, 3)
     fresh = wavefunction(molecule, seed=5)
     fresh.load_state_dict(half.state_dict())
-    train(fresh, molecule, settings, 6, state)
+    train(fresh, state, settings, 6)
     for a, b in zip(whole.parameters(), fresh.parameters(), strict=True):
         assert torch.equal(a, b)
 
@@ -255,17 +256,18 @@ def test_training_goes_on_exactly():
 @pytest.mark.parametrize("optimiser", [Spring(), Adam()])
 def test_a_short_training_lowers_the_energy(optimiser):
     molecule = from_text("He 0 0 0")
-    settings = Settings(walkers=48, steps=4, burn_in=50, optimiser=optimiser)
-    psi, found = wavefunction(molecule, determinants=2, width=12, pair_width=4, layers=2), []
+    settings = VariationalSettings(walkers=48, steps=4, burn_in=50, optimiser=optimiser)
+    psi, energies = wavefunction(molecule, determinants=2, sizes={"width": 12, "pair_width": 4, "layers": 2}), []
     with torch.no_grad():
         psi.exponents.mul_(0.4)                 # far too wide: the usual start is near a mean field already
-    train(psi, molecule, settings, 40, report=lambda p, s: found.append(p.energy))
-    assert sum(found[-10:]) / 10 < sum(found[:10]) / 10 - 0.1
+    state = initial_state(psi, molecule, settings)
+    train(psi, state, settings, 40, report=lambda p, s: energies.append(p.energy))
+    assert sum(energies[-10:]) / 10 < sum(energies[:10]) / 10 - 0.1
 
 
 def test_walkers_start_where_charges_ask_for_them():
-    found = scattered(from_text("H 0 0 0; H 0 0 50"), 100, generator())
-    assert (found[:, 0, 2] < 25).all() and (found[:, 1, 2] > 25).all()
+    r = scattered(from_text("H 0 0 0; H 0 0 50"), 100, generator())
+    assert (r[:, 0, 2] < 25).all() and (r[:, 1, 2] > 25).all()
     assert scattered(from_text("H 0 0 0", charge=-1), 5, generator()).shape == (5, 2, 3)
 
 
@@ -277,7 +279,7 @@ def test_walkers_start_where_charges_ask_for_them():
     (lambda: from_text("H 0 0"), "not an atom"),
     (lambda: from_text("H 0 0 nan"), "not a finite number"),
     (lambda: from_text(""), "without atoms"),
-    (lambda: system([1], [[0, 0, 0], [0, 0, 1]]), "1 atoms but 2 positions"),
+    (lambda: electron_system([1], [[0, 0, 0], [0, 0, 1]]), "1 atoms but 2 positions"),
 ])
 def test_impossible_molecules(call, words):
     with pytest.raises(InvalidMolecule, match=words):
@@ -298,8 +300,8 @@ def test_units_of_positions():
 def test_evaluation_counts_everything_and_changes_nothing():
     molecule = from_text("He 0 0 0")
     psi = wavefunction(molecule)
-    state = start(psi, molecule, Settings(walkers=16, burn_in=20))
+    state = initial_state(psi, molecule, VariationalSettings(walkers=16, burn_in=20))
     before = [p.clone() for p in psi.parameters()]
-    found = evaluate(psi, state, blocks=6, steps=2, burn_in=2)
-    assert found.energies.shape == (6, 16) and found.energy.mean == pytest.approx(float(found.energies.mean()))
+    averages = evaluate(psi, state, Averaging(blocks=6, steps=2, burn_in=2))
+    assert averages.energies.shape == (6, 16) and averages.energy.mean == pytest.approx(float(averages.energies.mean()))
     assert all(torch.equal(a, b) for a, b in zip(before, psi.parameters(), strict=True))

@@ -16,13 +16,20 @@ from typer.testing import CliRunner
 from nddo_ml.cli.main import app
 from nddo_ml.common.toml import from_table
 from nddo_ml.errors import IncompatibleFile, InvalidMolecule, UnknownOption
+from nddo_ml.wavefunction.real_space.config import (
+    RealSpaceAnsatz,
+    RealSpaceConfig,
+    RealSpaceEvaluation,
+    RealSpaceLog,
+    RealSpaceSampling,
+)
 from nddo_ml.wavefunction.real_space.forces import warp
-from nddo_ml.wavefunction.real_space.run import Ansatz, Averages, Config, Log, Sampling, calculate, prepared
+from nddo_ml.wavefunction.real_space.run import calculate, prepared
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("wavefunction*/*.toml")) + sorted(
     (Path(__file__).parents[2] / "examples").glob("wavefunction*.toml"))
-SMALL = Config("He 0 0 0", iterations=6, ansatz=Ansatz(start=""), sampling=Sampling(16, 2, 20), evaluation=Averages(4, 2),
-               log=Log(2))
+SMALL = RealSpaceConfig("He 0 0 0", iterations=6, ansatz=RealSpaceAnsatz(start=""), sampling=RealSpaceSampling(16, 2, 20),
+                        evaluation=RealSpaceEvaluation(4, 2), log=RealSpaceLog(2))
 
 
 def config(folder, **changes):
@@ -42,8 +49,8 @@ def test_an_interrupted_run_ends_as_the_whole_one(tmp_path):
     part = prepared(config(tmp_path / "b"))
     assert calculate(part, stop=after_five) is None
     rest = prepared(config(tmp_path / "b"))
-    found = calculate(rest)
-    assert torch.equal(found.energies, expected.energies)
+    averages = calculate(rest)
+    assert torch.equal(averages.energies, expected.energies)
     for a, b in zip(whole.psi.parameters(), rest.psi.parameters(), strict=True):
         assert torch.equal(a, b)
     a, b = ((tmp_path / x / "metrics.jsonl").read_text() for x in "ab")
@@ -66,9 +73,9 @@ def test_a_killed_run_goes_on_exactly(tmp_path):
 
 
 def test_the_result_of_a_run(tmp_path):
-    found = calculate(prepared(config(tmp_path, exact=-2.903724377)))
+    averages = calculate(prepared(config(tmp_path, exact=-2.903724377)))
     result = json.loads((tmp_path / "result.json").read_text())
-    assert result["energy"] == found.energy.mean and result["error"] == found.energy.error > 0
+    assert result["energy"] == averages.energy.mean and result["error"] == averages.energy.error > 0
     assert result["difference"] == pytest.approx(result["energy"] + 2.903724377)
     assert (result["up"], result["down"], result["iterations"]) == (1, 1, 6)
 
@@ -96,7 +103,7 @@ def test_settings_that_cannot_be(tmp_path):
                            ({"evaluation": {"forces": -1}}, "evaluation.forces"),
                            ({"ansatz": {"kind": "psiformer", "width": 30}}, "multiple of ansatz.heads")):
         with pytest.raises(UnknownOption, match=words):
-            prepared(from_table(Config, {"molecule": "He 0 0 0", **changes}, "here"))
+            prepared(from_table(RealSpaceConfig, {"molecule": "He 0 0 0", **changes}, "here"))
     assert not list(tmp_path.iterdir())
 
 
@@ -118,7 +125,7 @@ def test_the_command(tmp_path):
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda p: p.stem)
 def test_shipped_configurations_are_valid(file):
-    run = prepared(replace(from_table(Config, tomllib.loads(file.read_text()), str(file)), device="cpu"))
+    run = prepared(replace(from_table(RealSpaceConfig, tomllib.loads(file.read_text()), str(file)), device="cpu"))
     assert run.config.exact is not None and run.config.exact < 0
 
 
@@ -136,7 +143,7 @@ def test_forces_add_up_to_nothing():
     """Nuclei and electrons moved together change nothing, for any wavefunction and at every walker."""
     from nddo_ml.wavefunction.real_space.forces import contributions
 
-    run = prepared(Config("Li 0 0 0; H 0 0 3.015", precision="double"))
+    run = prepared(RealSpaceConfig("Li 0 0 0; H 0 0 3.015", precision="double"))
     r = torch.randn(10, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     _, slope, log = contributions(run.psi, r)
     for total, scale in ((slope.sum(1), slope), (log.sum(1), log)):
@@ -153,11 +160,11 @@ GATES = {"wavefunction": 1e-4, "wavefunction_h2": 1e-4, "wavefunction_li": 5e-4,
 def test_energies(name, tmp_path):
     """|E - exact| < 3 sigma + tolerance and E >= exact - 3 sigma, sigma itself at most the tolerance: a wrong energy fails."""
     file = Path(__file__).parents[2] / "examples" / f"{name}.toml"
-    config = replace(from_table(Config, tomllib.loads(file.read_text()), str(file)), output=str(tmp_path))
-    found = calculate(prepared(config)).energy
-    assert found.error < GATES[name]
-    assert abs(found.mean - config.exact) < 3 * found.error + GATES[name]
-    assert found.mean > config.exact - 3 * found.error
+    config = replace(from_table(RealSpaceConfig, tomllib.loads(file.read_text()), str(file)), output=str(tmp_path))
+    energy = calculate(prepared(config)).energy
+    assert energy.error < GATES[name]
+    assert abs(energy.mean - config.exact) < 3 * energy.error + GATES[name]
+    assert energy.mean > config.exact - 3 * energy.error
 
 
 def rectangle(angle):
@@ -172,21 +179,21 @@ def test_energies_of_a_rectangle_of_hydrogens(angle, exact, tmp_path):
     """Two ways to pair the atoms cross at the square, states of other spin lie near. Exact to 3e-4: full CI in cc-pVTZ and, in
     40 to 64 natural orbitals, cc-pVQZ, extrapolated as H2 at the distances of the sides asks for; at 90 degrees -2.0155 in
     D. Pfau et al., Phys. Rev. Research 2, 033429 (2020)."""
-    square = from_table(Config, tomllib.loads((EXAMPLES[0].parents[1] / "wavefunction_h4.toml").read_text()), "")
-    found = calculate(prepared(replace(square, molecule=rectangle(angle), output=str(tmp_path))))
-    assert found.energy.error < 5e-4 and found.spin.mean < 0.1
-    assert exact - 3 * found.energy.error - 3e-4 < found.energy.mean < exact + 3 * found.energy.error + 1.6e-3
+    square = from_table(RealSpaceConfig, tomllib.loads((EXAMPLES[0].parents[1] / "wavefunction_h4.toml").read_text()), "")
+    averages = calculate(prepared(replace(square, molecule=rectangle(angle), output=str(tmp_path))))
+    assert averages.energy.error < 5e-4 and averages.spin.mean < 0.1
+    assert exact - 3 * averages.energy.error - 3e-4 < averages.energy.mean < exact + 3 * averages.energy.error + 1.6e-3
 
 
 @pytest.mark.slow
 def test_energies_do_not_depend_on_the_orientation(tmp_path):
     """The networks are not invariant, what they converge to is: H2 along z and along (1, 1, 1), trained apart."""
     d = 1.4 / 3**0.5
-    found = [calculate(prepared(Config(f"H 0.1 0.2 0.3; H {b}", output=str(tmp_path / name), iterations=400,
-                                       evaluation=Averages(200)))).energy
+    energies = [calculate(prepared(RealSpaceConfig(f"H 0.1 0.2 0.3; H {b}", output=str(tmp_path / name), iterations=400,
+                                       evaluation=RealSpaceEvaluation(200)))).energy
              for name, b in (("z", "0.1 0.2 1.7"), ("diagonal", f"{0.1 + d} {0.2 + d} {0.3 + d}"))]
-    error = math.hypot(*(e.error for e in found))
-    assert error < 3e-4 and abs(found[0].mean - found[1].mean) < 3 * error + 1e-4
+    error = math.hypot(*(e.error for e in energies))
+    assert error < 3e-4 and abs(energies[0].mean - energies[1].mean) < 3 * error + 1e-4
 
 
 FORCES = {  # molecule, distances at 0.9, 1.0, 1.2 of the equilibrium (bohr): force on the second nucleus, hartree/bohr
@@ -201,8 +208,8 @@ def test_forces(name, distance, tmp_path):
     """Within 5e-3 hartree/bohr. H2: differences of energies, W. Kolos, L. Wolniewicz, J. Chem. Phys. 49, 404 (1968); LiH: the
     Dunham series of the constants of K. P. Huber, G. Herzberg, Constants of Diatomic Molecules (1979)."""
     text, exact = FORCES[name]
-    averages = Averages(20, forces=250)
-    calculate(prepared(Config(text.format(distance), output=str(tmp_path), iterations=400, evaluation=averages)))
+    averages = RealSpaceEvaluation(20, forces=250)
+    calculate(prepared(RealSpaceConfig(text.format(distance), output=str(tmp_path), iterations=400, evaluation=averages)))
     result = json.loads((tmp_path / "result.json").read_text())
     force, error = (torch.tensor(result[key]) for key in ("forces", "forces_error"))
     assert 0 < error.max() < 1.7e-3
@@ -223,8 +230,8 @@ def test_two_processes_share_the_walkers(tmp_path):
         assert done.stdout.count("Done:") == 1
     whole, parts = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "parts"))
     assert whole["energy"] == parts["energy"] and whole["error"] == parts["error"]
-    alone = prepared(replace(SMALL, output=str(tmp_path / "whole"), iterations=5, log=Log(2), sampling=Sampling(16, 2, 10),
-                             evaluation=Averages(3)))
+    alone = prepared(replace(SMALL, output=str(tmp_path / "whole"), iterations=5, log=RealSpaceLog(2),
+                             sampling=RealSpaceSampling(16, 2, 10), evaluation=RealSpaceEvaluation(3)))
     with pytest.raises(IncompatibleFile, match="written by 2 processes, and this run has 1"):
         calculate(alone)
     states = torch.load(tmp_path / "whole" / "checkpoint.pt", weights_only=True)["states"]

@@ -8,7 +8,7 @@ import torch
 from nddo_ml.errors import InvalidMolecule
 from nddo_ml.wavefunction.real_space.ansatz import wavefunction
 from nddo_ml.wavefunction.real_space.mean_field_start import MeanField, Shell
-from nddo_ml.wavefunction.real_space.sampling import started, walk
+from nddo_ml.wavefunction.real_space.sampling import walk, walkers_at
 from nddo_ml.wavefunction.real_space.spin import spin_square
 from nddo_ml.wavefunction.real_space.systems import from_text
 
@@ -25,8 +25,8 @@ def test_states_of_one_spin_have_it_everywhere(text, multiplicity, expected):
     """All electrons of one spin, or a singlet of two: S^2 psi is a multiple of psi."""
     system = from_text(text, multiplicity=multiplicity)
     psi = wavefunction(system, singlet=multiplicity == 1)
-    found = spin_square(psi, positions(system.electrons, 10))
-    torch.testing.assert_close(found, torch.full_like(found, expected), rtol=0, atol=1e-9)
+    square = spin_square(psi, positions(system.electrons, 10))
+    torch.testing.assert_close(square, torch.full_like(square, expected), rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("tilt", [0.0, 0.3, math.pi / 4])
@@ -38,16 +38,16 @@ def test_an_unrestricted_determinant(tilt):
 
     class Determinant:
         up, down = 1, 1
-        field = MeanField(torch.zeros(1, 3, dtype=torch.float64), shells, (a, b))
+        field = MeanField(torch.zeros(1, 3, dtype=torch.float64), shells, (a[None], b[None]))
 
         def __call__(self, r):
             return self.field(r)
 
     psi, generator = Determinant(), torch.Generator().manual_seed(1)
-    walkers = walk(psi, started(psi, positions(2, 4000), 1.0), 200, generator)
-    found = torch.stack([spin_square(psi, (walkers := walk(psi, walkers, 20, generator, adapt=False)).r) for _ in range(5)])
-    error = float(found.std()) / found.numel() ** 0.5
-    assert abs(float(found.mean()) - math.sin(tilt) ** 2) < max(4 * error, 1e-9) and error < 0.02
+    walkers = walk(psi, walkers_at(psi, positions(2, 4000), 1.0), 200, generator)
+    square = torch.stack([spin_square(psi, (walkers := walk(psi, walkers, 20, generator, adapt=False)).r) for _ in range(5)])
+    error = float(square.std()) / square.numel() ** 0.5
+    assert abs(float(square.mean()) - math.sin(tilt) ** 2) < max(4 * error, 1e-9) and error < 0.02
 
 
 def test_a_singlet_stays_itself_when_all_spins_are_exchanged():

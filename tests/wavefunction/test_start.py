@@ -13,12 +13,21 @@ from nddo_ml.wavefunction.determinants.second_quantisation import determinants, 
 from nddo_ml.wavefunction.natural_gradient import Adam, Spring, limited
 from nddo_ml.wavefunction.orbitals.energy_functionals import nddo_functional
 from nddo_ml.wavefunction.real_space.ansatz import wavefunction
+from nddo_ml.wavefunction.real_space.config import RealSpaceAnsatz, RealSpaceConfig, RealSpaceOptimiser
 from nddo_ml.wavefunction.real_space.local_energy import local_energies
-from nddo_ml.wavefunction.real_space.mean_field_start import MeanField, Shell, angular, fitted, mean_field
-from nddo_ml.wavefunction.real_space.run import Ansatz, Config, Optimiser, prepared
-from nddo_ml.wavefunction.real_space.sampling import scattered, started, walk
+from nddo_ml.wavefunction.real_space.mean_field_start import FieldFit, MeanField, Shell, angular, fit_to_field, mean_field
+from nddo_ml.wavefunction.real_space.run import prepared
+from nddo_ml.wavefunction.real_space.sampling import scattered, walk, walkers_at
 from nddo_ml.wavefunction.real_space.systems import from_text, owners
-from nddo_ml.wavefunction.real_space.variational import Settings, averaged, evaluate, in_double, start, train
+from nddo_ml.wavefunction.real_space.variational import (
+    Averaging,
+    VariationalSettings,
+    averaged,
+    evaluate,
+    in_double,
+    initial_state,
+    train,
+)
 
 LIH = "Li 0 0 0; H 0 0 3.015"
 
@@ -30,7 +39,7 @@ def generator(seed=0):
 @pytest.mark.parametrize(("n", "l", "zeta"), [(1, 0, 2.7), (2, 0, 0.98), (2, 1, 1.3), (3, 1, 0.8), (3, 2, 1.1)])
 def test_slater_functions_are_normalised(n, l, zeta):
     """By quadrature: a radial one, and all directions of a rule that is exact to l = 5."""
-    field = MeanField(torch.zeros(1, 3).double(), (Shell(0, n, l, zeta),), ())
+    field = MeanField(torch.zeros(1, 3).double(), (Shell(0, n, l, zeta),), (torch.zeros(1, 2 * l + 1, 0),) * 2)
     t, w = np.polynomial.legendre.leggauss(120)
     r, w = torch.from_numpy(15 * (t + 1) / zeta), torch.from_numpy(15 * w / zeta)
     z, wz = (torch.from_numpy(x) for x in np.polynomial.legendre.leggauss(8))
@@ -112,9 +121,9 @@ def test_determinants_of_no_weight_are_parts_of_the_first():
 def test_an_ansatz_is_fitted_to_the_orbitals():
     """Little of the square is left, and the variance of the local energy falls far below that of the start."""
     molecule = from_text("H 0 0 0; H 0 0 1.4")
-    field, psi = mean_field(molecule), wavefunction(molecule, width=16, layers=2).float()
-    before = fitted(psi, molecule, field, iterations=1)
-    assert fitted(psi, molecule, field, iterations=120) < 0.02 < before / 2
+    field, psi = mean_field(molecule), wavefunction(molecule, sizes={"width": 16, "layers": 2}).float()
+    before = fit_to_field(psi, molecule, field, FieldFit(iterations=1))
+    assert fit_to_field(psi, molecule, field, FieldFit(iterations=120)) < 0.02 < before / 2
 
 
 def test_electrons_of_an_atom_are_owned_by_it():
@@ -140,7 +149,7 @@ def test_the_first_energies_are_near_a_mean_field():
     """Before any training, lithium hydride lies within 2.5 hartree of its energy; random orbitals miss it by far more."""
     molecule = from_text(LIH)
     psi = wavefunction(molecule)
-    state = start(psi, molecule, Settings(walkers=64, burn_in=100))
+    state = initial_state(psi, molecule, VariationalSettings(walkers=64, burn_in=100))
     assert float(local_energies(psi, state.walkers.r).mean()) < -8.07 + 2.5
 
 
@@ -148,17 +157,17 @@ def test_single_precision_leads_walkers_and_double_measures():
     molecule = from_text(LIH)
     double = wavefunction(molecule)
     single = wavefunction(molecule).float()
-    r = walk(double, started(double, scattered(molecule, 64, generator()), 0.3), 100, generator()).r
+    r = walk(double, walkers_at(double, scattered(molecule, 64, generator()), 0.3), 100, generator()).r
     exact, rough = local_energies(double, r), local_energies(single, r.float())
     assert rough.dtype == torch.float32 and (exact - rough.double()).abs().median() < 1e-3
     again = in_double(single)
     assert again.nuclei.dtype == torch.float64 and in_double(double) is double
     assert (local_energies(again, r) - exact).abs().median() < 1e-5       # weights of eight digits
     assert single.nuclei.dtype == torch.float32
-    state = start(single, molecule, Settings(walkers=16, burn_in=20))
+    state = initial_state(single, molecule, VariationalSettings(walkers=16, burn_in=20))
     assert state.walkers.r.dtype == torch.float32 and state.memory["phi"].dtype == torch.float64
-    found = evaluate(single, state, 2, 1, 1)
-    assert found.energies.dtype == torch.float64
+    averages = evaluate(single, state, Averaging(2, 1, 1))
+    assert averages.energies.dtype == torch.float64
 
 
 def test_the_equations_of_a_step_are_solved_in_double_precision():
@@ -188,17 +197,17 @@ def test_the_damping_grows_to_its_limit():
 
 def test_a_start_where_pm6_has_no_orbitals():
     """Its neon has other electrons than the atom: exponents by default in a molecule, an error where PM6 is asked for."""
-    assert prepared(Config("Be 0 0 0")).field.C[0].shape == (4, 5, 2)
-    assert prepared(Config("Be 0 0 0", ansatz=Ansatz(start=""))).field is None
-    assert prepared(Config("Ne 0 0 0; H 0 0 2", charge=1)).field is None
+    assert prepared(RealSpaceConfig("Be 0 0 0")).start.field.C[0].shape == (4, 5, 2)
+    assert prepared(RealSpaceConfig("Be 0 0 0", ansatz=RealSpaceAnsatz(start=""))).start.field is None
+    assert prepared(RealSpaceConfig("Ne 0 0 0; H 0 0 2", charge=1)).start.field is None
     with pytest.raises(MissingParameter, match="start without its orbitals"):
-        prepared(Config("Ne 0 0 0", ansatz=Ansatz(start="PM6")))
+        prepared(RealSpaceConfig("Ne 0 0 0", ansatz=RealSpaceAnsatz(start="PM6")))
 
 
 def test_rates_suit_the_heaviest_nucleus():
     """So that no configuration needs one; a rate of the user's goes before."""
     def rate(text, **optimiser):
-        return prepared(Config(text, optimiser=Optimiser(**optimiser))).settings.optimiser.rate
+        return prepared(RealSpaceConfig(text, optimiser=RealSpaceOptimiser(**optimiser))).settings.optimiser.rate
 
     assert rate("H 0 0 0; H 0 0 1.4") == 0.5 and rate("Be 0 0 0") == rate("Be 0 0 0; H 0 0 2.5; H 0 0 -2.5") == 2 / 16
     assert rate("Be 0 0 0", rate=0.3) == 0.3 and rate("Be 0 0 0", kind="adam") == Adam().rate
@@ -213,21 +222,22 @@ def test_a_walker_near_a_node_does_not_decide_a_step():
     for factor in (1e5, 1e9, math.inf):
         wild = O.clone()
         wild[7] *= factor
-        found, _ = spring.step(wild, E, spring.start(300, O), 0)
-        assert torch.isfinite(found).all() and (found - plain).norm() < 0.5 * plain.norm()
+        step, _ = spring.step(wild, E, spring.start(300, O), 0)
+        assert torch.isfinite(step).all() and (step - plain).norm() < 0.5 * plain.norm()
     assert torch.equal(limited(O), O)
 
 
 def test_parameters_are_averaged_over_the_last_fifth():
     """The mean lies among the late parameters, far from the first ones; the wavefunction itself is left alone."""
     molecule = from_text("He 0 0 0")
-    psi, seen = wavefunction(molecule, determinants=1, width=8, pair_width=4, layers=2).float(), []
-    state = train(psi, molecule, Settings(walkers=16, steps=1, burn_in=10), 30,
+    psi, seen = wavefunction(molecule, determinants=1, sizes={"width": 8, "pair_width": 4, "layers": 2}).float(), []
+    settings = VariationalSettings(walkers=16, steps=1, burn_in=10)
+    state = train(psi, initial_state(psi, molecule, settings), settings, 30,
                   report=lambda p, s: seen.append(parameters_to_vector(psi.parameters()).detach().double()))
-    found = parameters_to_vector(averaged(psi, state).parameters()).detach().double()
+    mean = parameters_to_vector(averaged(psi, state).parameters()).detach().double()
     expected = seen[0]
     for k, theta in enumerate(seen):
         expected = expected + (theta - expected) / max(1.0, 0.2 * k)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
-    assert (found - seen[-1]).norm() < 0.3 * (seen[0] - seen[-1]).norm()
+    torch.testing.assert_close(mean, expected, rtol=1e-5, atol=1e-6)
+    assert (mean - seen[-1]).norm() < 0.3 * (seen[0] - seen[-1]).norm()
     assert torch.equal(parameters_to_vector(psi.parameters()).detach().double(), seen[-1])

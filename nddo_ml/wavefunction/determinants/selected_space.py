@@ -1,7 +1,8 @@
-"""The determinants that a Hamiltonian couples to a state, and their first-order amplitudes, without the space they lie in.
+"""Selection of determinants: those that a Hamiltonian couples most strongly to a state, without building the whole space.
 
-A determinant is a row of 64-bit words, one bit per spin orbital. The single and double excitations of each determinant of the
-state are made in turn, their couplings summed where they meet; no more than a fixed number is held at a time.
+A determinant is packed into a row of 64-bit words, one bit per spin orbital. The single and double excitations of each
+determinant of the state are made one after another, and couplings to the same determinant are summed. No more than a fixed
+number of determinants is held at a time.
 B. Huron, J. P. Malrieu, P. Rancurel, J. Chem. Phys. 58, 5745 (1973)
 """
 
@@ -12,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from nddo_ml.wavefunction.determinants.second_quantisation import PART, Hamiltonian, diagonal
+from nddo_ml.wavefunction.determinants.second_quantisation import PART, SecondQuantisedHamiltonian, Space, diagonal
 
 HELD = 4_000_000        # determinants outside the state; beyond that the lighter half is let go
 BUFFER = 1_000_000      # couplings between two sums
@@ -20,21 +21,23 @@ NOTHING = 1e-12         # of a coupling times an amplitude: zero by symmetry
 SHIFT = 1e-9            # keeps a denominator from vanishing
 
 
-def first_order(H: Hamiltonian, space: Bool[Tensor, "determinant spin_orbital"], psi: Float[Tensor, "determinant"],
-                energy: float, count: int) -> tuple[Tensor, Float[Tensor, "other"]]:
-    """(occupations, amplitudes |<D|H|psi> / (E - <D|H|D>)|) of the `count` heaviest determinants D outside the space of psi;
-    fewer where H couples fewer."""
+def first_order(H: SecondQuantisedHamiltonian, space: Space, psi: Float[Tensor, "determinant"], energy: float,
+                count: int) -> tuple[Bool[Tensor, "other spin_orbital"], Float[Tensor, "other"]]:
+    """(occupations, amplitudes) of the `count` heaviest determinants outside the space of psi; fewer if H couples fewer.
+
+    The amplitude of a determinant D is |<D|H|psi> / (E - <D|H|D>)|, the first order of perturbation theory, E being the energy
+    of psi.
+    """
     inside = words(space.numpy())
     keys, sums = inside[:0], np.empty(0)
     waiting, held = [], 0
     for n in psi.abs().argsort(descending=True).tolist():
-        found = excitations(H, space[n].numpy(), inside[n], float(psi[n]))
-        waiting.append(found)
-        held += len(found[1])
+        waiting.append(excitations(H, space[n].numpy(), inside[n], float(psi[n])))
+        held += len(waiting[-1][1])
         if held > BUFFER:
             keys, sums = _lighter_left_out(*_summed([(keys, sums), *waiting]))
             waiting, held = [], 0
-    # what is already inside meets itself and is no number any more
+    # a determinant of the space itself meets its NaN here, and is left out below
     keys, sums = _summed([(keys, sums), *waiting, (inside, np.full(len(inside), np.nan))])
     outside = ~np.isnan(sums)
     keys, sums = keys[outside], torch.from_numpy(sums[outside])
@@ -47,19 +50,23 @@ def first_order(H: Hamiltonian, space: Bool[Tensor, "determinant spin_orbital"],
 
 
 def words(occupation: np.ndarray) -> np.ndarray:
-    """Rows of 64-bit words of rows of occupations."""
+    """The occupations of determinants `determinant spin_orbital` packed into 64-bit words, `determinant word`."""
     places = np.zeros((len(occupation), -(-occupation.shape[1] // 64) * 64), dtype=bool)
     places[:, :occupation.shape[1]] = occupation
     return np.packbits(places, axis=1, bitorder="little").view(np.uint64)
 
 
 def occupations(keys: np.ndarray, spin_orbitals: int) -> np.ndarray:
-    """The occupations that words stand for."""
+    """The occupations `determinant spin_orbital` that `words` has packed."""
     return np.unpackbits(np.ascontiguousarray(keys).view(np.uint8), axis=1, bitorder="little", count=spin_orbitals).astype(bool)
 
 
-def excitations(H: Hamiltonian, occupation: np.ndarray, key: np.ndarray, amplitude: float) -> tuple[np.ndarray, np.ndarray]:
-    """(words, amplitude <D'|H|D>) of the single and double excitations D' of a determinant D, those of no weight left out."""
+def excitations(H: SecondQuantisedHamiltonian, occupation: np.ndarray, key: np.ndarray,
+                amplitude: float) -> tuple[np.ndarray, np.ndarray]:
+    """(words, amplitude times <D'|H|D>) of the single and double excitations D' of a determinant D, zeros left out.
+
+    `occupation` and `key` are the occupations of D and its words, `amplitude` is the weight of D in the state.
+    """
     n, h, eri = H.orbitals, H.h.numpy(), H.eri.numpy()
     bits = words(np.eye(2 * n, dtype=bool))
     spins = occupation.reshape(2, n)
@@ -83,7 +90,7 @@ def excitations(H: Hamiltonian, occupation: np.ndarray, key: np.ndarray, amplitu
 
 
 def _same_spin(eri, filled, empty, below, bits):
-    """Two electrons of one spin from i < j to a < b."""
+    """(words of the change, coupling) of all ways to move two electrons of one spin from i < j to a < b."""
     holes, particles = (np.array(list(combinations(x, 2)), dtype=int).reshape(-1, 2) for x in (filled, empty))
     (i, j), (a, b) = holes.T[:, :, None], particles.T[:, None]
     # a+_a a+_b a_j a_i, one operator after another: each counts the electrons that are there when its turn comes
@@ -94,11 +101,12 @@ def _same_spin(eri, filled, empty, below, bits):
 
 
 def _parity(count):
+    """(-1)^count."""
     return 1.0 - 2.0 * (count % 2)
 
 
 def _summed(parts):
-    """Words once each, with the sum of their values."""
+    """Every word once, with the sum of its values."""
     keys, values = np.concatenate([k for k, _ in parts]), np.concatenate([v for _, v in parts])
     if not len(keys):
         return keys, values

@@ -1,9 +1,14 @@
 """The real-space ansatz: psi = exp(J) sum_k det Phi_k, with orbitals that see all electrons.
 
-Phi_k[i, m] = (w_km . h_i + c_km) sum_A pi_kmA exp(-zeta_kmA rho_iA), h from a backbone, rho a distance that is smooth at the
-nucleus; full determinants: the electrons of both spins share one, with orbital weights of their own. Antisymmetric under
-exchange of equal spins by construction, for any numbers of electrons.
+    Phi_k[i, m] = (w_km . h_i + c_km) sum_A pi_kmA exp(-zeta_kmA rho_iA)
+
+h_i is the feature vector of electron i from a backbone, rho a distance that is smooth at the nucleus, J the Jastrow factor; w,
+c, pi and zeta are learned. The determinants are full: the electrons of both spins share one, and each spin has its own weights.
+The wavefunction is antisymmetric under exchange of equal spins by construction, for any numbers of electrons.
 """
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import torch
 from jaxtyping import Float
@@ -13,23 +18,44 @@ from nddo_ml.errors import InvalidMolecule, UnknownOption
 from nddo_ml.wavefunction.real_space.backbones import Dense, FermiNet, Psiformer
 from nddo_ml.wavefunction.real_space.features import nucleus_vectors, pair_vectors, square_length
 from nddo_ml.wavefunction.real_space.jastrow import Jastrow
-from nddo_ml.wavefunction.real_space.jets import Jet, contract, exp, joined, log_sum, mapped, reordered, slogdet, spread, sqrt
-from nddo_ml.wavefunction.real_space.systems import System, owners
+from nddo_ml.wavefunction.real_space.jets import (
+    Jet,
+    Quantity,
+    contract,
+    exp,
+    joined,
+    log_sum,
+    mapped,
+    reordered,
+    slogdet,
+    spread,
+    sqrt,
+    value,
+)
+from nddo_ml.wavefunction.real_space.protocols import DifferentiableAmplitude, MolecularAmplitude
+from nddo_ml.wavefunction.real_space.systems import ElectronSystem, owners
 
-OTHER_SPIN = 0.1
+OTHER_SPIN = 0.1    # first amplitudes of the orbitals of one spin for electrons of the other
 START = 0.3         # of the usual spread: weights that mix the network into the orbitals
 BACKBONES = {"ferminet": FermiNet, "psiformer": Psiformer}
+NO_SIZES: Mapping[str, int] = MappingProxyType({})
 
 
-class Wavefunction(nn.Module):
-    """log|psi| and its sign at positions `... electron 3` (bohr; spin-up electrons first).
+class Wavefunction(nn.Module, MolecularAmplitude, DifferentiableAmplitude):
+    """The ansatz for the electrons of a system, with a backbone that has `width` features per electron.
 
-    system: nuclei and electrons. backbone: a module of electron-nucleus and electron-electron vectors, with .width.
-    singlet: every determinant plus itself with the spins exchanged, so that no triplet mixes in (nor any other odd spin).
-    InvalidMolecule: that with unequal spins.
+    singlet: every determinant is added to itself with the spins exchanged, so that no triplet mixes in, nor any other odd spin.
+
+    Raises:
+        InvalidMolecule: `singlet` with unequal numbers of electrons up and down.
     """
 
-    def __init__(self, system: System, backbone: nn.Module, determinants: int = 4, singlet: bool = False):
+    nuclei: Tensor
+    charges: Tensor
+    core: Tensor
+    jastrow: Jastrow
+
+    def __init__(self, system: ElectronSystem, backbone: FermiNet | Psiformer, determinants: int = 4, singlet: bool = False):
         super().__init__()
         if singlet and system.up != system.down:
             raise InvalidMolecule(f"A singlet has as many electrons of either spin, not {system.up} up and {system.down} down: "
@@ -47,19 +73,22 @@ class Wavefunction(nn.Module):
         self.exponents = nn.Parameter(exponents)
         self.amplitudes = nn.Parameter(amplitudes * _own_spin(system)[:spins].repeat(1, determinants)[:, None, :])
 
-    def forward(self, r: Float[Tensor, "... electron 3"]) -> tuple[Tensor, Tensor]:
-        """(sign, log|psi|)."""
-        return self._evaluate(r, False)
+    def forward(self, r: Float[Tensor, "... electron 3"]) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
+        """(sign, ln|psi|) at positions of the electrons in bohr, those of spin up first."""
+        sign, log = self._evaluate(r, False)
+        return sign, value(log)
 
-    def jets(self, r: Float[Tensor, "walker electron 3"]) -> tuple[Tensor, Jet]:
-        """(sign, jet of log|psi|): with its gradient by the electrons' coordinates and its Laplacian."""
-        return self._evaluate(r, True)
+    def jets(self, r: Float[Tensor, "walker electron 3"]) -> tuple[Float[Tensor, "walker"], Jet]:
+        """(sign, jet of ln|psi|): value, gradient by the coordinates of the electrons, and Laplacian."""
+        sign, log = self._evaluate(r, True)
+        assert isinstance(log, Jet)
+        return sign, log
 
     def matrices(self, r: Float[Tensor, "... electron 3"]) -> Float[Tensor, "... determinant electron orbital"]:
-        """Phi_k[i, m], columns of spin-up orbitals first."""
-        return self._matrices(nucleus_vectors(r, self.nuclei, False), pair_vectors(r, False))
+        """Phi_k[i, m], with the columns of spin-up orbitals first."""
+        return value(self._matrices(nucleus_vectors(r, self.nuclei, False), pair_vectors(r, False)))
 
-    def _evaluate(self, r, jets):
+    def _evaluate(self, r: Tensor, jets: bool) -> tuple[Tensor, Quantity]:
         nucleus, pair = nucleus_vectors(r, self.nuclei, jets), pair_vectors(r, jets)
         sign, log = slogdet(self._matrices(nucleus, pair))
         if self.singlet:
@@ -70,29 +99,30 @@ class Wavefunction(nn.Module):
         sign, log = log_sum(sign, log)
         return sign, log + self.jastrow(nucleus, pair)
 
-    def _matrices(self, nucleus, pair):
+    def _matrices(self, nucleus: Quantity, pair: Quantity) -> Quantity:
         h = self.backbone(nucleus, pair)
         products = self._by_spin(h, lambda x, k: self.orbitals[k](x)) * spread(self._envelopes(nucleus))
         return mapped(products, lambda t: t.unflatten(-1, (self.determinants, -1)).movedim(-2, -3))
 
-    def _envelopes(self, nucleus):
+    def _envelopes(self, nucleus: Quantity) -> Quantity:
         """sum_A pi exp(-zeta rho), rho = sqrt(r^2 + 1/Z^2) - 1/Z: smooth, the Jastrow factor has the cusp."""
         rho = sqrt(square_length(nucleus) + self.core**2) - self.core
-        return self._by_spin(rho, lambda x, k: mapped(exp(contract("iax,aoy->iao", x, -self.exponents[k][..., None]))
-                                                      * self.amplitudes[k], lambda t: t.sum(-2)), -3)
+        return self._by_spin(rho, self._envelopes_of_spin, -3)
 
-    def _by_spin(self, x, function, axis=-2):
-        """A function with weights of its own for the electrons of each spin."""
+    def _envelopes_of_spin(self, rho: Quantity, k: int) -> Quantity:
+        decay = exp(contract("iax,aoy->iao", rho, -self.exponents[k][..., None]))
+        return mapped(decay * self.amplitudes[k], lambda t: t.sum(-2))
+
+    def _by_spin(self, x: Quantity, function: Callable[[Quantity, int], Quantity], axis: int = -2) -> Quantity:
+        """function(x of one spin, its weights) for the electrons of each spin, which stand along `axis`, put together again."""
         after = (slice(None),) * (-axis - 1)
         parts = [slice(0, self.up), slice(self.up, None)] if self.up and self.down else [slice(None)]
-        made = [function(mapped(x, lambda t, p=p: t[(..., p, *after)]), k) for k, p in enumerate(parts)]
-        if len(made) == 1:
-            return made[0]
-        return Jet(torch.cat([m.rows for m in made], -2)) if isinstance(x, Jet) else torch.cat(made, -2)
+        values = [function(mapped(x, lambda t, part=part: t[(..., part, *after)]), k) for k, part in enumerate(parts)]
+        return values[0] if len(values) == 1 else joined(values, -2)
 
 
 def _nearly_constant(layer):
-    """1 + a little: the orbitals begin as envelopes of Slater's exponents, and training as a mean field, not as noise."""
+    """The layer with an output near 1: orbitals begin as their envelopes, and training as a mean field instead of noise."""
     with torch.no_grad():
         layer.weight.mul_(START)
         layer.bias.add_(1.0)
@@ -100,16 +130,16 @@ def _nearly_constant(layer):
 
 
 def _own_spin(system):
-    """`spin orbital`: 1 for the orbitals of a spin's own electrons; little for the others, so that no two columns are alike."""
+    """1 for the orbitals of a spin's own electrons, little for others, so that no two columns are alike; `spin orbital`."""
     own = torch.arange(system.electrons) < system.up
     return torch.where(torch.stack([own, ~own]), 1.0, OTHER_SPIN).double()
 
 
 def _envelopes(system):
-    """Slater's exponents and amplitudes to start from, both `atom orbital`, orbitals of spin up first.
+    """(exponents, amplitudes) of the envelopes to start from, both `atom orbital`, orbitals of spin up first.
 
-    Each orbital has an atom; the first of each spin on an atom beyond helium is its core and stays there, valence orbitals
-    reach over to the other atoms with half the amplitude.
+    Each orbital belongs to an atom and has Slater's exponent there. The first one of each spin on an atom beyond helium is its
+    core orbital and stays there; valence orbitals reach over to the other atoms with half the amplitude.
     """
     charges, home = system.charges, owners(system)
     light = charges <= 2
@@ -124,15 +154,17 @@ def _envelopes(system):
     return torch.stack(exponents, 1), torch.stack(amplitudes, 1)
 
 
-def wavefunction(system: System, kind: str = "ferminet", determinants: int = 4, seed: int = 0, singlet: bool = False,
-                 **sizes) -> Wavefunction:
-    """A Wavefunction with the named backbone and random weights. sizes: those of the backbone. UnknownOption: the kind."""
+def wavefunction(system: ElectronSystem, kind: str = "ferminet", determinants: int = 4, seed: int = 0, singlet: bool = False,
+                 sizes: Mapping[str, int] = NO_SIZES) -> Wavefunction:
+    """A Wavefunction with the named backbone and random weights; sizes: arguments of the backbone, such as {"width": 32}.
+
+    Raises:
+        UnknownOption: there is no backbone of that name.
+        InvalidMolecule: `singlet` with unequal numbers of electrons up and down.
+    """
     if kind not in BACKBONES:
         raise UnknownOption(f"ansatz = {kind!r}: expected {', '.join(BACKBONES)}.")
-    generator = torch.random.get_rng_state()
-    torch.manual_seed(seed)
-    try:
-        return Wavefunction(system, BACKBONES[kind](system.charges, system.up, system.down, **sizes), determinants,
-                            singlet)
-    finally:
-        torch.random.set_rng_state(generator)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone = BACKBONES[kind](system.charges, system.up, system.down, **sizes)
+        return Wavefunction(system, backbone, determinants, singlet)

@@ -1,8 +1,8 @@
-"""A start for one atom from Slater functions of its own, and the term of a start: orbital momentum and parity.
+"""A start for one atom from Slater functions of its own, and the term of a start: its orbital momentum and parity.
 
-Integrals over functions on one centre are sums of factorials, so the configuration interaction of a minimal set of shells is
-exact and quick; its shells go as far as the electrons of one spin need, 2s for triplet helium among them. What it finds is the
-term that any other start for the state must have.
+Integrals over functions on one centre are sums of factorials, so that the configuration interaction of a minimal set of shells
+is exact and quick. The shells go as far as the electrons of one spin need, to 2s for triplet helium. The term that comes out is
+the one that every other start for the state must have.
 """
 
 import math
@@ -15,9 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nddo_ml.errors import InvalidMolecule
-from nddo_ml.wavefunction.determinants.second_quantisation import Hamiltonian, leading
-from nddo_ml.wavefunction.real_space.mean_field_start import MeanField, Shell, angular, chosen
-from nddo_ml.wavefunction.real_space.systems import System
+from nddo_ml.wavefunction.determinants.second_quantisation import SecondQuantisedHamiltonian, leading
+from nddo_ml.wavefunction.real_space.mean_field_start import MeanField, Shell, angular, occupied_orbitals
+from nddo_ml.wavefunction.real_space.systems import ElectronSystem
 
 ROOM = (1, 4, 4, 4)                     # orbitals of the shells 1s; 2s 2p; 3s 3p; 4s 4p
 QUANTUM = (1.0, 2.0, 3.0, 3.7)          # Slater's effective quantum numbers
@@ -28,13 +28,13 @@ LETTERS = "SPDFGHIKLM"
 
 @dataclass(frozen=True)
 class Term:
-    """Orbital momentum <L^2> and parity (1 even, -1 odd) of a wavefunction around one nucleus."""
+    """The symmetry of a wavefunction around one nucleus."""
 
-    square: float
-    parity: int
+    square: float       # <L^2>, units of hbar^2
+    parity: int         # 1 even, -1 odd
 
     def same(self, other: "Term") -> bool:
-        """Whether both are of one symmetry; what a few determinants leave out changes <L^2> by little."""
+        """Whether both are of one symmetry; a few determinants have <L^2> nearly, not exactly."""
         return self.parity == other.parity and abs(self.square - other.square) < 0.5
 
     def __str__(self):
@@ -43,38 +43,45 @@ class Term:
         return f"{LETTERS[L] if pure else f'<L^2> = {self.square:.1f},'} {'even' if self.parity > 0 else 'odd'}"
 
 
-def atomic_field(system: System, determinants: int = 1) -> MeanField:
-    """The heaviest determinants of one atom in its own Slater functions. InvalidMolecule: several atoms, or more electrons of
-    one spin than the shells to 4p hold."""
+def atomic_field(system: ElectronSystem, determinants: int = 1) -> MeanField:
+    """The heaviest determinants of one atom in Slater functions of its own.
+
+    Raises:
+        InvalidMolecule: there are several atoms, or more electrons of one spin than the shells up to 4p hold.
+    """
     if len(system.numbers) != 1:
         raise InvalidMolecule(f"{len(system.numbers)} atoms: the functions of an atom start one atom alone.")
     shells = slater_shells(system.numbers[0], system.up, system.down)
     H, C = atomic_hamiltonian(system.numbers[0], shells, system.up, system.down)
-    return MeanField(system.nuclei, shells, chosen(C, *leading(H, determinants), determinants, 0))
+    weights, occupations = leading(H, determinants)
+    return MeanField(system.nuclei, shells, occupied_orbitals(C, weights, occupations, determinants, 0))
 
 
 def slater_shells(Z: int, up: int, down: int) -> tuple[Shell, ...]:
-    """s and p shells of the lowest quantum numbers that hold the electrons, with the exponents of Slater's rules for them.
+    """The s and p shells of the lowest quantum numbers that hold the electrons, with exponents by Slater's rules.
 
-    zeta = (Z - s)/n*; s = 0.35 (0.30 for 1s) for each other electron of the shell, 0.85 for each of the shell below and 1 for
-    each deeper one.                                                             J. C. Slater, Phys. Rev. 36, 57 (1930)
+    zeta = (Z - s)/n*, where each other electron of the shell adds 0.35 (0.30 in 1s) to the screening s, each electron of the
+    shell below 0.85, and each deeper one 1.                                     J. C. Slater, Phys. Rev. 36, 57 (1930)
+
+    Raises:
+        InvalidMolecule: there are more electrons of one spin than the shells up to 4p hold.
     """
     if up > sum(ROOM):
         raise InvalidMolecule(f"{up} electrons of one spin: the shells from 1s to 4p hold {sum(ROOM)}.")
     below = np.cumsum((0, *ROOM))
     filled = [sum(min(max(spin - b, 0), room) for spin in (up, down)) for b, room in zip(below, ROOM, strict=False)]
-    found = []
+    shells = []
     for k in range(sum(f > 0 for f in filled)):
         screened = (filled[k] - 1) * (0.35 if k else 0.30) + 0.85 * sum(filled[k - 1:k]) + sum(filled[:max(k - 1, 0)])
         zeta = max((Z - screened) / QUANTUM[k], DIFFUSE)
-        found += [Shell(0, k + 1, l, float(zeta)) for l in range(min(k + 1, 2))]
-    return tuple(found)
+        shells += [Shell(0, k + 1, l, float(zeta)) for l in range(min(k + 1, 2))]
+    return tuple(shells)
 
 
-def atomic_hamiltonian(Z: int, shells: tuple[Shell, ...], up: int, down: int) -> tuple[Hamiltonian, Tensor]:
-    """The electrons of an atom in the orbitals C, hartree: (Hamiltonian, C `function orbital`), each orbital a shell made
-    orthogonal to those before it."""
-    labels = [(s, m) for s in shells for m in range(2 * s.l + 1)]
+def atomic_hamiltonian(Z: int, shells: tuple[Shell, ...], up: int,
+                       down: int) -> tuple[SecondQuantisedHamiltonian, Float[Tensor, "function orbital"]]:
+    """(Hamiltonian of the electrons of an atom in its orbitals, hartree; the orbitals C, functions made orthogonal in turn)."""
+    labels = [(s, m) for s in shells for m in range(s.size)]
     n = len(labels)
     S, h = np.zeros((n, n)), np.zeros((n, n))
     for i, (a, m) in enumerate(labels):
@@ -86,7 +93,7 @@ def atomic_hamiltonian(Z: int, shells: tuple[Shell, ...], up: int, down: int) ->
                     + b.zeta**2 * moment(a, b, 0)) + SPLIT * m * (i == j)
     g = _repulsion(shells)
     C = torch.linalg.inv(torch.linalg.cholesky(torch.from_numpy(S))).T
-    whole = Hamiltonian(torch.from_numpy(0.5 * (h + h.T)), torch.from_numpy(g), 0.0, up, down)
+    whole = SecondQuantisedHamiltonian(torch.from_numpy(0.5 * (h + h.T)), torch.from_numpy(g), 0.0, up, down)
     return whole.rotated(C), C
 
 
@@ -100,20 +107,25 @@ def _norm(s):
 
 
 def slater_integral(k: int, a: Shell, b: Shell, c: Shell, d: Shell) -> float:
-    """R^k(ab, cd) = integral of R_a R_b(r1) r<^k / r>^(k+1) R_c R_d(r2): sums over the two orders of the electrons."""
-    def ordered(p, alpha, q, beta):
-        """Electron 1 inside; integral r1^(p+k) exp(-alpha r1) r2^(q-k-1) exp(-beta r2)."""
-        m = q - k - 1
-        return sum(math.factorial(m) / math.factorial(j) * beta ** (j - m - 1) * math.factorial(p + k + j)
-                   / (alpha + beta) ** (p + k + j + 1) for j in range(m + 1))
-
+    """R^k(ab, cd), the integral of R_a R_b(r1) r<^k / r>^(k+1) R_c R_d(r2), 1/bohr: a sum over both orders of the electrons."""
     one, two = (a.n + b.n, a.zeta + b.zeta), (c.n + d.n, c.zeta + d.zeta)
-    return _norm(a) * _norm(b) * _norm(c) * _norm(d) * (ordered(*one, *two) + ordered(*two, *one))
+    return _norm(a) * _norm(b) * _norm(c) * _norm(d) * (_ordered(k, one, two) + _ordered(k, two, one))
+
+
+def _ordered(k, inner, outer):
+    """The part of a Slater integral with the inner electron at r1 < r2; inner is (p, alpha), outer (q, beta).
+
+    The integral of r1^(p+k) exp(-alpha r1) r2^(q-k-1) exp(-beta r2).
+    """
+    (p, alpha), (q, beta) = inner, outer
+    m = q - k - 1
+    return sum(math.factorial(m) / math.factorial(j) * beta ** (j - m - 1) * math.factorial(p + k + j)
+               / (alpha + beta) ** (p + k + j + 1) for j in range(m + 1))
 
 
 def _repulsion(shells):
     """(ab|cd) = sum_k R^k(ab, cd) 4 pi/(2k+1) sum_m <a|Y_km|b> <c|Y_km|d>."""
-    places = np.cumsum([0] + [2 * s.l + 1 for s in shells])
+    places = np.cumsum([0] + [s.size for s in shells])
     parts = [slice(i, j) for i, j in pairwise(places)]
     momenta = sorted({s.l for s in shells})
     gaunt = {(l, j, k): _gaunt(l, j, k) for l, j in product(momenta, repeat=2) for k in range(l + j + 1)}
@@ -141,10 +153,10 @@ def _directions():
 
 
 def term(field: MeanField) -> Term:
-    """<L^2> and parity of determinants over functions on one centre.
+    """The term of determinants over functions on one centre.
 
-    Turning psi by the angle w about an axis, <psi|R(w) psi> = sum_m p_m cos(m w): its Fourier coefficients are the weights of
-    the projections m, and <L^2> is the sum of m^2 over the three axes.
+    When psi is turned by the angle w about an axis, <psi|R(w) psi> = sum_m p_m cos(m w). The Fourier coefficients p_m are the
+    weights of the projections m on this axis, and <L^2> is the mean of m^2, summed over three axes.
     """
     S, momenta = _overlaps(field.shells), [s.l for s in field.shells]
     highest = 1 + sum(max(momenta) for C in field.C for _ in range(C.shape[2]))
@@ -160,18 +172,20 @@ def term(field: MeanField) -> Term:
 
 
 def _expectation(field, S):
-    """sum_kl det(up_k' S up_l) det(down_k' S down_l)."""
+    """sum_kl det(up_k' S up_l) det(down_k' S down_l): <psi|psi> with the overlaps S of the functions, or of turned ones."""
     up, down = (torch.linalg.det(torch.einsum("kfi,fg,lgj->klij", C, S, C)) for C in field.C)
     return (up * down).sum()
 
 
-def _overlaps(shells) -> Float[Tensor, "function function"]:
-    rows = [[torch.eye(2 * a.l + 1, dtype=torch.float64) * moment(a, b, 0) if a.l == b.l
-             else torch.zeros(2 * a.l + 1, 2 * b.l + 1, dtype=torch.float64) for b in shells] for a in shells]
+def _overlaps(shells):
+    """The overlaps of the functions of all shells, `function function`."""
+    rows = [[torch.eye(a.size, dtype=torch.float64) * moment(a, b, 0) if a.l == b.l
+             else torch.zeros(a.size, b.size, dtype=torch.float64) for b in shells] for a in shells]
     return torch.cat([torch.cat(row, 1) for row in rows])
 
 
 def _rotation(axis, w):
+    """The rotation by the angle w about an axis of the frame."""
     R = torch.eye(3, dtype=torch.float64)
     i, j = [k for k in range(3) if k != axis]
     R[i, i] = R[j, j] = math.cos(w)
@@ -180,7 +194,7 @@ def _rotation(axis, w):
 
 
 def _turned(momenta, R):
-    """How the functions of all shells go over into each other when space is turned."""
+    """The matrix by which the functions of all shells go over into each other when space is turned."""
     u, _ = _directions()
     blocks = {l: torch.linalg.lstsq(angular(u, l), angular(u @ R, l)).solution for l in set(momenta)}
     return torch.block_diag(*(blocks[l] for l in momenta))

@@ -1,15 +1,20 @@
 """Jets: a quantity together with its Jacobian and its Laplacian, propagated forwards through a network in one pass.
 
-The kinetic energy needs the Laplacian of log|psi| by the electrons' coordinates. Every operation below takes plain tensors, and
-then is the plain operation, or jets, and then applies the chain rule to value, Jacobian and Laplacian together, so a network
-is written once. Two kinds of jet share these rules: local ones, by the 3 coordinates of the one vector a feature depends on,
-and dense ones, by the coordinates of all electrons; `spread` and `pair_sum` lead from the first to the second.
+The kinetic energy needs the Laplacian of ln|psi| by the coordinates of the electrons. Every operation below takes either plain
+tensors, and is the plain operation, or jets, and applies the chain rule to value, Jacobian and Laplacian together, so that a
+network is written once for both. Two kinds of jet share these rules: local ones, by the 3 coordinates of the one vector that a
+feature depends on, and dense ones, by the coordinates of all electrons. `spread` and `pair_sum` lead from the first to the
+second.
+
+In the formulas below J is the Jacobian of a quantity and L its Laplacian.
 
 R. Li et al., A computational framework for neural network-based variational Monte Carlo with Forward Laplacian,
 Nat. Mach. Intell. 6, 209 (2024).
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -18,9 +23,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Jet:
-    """rows: value, Laplacian and the derivatives, stacked along the first axis, so that linear maps act on all at once."""
+    """A quantity with its derivatives, in one tensor, so that linear maps act on all of them at once."""
 
-    rows: Float[Tensor, "row ..."]
+    rows: Float[Tensor, "row ..."]      # value, Laplacian, and the derivatives by each coordinate
 
     @property
     def value(self) -> Tensor:
@@ -34,29 +39,29 @@ class Jet:
 
     @property
     def jacobian(self) -> Tensor:
-        """Its first derivatives, coordinate axis first."""
+        """Its first derivatives, `coordinate ...`."""
         return self.rows[2:]
 
     @property
-    def shape(self):
+    def shape(self) -> torch.Size:
         """Shape of the value."""
         return self.rows.shape[1:]
 
-    def __add__(self, other):
+    def __add__(self, other: "Jet | Tensor | float") -> "Jet":
         if isinstance(other, Jet):
             return Jet(self.rows + other.rows)
-        return _stacked(self.value + other, self.laplacian.expand_as(self.value + other),
-                        self.jacobian.expand(-1, *(self.value + other).shape))
+        total = self.value + other
+        return _stacked(total, self.laplacian.expand_as(total), self.jacobian.expand(-1, *total.shape))
 
     __radd__ = __add__
 
-    def __sub__(self, other):
+    def __sub__(self, other: "Jet | Tensor | float") -> "Jet":
         return self + (-1.0 * other)
 
-    def __rsub__(self, other):
+    def __rsub__(self, other: Tensor | float) -> "Jet":
         return -1.0 * self + other
 
-    def __mul__(self, other):
+    def __mul__(self, other: "Jet | Tensor | float") -> "Jet":
         if not isinstance(other, Jet):
             return Jet(self.rows * other)
         a, b = self, other
@@ -65,31 +70,34 @@ class Jet:
 
     __rmul__ = __mul__
 
-    def __getitem__(self, index):
-        """Index by trailing axes only: jet[..., k], as for its value."""
+    def __getitem__(self, index: tuple) -> "Jet":
+        """An index of trailing axes, jet[..., k], as it would be of the value."""
         return Jet(self.rows[index])
+
+
+Quantity: TypeAlias = Tensor | Jet
 
 
 def _stacked(value, laplacian, jacobian):
     return Jet(torch.cat([value[None], laplacian[None], jacobian]))
 
 
-def mapped(x, operation):
-    """A linear operation that leaves the first axis alone, on a tensor or a jet: reshapes, sums over trailing axes, ..."""
+def mapped(x: Quantity, operation: Callable[[Tensor], Tensor]) -> Quantity:
+    """The result of a linear operation that leaves the first axis alone: a reshape, a sum over trailing axes, ..."""
     return Jet(operation(x.rows)) if isinstance(x, Jet) else operation(x)
 
 
-def value(x) -> Tensor:
+def value(x: Quantity) -> Tensor:
     """The tensor itself, or the value of a jet."""
     return x.value if isinstance(x, Jet) else x
 
 
 def chain(x: Jet, f: Tensor, first: Tensor, second: Tensor) -> Jet:
-    """The jet of f(x): J' = f' J, L' = f' L + f'' sum J^2."""
+    """The jet of f(x) from f and its derivatives at x: J_f = f' J, L_f = f' L + f'' sum J^2."""
     return _stacked(f, first * x.laplacian + second * x.jacobian.square().sum(0), first * x.jacobian)
 
 
-def tanh(x):
+def tanh(x: Quantity) -> Quantity:
     """tanh x."""
     y = torch.tanh(value(x))
     if not isinstance(x, Jet):
@@ -98,13 +106,13 @@ def tanh(x):
     return chain(x, y, first, -2 * y * first)
 
 
-def exp(x):
+def exp(x: Quantity) -> Quantity:
     """e^x."""
     y = torch.exp(value(x))
     return chain(x, y, y, y) if isinstance(x, Jet) else y
 
 
-def log1p(x):
+def log1p(x: Quantity) -> Quantity:
     """ln(1 + x)."""
     v = value(x)
     if not isinstance(x, Jet):
@@ -113,19 +121,19 @@ def log1p(x):
     return chain(x, torch.log1p(v), slope, -slope * slope)
 
 
-def sqrt(x):
+def sqrt(x: Quantity) -> Quantity:
     """Square root."""
     y = torch.sqrt(value(x))
     return chain(x, y, 0.5 / y, -0.25 / y**3) if isinstance(x, Jet) else y
 
 
-def reciprocal(x):
+def reciprocal(x: Quantity) -> Quantity:
     """1/x."""
     y = 1 / value(x)
     return chain(x, y, -y * y, 2 * y**3) if isinstance(x, Jet) else y
 
 
-def linear(x, weight: Float[Tensor, "output input"], bias: Tensor | None = None):
+def linear(x: Quantity, weight: Float[Tensor, "output input"], bias: Float[Tensor, "output"] | None = None) -> Quantity:
     """W x + b along the last axis."""
     if not isinstance(x, Jet):
         return torch.nn.functional.linear(x, weight, bias)
@@ -133,11 +141,8 @@ def linear(x, weight: Float[Tensor, "output input"], bias: Tensor | None = None)
     return y if bias is None else y + bias
 
 
-def contract(equation: str, a, b):
-    """einsum of two factors, tensors or jets; `equation` names the trailing axes, the leading ones are kept.
-
-    L = L_a b + a L_b + 2 sum_k J_a J_b.
-    """
+def contract(equation: str, a: Quantity, b: Quantity) -> Quantity:
+    """einsum of two factors; `equation` names their trailing axes, leading ones are kept. L = L_a b + a L_b + 2 sum J_a J_b."""
     left, _, rest = equation.partition(",")
     right, _, out = rest.partition("->")
     product = f"...{left},...{right}->...{out}"
@@ -151,28 +156,27 @@ def contract(equation: str, a, b):
     return Jet(torch.einsum(product, a, b.rows)) if isinstance(b, Jet) else torch.einsum(product, a, b)
 
 
-def joined(parts):
-    """Tensors or jets put together along the last axis."""
-    if isinstance(parts[0], Jet):
-        return Jet(torch.cat([p.rows for p in parts], -1))
-    return torch.cat(parts, -1)
+def joined(parts: Sequence[Quantity], axis: int = -1) -> Quantity:
+    """Tensors, or jets, put together along a trailing axis."""
+    rows = torch.cat([part.rows if isinstance(part, Jet) else part for part in parts], axis)
+    return Jet(rows) if isinstance(parts[0], Jet) else rows
 
 
-def softmax(x):
+def softmax(x: Quantity) -> Quantity:
     """softmax along the last axis, without overflow."""
     e = exp(x - value(x).amax(-1, keepdim=True).detach())      # a constant shift: it cancels
     return e * reciprocal(mapped(e, lambda t: t.sum(-1, keepdim=True)))
 
 
 def local(vectors: Float[Tensor, "... 3"]) -> Jet:
-    """Vectors as jets by their own three components: unit Jacobian, no Laplacian."""
+    """Vectors as local jets, by their own three components: the Jacobian is the unit matrix, the Laplacian is zero."""
     unit = torch.eye(3, dtype=vectors.dtype, device=vectors.device)
     unit = unit.reshape(3, *(1,) * (vectors.dim() - 1), 3).expand(3, *vectors.shape)
     return _stacked(vectors, torch.zeros_like(vectors), unit)
 
 
-def spread(x):
-    """Features `... electron feature` of each electron's own position, as jets by the positions of all electrons."""
+def spread(x: Quantity) -> Quantity:
+    """Features `... electron feature` that depend on each electron's own position, as dense jets; tensors as they are."""
     if not isinstance(x, Jet):
         return x
     n = x.shape[-2]
@@ -181,36 +185,35 @@ def spread(x):
     return _stacked(x.value, x.laplacian, dense.flatten(0, 1))
 
 
-def pair_sum(x, weights: Float[Tensor, "electron electron"]):
-    """sum_j w_ij x_ij of features `... electron electron feature` that depend on r_i - r_j; w_ii = 0.
+def pair_sum(x: Quantity, weights: Float[Tensor, "electron electron"]) -> Quantity:
+    """sum_j w_ij x_ij of features `... electron electron feature` that depend on r_i - r_j, as dense jets; w_ii must be 0.
 
     d/dr_k = delta_ik sum_j w_ij J_ij - w_ik J_ik, and the Laplacian by both ends is 2 sum_j w_ij L_ij.
     """
-    def total(t):
-        return torch.einsum("ij,...ijf->...if", weights, t)
-
+    total = torch.einsum("ij,...ijf->...if", weights, x.rows if isinstance(x, Jet) else x)
     if not isinstance(x, Jet):
-        return total(x)
+        return total
     own = torch.eye(len(weights), dtype=weights.dtype, device=weights.device)
-    dense = (torch.einsum("ki,c...if->kc...if", own, total(x.jacobian))
+    dense = (torch.einsum("ki,c...if->kc...if", own, total[2:])
              - torch.einsum("ik,c...ikf->kc...if", weights, x.jacobian))
-    return _stacked(total(x.value), 2 * total(x.laplacian), dense.flatten(0, 1))
+    return _stacked(total[0], 2 * total[1], dense.flatten(0, 1))
 
 
-def reordered(x, order: list[int]):
-    """A function of r[order] as one of r: its derivatives by the electrons put back in place; `order` its own inverse."""
+def reordered(x: Quantity, order: list[int]) -> Quantity:
+    """The jet by r of a function of r[order], from its jet by r[order]; `order` must be its own inverse."""
     if not isinstance(x, Jet):
         return x
     return _stacked(x.value, x.laplacian, x.jacobian.unflatten(0, (-1, 3))[order].flatten(0, 1))
 
 
-def slogdet(A):
-    """(sign, ln|det|) of the matrices in the last two axes; of a singular one (0, -inf), without derivatives or exception.
+def slogdet(A: Quantity) -> tuple[Tensor, Quantity]:
+    """(sign, ln|det|) of the matrices in the last two axes; (0, -inf) of a singular one, whose derivatives are 0.
 
     J = tr(A^-1 dA), L = tr(A^-1 L_A) - sum tr(A^-1 dA A^-1 dA).
     """
     if not isinstance(A, Jet):
-        return _Slogdet.apply(A) if torch.is_grad_enabled() else torch.linalg.slogdet(A)
+        sign, log = _Slogdet.apply(A) if torch.is_grad_enabled() else torch.linalg.slogdet(A)
+        return sign, log
     sign, log = torch.linalg.slogdet(A.value)
     M = _inverse(A.value) @ A.rows[1:]
     first = M.diagonal(dim1=-2, dim2=-1).sum(-1)
@@ -224,41 +227,41 @@ class _Slogdet(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(A):
+    def forward(A: Tensor) -> tuple[Tensor, Tensor]:
         sign, log = torch.linalg.slogdet(A)
         return sign, log
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
         ctx.save_for_backward(*inputs)
         ctx.save_for_forward(*inputs)
 
     @staticmethod
-    def backward(ctx, _, slope):
+    def backward(ctx: Any, _: Tensor | None, slope: Tensor) -> Tensor:
         return slope[..., None, None] * _inverse(ctx.saved_tensors[0]).mT
 
     @staticmethod
-    def jvp(ctx, tangent):
+    def jvp(ctx: Any, tangent: Tensor) -> tuple[Tensor, Tensor]:
         trace = (_inverse(ctx.saved_tensors[0]) * tangent.mT).sum((-2, -1))
         return torch.zeros_like(trace), trace
 
 
 def _inverse(A):
-    """The inverse; 0 of a singular matrix."""
+    """The inverse of each matrix; 0 of a singular one."""
     inverse, singular = torch.linalg.inv_ex(A)
     return torch.where(singular[..., None, None] > 0, 0.0, inverse)
 
 
-def log_sum(signs: Tensor, logs) -> tuple[Tensor, Tensor | Jet]:
-    """(sign, ln|sum|) of the sum along the last axis of numbers given as sign and logarithm.
+def log_sum(signs: Tensor, logs: Quantity) -> tuple[Tensor, Quantity]:
+    """(sign, ln|sum|) of the sum along the last axis of numbers s e^l, given by their signs s and logarithms l.
 
     With the shares w = s e^l / sum: J = sum w J_l, L = sum w (L_l + |J_l|^2) - |J|^2.
     """
     v = value(logs)
-    top = v.amax(-1, keepdim=True).detach()
-    terms = signs * torch.exp(v - top)
+    largest = v.amax(-1, keepdim=True).detach()
+    terms = signs * torch.exp(v - largest)
     total = terms.sum(-1)
-    sign, log = torch.sign(total), torch.log(total.abs()) + top[..., 0]
+    sign, log = torch.sign(total), torch.log(total.abs()) + largest[..., 0]
     if not isinstance(logs, Jet):
         return sign, log
     w = terms / total[..., None]

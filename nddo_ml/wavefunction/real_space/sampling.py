@@ -1,15 +1,17 @@
-"""Walkers: positions of all electrons drawn from |psi|^2 by Metropolis steps, most of which move all of them at once.
+"""Sampling: walkers, each with the positions of all electrons, drawn from |psi|^2 by Metropolis steps.
 
-Between stretched bonds such steps are too short: `leap` takes electrons from nucleus to nucleus.
+Most steps move all electrons of a walker at once, by a little. In stretched bonds such steps are too short to take an electron
+from one nucleus to another; `leap` does.
 """
 
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from nddo_ml.wavefunction.real_space.systems import System, owners
+from nddo_ml.wavefunction.real_space.protocols import Amplitude, MolecularAmplitude
+from nddo_ml.wavefunction.real_space.systems import ElectronSystem, owners
 
 ACCEPTANCE = 0.5        # the step is adapted towards this share
 ADAPTATION = 1.1
@@ -17,33 +19,32 @@ ADAPTATION = 1.1
 
 @dataclass(frozen=True)
 class Walkers:
-    """r `walker electron 3` in bohr, log `walker` = ln|psi| there, step: width of the proposal, bohr; acceptance: of the
-    last walk."""
+    """Samples of |psi|^2 and how they are moved."""
 
-    r: Float[Tensor, "walker electron 3"]
-    log: Float[Tensor, "walker"]
-    step: float
-    acceptance: float = 0.0
+    r: Float[Tensor, "walker electron 3"]       # positions, bohr
+    log: Float[Tensor, "walker"]                # ln|psi| there
+    step: float                                 # width of the proposals, bohr
+    acceptance: float = 0.0                     # share of the proposals of the last walk that were accepted
 
 
-def scattered(system: System, count: int, generator: torch.Generator) -> Float[Tensor, "walker electron 3"]:
-    """Positions to start from: each electron near a nucleus, as many as its charge asks for, spins alternating."""
+def scattered(system: ElectronSystem, count: int, generator: torch.Generator) -> Float[Tensor, "walker electron 3"]:
+    """Positions to start from, bohr: electrons scattered around the nuclei that `owners` gives them."""
     home = owners(system)
     nuclei = system.nuclei[home]
     noise = torch.randn(count, system.electrons, 3, generator=generator, dtype=nuclei.dtype)
     return nuclei + noise * (1.0 / system.charges[home].sqrt())[:, None]
 
 
-def started(psi, r: Float[Tensor, "walker electron 3"], step: float) -> Walkers:
-    """Walkers at given positions."""
+def walkers_at(psi: Amplitude, r: Float[Tensor, "walker electron 3"], step: float) -> Walkers:
+    """Walkers at the positions r, in bohr, with proposals of the width `step`."""
     with torch.no_grad():
         return Walkers(r, psi(r)[1], step)
 
 
-def walk(psi, walkers: Walkers, steps: int, generator: torch.Generator, adapt: bool = True) -> Walkers:
-    """The walkers after `steps` Metropolis steps of |psi|^2; the width of the proposal is adapted between walks.
+def walk(psi: Amplitude, walkers: Walkers, steps: int, generator: torch.Generator, adapt: bool = True) -> Walkers:
+    """The walkers after `steps` Metropolis steps, and with adapt=True a width that brings acceptance closer to one half.
 
-    A proposal where psi is not finite is never accepted. Adapting it while averages are taken would bias them: adapt=False.
+    A proposal where psi is not finite is never accepted. An adapting width would bias averages: take them with adapt=False.
     """
     r, step = walkers.r, walkers.step
     with torch.no_grad():
@@ -58,44 +59,48 @@ def walk(psi, walkers: Walkers, steps: int, generator: torch.Generator, adapt: b
     return replace(walkers, r=r, log=log, step=step, acceptance=share)
 
 
-def roam(psi, walkers: Walkers, steps: int, generator: torch.Generator, adapt: bool = True) -> Walkers:
-    """The walkers of a wavefunction after a `walk` and a `leap`."""
+def roam(psi: MolecularAmplitude, walkers: Walkers, steps: int, generator: torch.Generator, adapt: bool = True) -> Walkers:
+    """The walkers after a `walk` and a `leap`."""
     return leap(psi, walk(psi, walkers, steps, generator, adapt), generator)
 
 
-def leap(psi, walkers: Walkers, generator: torch.Generator) -> Walkers:
-    """The walkers after two more proposals, where there are several nuclei: one electron moves by the vector from one nucleus
-    to another; a spin-up and a spin-down electron change places. Both are as likely as their reverse."""
+def leap(psi: MolecularAmplitude, walkers: Walkers, generator: torch.Generator) -> Walkers:
+    """The walkers after two proposals for long ways; where there is one nucleus, the walkers as they are.
+
+    First one electron moves by the vector from one nucleus to another, then a spin-up and a spin-down electron change places.
+    Both proposals are as likely as their reverse.
+    """
     nuclei, r, log = psi.nuclei.to(walkers.r), walkers.r, walkers.log
     if len(nuclei) < 2:
         return walkers
     row = torch.arange(len(r), device=r.device)
-
-    def drawn(count):
-        return torch.randint(count, (len(r),), generator=generator, device=generator.device).to(r.device)
-
     with torch.no_grad():
         hop = r.clone()
-        electron = drawn(r.shape[1])
-        hop[row, electron] += nuclei[drawn(len(nuclei))] - nuclei[drawn(len(nuclei))]
+        electron = _drawn(r.shape[1], row, generator)
+        hop[row, electron] += nuclei[_drawn(len(nuclei), row, generator)] - nuclei[_drawn(len(nuclei), row, generator)]
         r, log, _ = _chosen(psi, r, log, hop, generator)
         if psi.up and psi.down:
-            swap, up, down = r.clone(), drawn(psi.up), psi.up + drawn(psi.down)
+            swap, up, down = r.clone(), _drawn(psi.up, row, generator), psi.up + _drawn(psi.down, row, generator)
             swap[row, up], swap[row, down] = r[row, down], r[row, up]
             r, log, _ = _chosen(psi, r, log, swap, generator)
     return replace(walkers, r=r, log=log)
 
 
+def _drawn(count, row, generator):
+    """A random number below `count` for each row."""
+    return torch.randint(count, (len(row),), generator=generator, device=generator.device).to(row.device)
+
+
 def _chosen(psi, r, log, proposal, generator):
-    """Positions and ln|psi| after a symmetric proposal, and where it was accepted."""
+    """(positions, ln|psi|, where the proposal was accepted) after a symmetric proposal."""
     chance = torch.rand(len(r), generator=generator, dtype=r.dtype, device=generator.device).to(r.device)
     new = psi(proposal)[1]
     take = (chance.log() < 2 * (new - log)) & torch.isfinite(new)
     return torch.where(take[:, None, None], proposal, r), torch.where(take, new, log), take
 
 
-def healed(walkers: Walkers, healthy: Tensor, generator: torch.Generator) -> tuple[Walkers, int]:
-    """The walkers with those that are not healthy put where others are, drawn at random, and how many they were."""
+def healed(walkers: Walkers, healthy: Bool[Tensor, "walker"], generator: torch.Generator) -> tuple[Walkers, int]:
+    """(the walkers, the unhealthy ones put where healthy ones are, drawn at random; how many were unhealthy)."""
     lost = int((~healthy).sum())
     if lost == 0 or lost == len(healthy):
         return walkers, lost

@@ -1,16 +1,19 @@
-"""The square of the total spin of a real-space wavefunction: what an expected S (S + 1) is exceeded by is contamination.
+"""The square of the total spin of a real-space wavefunction; what exceeds S (S + 1) of the state shows other spins mixed in.
 
-S^2 = m (m + 1) + n_down - sum_ij P_ij, m = (n_up - n_down)/2, P_ij the exchange of a spin-up and a spin-down electron.
-P.-O. Loewdin, Phys. Rev. 97, 1474 (1955)
+    S^2 = m (m + 1) + n_down - sum_ij P_ij,    m = (n_up - n_down)/2
+
+P_ij exchanges the spin-up electron i and the spin-down electron j.        P.-O. Loewdin, Phys. Rev. 97, 1474 (1955)
 """
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nddo_ml.wavefunction.real_space.protocols import SpinAmplitude
 
-def spin_square(psi, r: Float[Tensor, "walker electron 3"]) -> Float[Tensor, "walker"]:
-    """(S^2 psi)/psi at each walker; its average is <S^2>, in units of hbar^2."""
+
+def spin_square(psi: SpinAmplitude, r: Float[Tensor, "walker electron 3"]) -> Float[Tensor, "walker"]:
+    """(S^2 psi)/psi at each walker, in units of hbar^2; its average over |psi|^2 is <S^2>."""
     m = (psi.up - psi.down) / 2
     with torch.no_grad():
         sign, log = psi(r)

@@ -1,8 +1,11 @@
-"""What a real-space wavefunction describes: nuclei, clamped, and numbers of spin-up and spin-down electrons; atomic units."""
+"""Systems: what a real-space wavefunction describes, fixed nuclei and numbers of electrons of each spin, in atomic units."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -15,24 +18,26 @@ LARGEST = 18            # nuclear charge: beyond argon the core electrons ask fo
 COINCIDENT = 0.1        # bohr
 UNITS = {"bohr": 1.0, "angstrom": 1 / CODATA_2018.bohr}
 
+Coordinates: TypeAlias = Tensor | np.ndarray | Sequence[Sequence[float | int]]
+
 
 @dataclass(frozen=True)
-class System:
-    """numbers `atom`, positions `atom 3` in bohr, up and down: electrons of each spin, up >= down."""
+class ElectronSystem:
+    """Fixed nuclei and the electrons around them."""
 
-    numbers: tuple[int, ...]
-    positions: tuple[tuple[float, float, float], ...]
-    up: int
-    down: int
+    numbers: tuple[int, ...]                                # atomic numbers
+    positions: tuple[tuple[float, float, float], ...]       # of the nuclei, bohr
+    up: int                                                 # electrons of spin up, not fewer than those of spin down
+    down: int                                               # electrons of spin down
 
     @property
     def electrons(self) -> int:
-        """Electrons in all."""
+        """Number of electrons."""
         return self.up + self.down
 
     @property
     def nuclei(self) -> Float[Tensor, "atom 3"]:
-        """Positions as a tensor, bohr."""
+        """Positions of the nuclei, bohr."""
         return torch.tensor(self.positions, dtype=torch.float64)
 
     @property
@@ -49,15 +54,18 @@ class System:
 
     @property
     def formula(self) -> str:
-        """Symbols and positions on one line, bohr."""
+        """Symbols and positions in bohr on one line, as `from_text` reads them."""
         return "; ".join(f"{symbol(z)} {x:g} {y:g} {w:g}" for z, (x, y, w) in zip(self.numbers, self.positions, strict=True))
 
 
-def system(numbers, positions, charge: int = 0, multiplicity: int | None = None, unit: str = "bohr") -> System:
-    """The System of nuclei, total charge and multiplicity (the lowest if None).
+def electron_system(numbers: Sequence[int], positions: Coordinates, charge: int = 0, multiplicity: int | None = None,
+                    unit: str = "bohr") -> ElectronSystem:
+    """The system of nuclei, total charge and multiplicity; None: the lowest multiplicity that fits.
 
-    InvalidMolecule: no atoms, an element beyond argon, coinciding or non-finite positions, no electrons, a multiplicity that
-    does not fit their number. UnknownOption: the unit.
+    Raises:
+        InvalidMolecule: no atoms, an element beyond argon, coinciding or non-finite positions, no electrons, or a multiplicity
+            that does not fit their number.
+        UnknownOption: the unit is neither bohr nor angstrom.
     """
     if unit not in UNITS:
         raise UnknownOption(f"unit = {unit!r}: expected {', '.join(UNITS)}.")
@@ -87,28 +95,34 @@ def system(numbers, positions, charge: int = 0, multiplicity: int | None = None,
         possible = ", ".join(str(m) for m in range(1 + electrons % 2, min(electrons, 8) + 2, 2))
         raise InvalidMolecule(f"Multiplicity {multiplicity} is impossible with {electrons} electrons: expected one of "
                               f"{possible}.")
-    return System(numbers, tuple(tuple(x) for x in R.tolist()), (electrons + unpaired) // 2, (electrons - unpaired) // 2)
+    places = tuple((x, y, z) for x, y, z in R.tolist())
+    return ElectronSystem(numbers, places, (electrons + unpaired) // 2, (electrons - unpaired) // 2)
 
 
-def from_text(text: str, charge: int = 0, multiplicity: int | None = None, unit: str = "bohr") -> System:
-    """The System of a line such as "Li 0 0 0; H 0 0 3.015". InvalidMolecule: unreadable."""
+def from_text(text: str, charge: int = 0, multiplicity: int | None = None, unit: str = "bohr") -> ElectronSystem:
+    """The system of a line such as "Li 0 0 0; H 0 0 3.015".
+
+    Raises:
+        InvalidMolecule: the line cannot be read, or `electron_system` refuses the molecule.
+        UnknownOption: the unit is neither bohr nor angstrom.
+    """
     numbers, positions = [], []
-    for part in filter(None, (p.strip() for p in re.split(r"[;\n]", text))):
+    for part in filter(None, (piece.strip() for piece in re.split(r"[;\n]", text))):
         words = part.split()
         try:
-            symbol_, xyz = words[0], [float(x) for x in words[1:]]
+            xyz = [float(x) for x in words[1:]]
         except ValueError:
             xyz = []
         if len(xyz) != 3:
             raise InvalidMolecule(f"{part!r} is not an atom: expected a symbol and three coordinates, as in "
                                   "\"Li 0 0 0; H 0 0 3.015\".")
-        numbers.append(number(symbol_))
+        numbers.append(number(words[0]))
         positions.append(xyz)
-    return system(numbers, positions, charge, multiplicity, unit)
+    return electron_system(numbers, positions, charge, multiplicity, unit)
 
 
-def owners(system: System) -> list[int]:
-    """The nucleus each electron starts at, spin-up electrons first: as many as its charge asks for, spins alternating."""
+def owners(system: ElectronSystem) -> list[int]:
+    """The nucleus that each electron starts at, spin-up electrons first: as many as its charge asks for, spins alternating."""
     room = list(system.numbers)
     while sum(room) < system.electrons:                # an anion: one more on each, from the largest charge down
         room[max(range(len(room)), key=lambda a: system.numbers[a] - room[a] + 0.01 * system.numbers[a])] += 1
