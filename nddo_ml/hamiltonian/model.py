@@ -115,7 +115,7 @@ class Hamiltonian(nn.Module):
             dispersion = its_dispersion
         if network is not None and not isinstance(network, nn.Module):     # pyright: ignore[reportUnnecessaryIsInstance]: a door
             raise UnknownOption(f"network={network!r} is no torch module: make one with nddo_ml.networks.build, or give a file "
-                                "of weights as the method (docs/extending.md).")
+                                "of weights as the method (docs/howto/extending.md).")
         if network is not None and any(t.is_inference() for t in (*network.parameters(), *network.buffers())):
             raise UnknownOption("The network was made inside torch.inference_mode: its weights can never be trained. Make it "
                                 "outside.")
