@@ -73,8 +73,9 @@ def asked(keywords: Mapping[str, Any]) -> SCF:
     for name in keywords:
         if name not in names:
             close = difflib.get_close_matches(name, names, n=1)
-            raise TypeError(f"There is no option {name!r} here{f': did you mean {close[0]}?' if close else '.'} The options of a "
-                            f"self-consistent field are {', '.join(names)}.")
+            hint = f": did you mean {close[0]}?" if close else "."
+            raise TypeError(f"There is no option {name!r} here{hint} The options of a self-consistent field are "
+                            f"{', '.join(names)}.")
     return SCF(**keywords)
 
 
