@@ -280,7 +280,7 @@ class Hamiltonian(nn.Module):
 
     def _columns(self) -> dict[str, Tensor]:
         """The parameters of the tables by name."""
-        return {name: self.get_parameter(name) for name in (*PARAMETER_NAMES, "alpha_AB", "x_AB")}
+        return {name: getattr(self, name) for name in (*PARAMETER_NAMES, "alpha_AB", "x_AB")}
 
     def _taped(self, bucket: Bucket) -> bool:
         """Whether anything that a calculation is made from is on a tape."""
