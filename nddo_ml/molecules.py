@@ -16,6 +16,7 @@ from nddo_ml.common.struct import record, tensor_map
 from nddo_ml.errors import InvalidMolecule
 
 FARTHEST = 1e8      # angstrom from the origin; beyond, squares of distances lose everything that is near
+Whole = float | np.integer                              # a whole number
 Numbers = Sequence[int] | np.ndarray | Tensor           # of the atoms of one molecule
 Positions = Sequence[Any] | np.ndarray | Tensor         # of one molecule, (atom, 3), angstrom
 Values = Sequence[float] | np.ndarray | Tensor
@@ -43,13 +44,13 @@ class Molecules:
         return torch.bincount(self.molecule, minlength=len(self)).tolist()
 
     @staticmethod
-    def single(numbers: Numbers, positions: Positions, charge: int = 0, multiplicity: int = 1) -> "Molecules":
+    def single(numbers: Numbers, positions: Positions, charge: Whole = 0, multiplicity: Whole = 1) -> "Molecules":
         """One molecule from sequences or arrays; positions in angstrom. A tensor of positions keeps its tape."""
         return Molecules.batch([numbers], [positions], [charge], [multiplicity])
 
     @staticmethod
-    def batch(numbers: Sequence[Numbers], positions: Sequence[Positions], charge: int | Sequence[int] = 0,
-              multiplicity: int | Sequence[int] = 1) -> "Molecules":
+    def batch(numbers: Sequence[Numbers], positions: Sequence[Positions], charge: Whole | Sequence[Whole] = 0,
+              multiplicity: Whole | Sequence[Whole] = 1) -> "Molecules":
         """Several molecules, one entry of `numbers` and of `positions` each; charge and multiplicity one for all or one
         each."""
         count = len(numbers)

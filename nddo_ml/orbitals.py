@@ -19,7 +19,7 @@ from torch import Tensor
 from nddo_ml.common.struct import record
 from nddo_ml.pairs import all_pairs
 
-PACKED_BELOW = 300   # pairs; above, one kernel per pair class wins (docs/performance.md)
+PACKED_BELOW = 300   # pairs; above, one kernel per pair class wins (docs/results/performance.md)
 Counts = Int[np.ndarray, "atom"]
 DISTRIBUTIONS = {0: 0, 1: 1, 4: 10, 9: 45}   # orbitals of an atom -> products of two of them
 

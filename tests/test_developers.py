@@ -34,6 +34,7 @@ from nddo_ml.methods import smooth
 from nddo_ml.properties.response import hessian, polarizability
 
 PACKAGE = Path(nddo_ml.__file__).parent
+PAGE = PACKAGE.parent / "docs" / "howto" / "parameters.md"
 
 
 def row(model, z):
@@ -431,10 +432,10 @@ def test_methods_of_ones_own_of_other_kinds(tmp_path):
 
 
 def test_the_page_runs(tmp_path, monkeypatch):
-    """The code of docs/parameters.md, and its command."""
+    """The code of docs/howto/parameters.md, and its command."""
     monkeypatch.chdir(tmp_path)
     names: dict = {}
-    for block in re.findall(r"^```python\n(.*?)^```", (PACKAGE.parent / "docs" / "parameters.md").read_text(), re.M | re.S):
+    for block in re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.M | re.S):
         exec(compile(block, "parameters.md", "exec"), names)
     assert names["result"].method == "AM1-mine"
     ase_molecule("CH3OH").write("methanol.xyz")

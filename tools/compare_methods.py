@@ -1,6 +1,6 @@
-"""The comparison of learned models with their parents and other methods on held-out frames: a table for docs/neural.md.
+"""The comparison of learned models with their parents and other methods on held-out frames: a table for docs/results/neural.md.
 
-    python tools/compare_methods.py LABELS [LABELS ...] --models NAME=MODEL [...] --cache FOLDER [--docs docs/neural.md]
+    python tools/compare_methods.py LABELS [LABELS ...] --models NAME=MODEL [...] --cache FOLDER [--docs docs/results/neural.md]
     python tools/compare_methods.py LABELS [LABELS ...] --monomers OUT.extxyz
 
 LABELS: extended XYZ, also .gz. MODEL: as in tools/peers.py. All models see the same frames, those of the parts that the

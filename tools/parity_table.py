@@ -1,6 +1,6 @@
-"""docs/parity.md: how far the engine is from MOPAC, group by group, with every record that is set apart.
+"""docs/results/parity.md: how far the engine is from MOPAC, group by group, with every record that is set apart.
 
-    python tools/parity_table.py REFERENCE docs/parity.md
+    python tools/parity_table.py REFERENCE docs/results/parity.md
 
 REFERENCE holds the groups NN_name.jsonl; without it (the word `sample`) the sample in tests/data is used.
 """

@@ -39,7 +39,8 @@ def predictions(name, frames, folder):
     path = folder / f"{identity(name)}.jsonl"
     known = recall(path)
     if path.exists() and not path.read_bytes().endswith(b"\n"):
-        path.open("a").write("\n")          # a kill cut the last line: the next must not continue it
+        with path.open("a") as file:
+            file.write("\n")                # a kill cut the last line: the next must not continue it
     keys = [key(f) for f in frames]
     missing = list({k: f for k, f in zip(keys, frames, strict=True) if k not in known}.items())
     for start in range(0, len(missing), CHUNK):

@@ -1,4 +1,4 @@
-"""How methods respond to external point charges, against labels: the table of docs/point_charges.md.
+"""How methods respond to external point charges, against labels: the table of docs/howto/point_charges.md.
 
     python tools/point_charge_table.py LABELS.extxyz AM1 PM6
 

@@ -2,7 +2,7 @@
 
     python tools/profiles.py geometries FILE.extxyz                     (tblite, rdkit)
     nddo-ml label FILE.extxyz --output labels/profiles.extxyz           (pyscf; resumable, half an hour)
-    python tools/profiles.py plot labels/profiles.extxyz docs/profiles --models NAME=MODEL [...]
+    python tools/profiles.py plot labels/profiles.extxyz docs/results/profiles --models NAME=MODEL [...]
 
 Geometries are relaxed with GFN2-xTB along the coordinate or moved rigidly; every model is evaluated at the same ones. Curves
 are relative to their own value where the reference has its minimum, those of hydrogen bonds to the two molecules. MODEL: as in

@@ -45,15 +45,15 @@ class Explored:
 
 
 @dataclass(frozen=True, eq=False)
-class Start:
+class TrajectoryStart:
     """Where a trajectory begins."""
 
     structure: Structure
     temperature: float      # K
 
 
-def explored(ensemble: Ensemble, starts: Sequence[Start], settings: Explore, rng: np.random.Generator, driver: int = 0,
-             progress: Callable[[int], None] | None = None) -> Explored:
+def explored(ensemble: Ensemble, starts: Sequence[TrajectoryStart], settings: Explore, rng: np.random.Generator,
+             driver: int = 0, progress: Callable[[int], None] | None = None) -> Explored:
     """Langevin dynamics from each start, all together; a candidate every `settings.every` steps.
 
     driver: the member whose forces move the atoms. progress: called after each step with the number of trajectories that go on;
@@ -101,12 +101,12 @@ def collided(numbers: Int[np.ndarray, "atom"], positions: Float[np.ndarray, "ato
     return bool((d < factor * (covalent_radii[numbers[i]] + covalent_radii[numbers[j]])).any())
 
 
-def _begun(start: Start) -> Trajectory:
+def _begun(start: TrajectoryStart) -> Trajectory:
     s = start.structure
     return at_rest(s.numbers, s.positions, start.temperature, s.charge, s.multiplicity)
 
 
-def _snapshot(start: Start, trajectory: Trajectory, step: int) -> Structure:
+def _snapshot(start: TrajectoryStart, trajectory: Trajectory, step: int) -> Structure:
     """The structure a trajectory passes at a step."""
     return replace(start.structure, positions=trajectory.positions, how=f"active {start.temperature:g} K, step {step}")
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from nddo_ml.active.calibrate import EnsembleErrors, calibration, errors, on_scale, opinions
 from nddo_ml.active.config import Active
-from nddo_ml.active.explore import Candidate, Explored, Start, explored, judged
+from nddo_ml.active.explore import Candidate, Explored, TrajectoryStart, explored, judged
 from nddo_ml.active.labelling import Labelling, copy_labels, labelled, read_structures, write_picked, write_structures
 from nddo_ml.active.pick import picked
 from nddo_ml.active.plots import reliability_picture, rounds_picture
@@ -77,7 +77,7 @@ class _Stopped(Exception):
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class LoopTools:
     """What a loop works with, beside its configuration."""
 
     sources: Sequence[Source]                           # what explorations start from
@@ -89,7 +89,7 @@ class Surroundings:
 def active(config: Active, training: TrainingConfig, sources: Sequence[Source], calculator: Callable[[str], MakeCalculator],
            report: SilentLoop | None = None, stop: Callable[[], bool] = lambda: False) -> list[dict[str, Any]]:
     """Run the loop, from where an earlier run left it; the records of all rounds done, fewer than `rounds` where it was stopped
-    or nothing uncertain was left. The last four arguments are those of Surroundings.
+    or nothing uncertain was left. The last four arguments are those of LoopTools.
 
     Raises:
         UnknownOption, IncompatibleFile, InvalidMolecule: configuration, files or structures do not fit.
@@ -103,7 +103,7 @@ def active(config: Active, training: TrainingConfig, sources: Sequence[Source], 
     folder.mkdir(parents=True, exist_ok=True)
     with Journal(folder / "labels.extxyz", level.name) as journal, tasks:
         loop = Loop(config, training, Labelling(level, journal, tasks),
-                    Surroundings(sources, calculator, report or SilentLoop(), stop))
+                    LoopTools(sources, calculator, report or SilentLoop(), stop))
         try:
             loop.run()
         except _Stopped:
@@ -114,9 +114,9 @@ def active(config: Active, training: TrainingConfig, sources: Sequence[Source], 
 class Loop:
     """A loop in its folder; `records`: those of the rounds done."""
 
-    def __init__(self, config: Active, training: TrainingConfig, labelling: Labelling, surroundings: Surroundings):
-        self.config, self.training, self.labelling, self.surroundings = config, training, labelling, surroundings
-        self.report = surroundings.report
+    def __init__(self, config: Active, training: TrainingConfig, labelling: Labelling, tools: LoopTools):
+        self.config, self.training, self.labelling, self.tools = config, training, labelling, tools
+        self.report = tools.report
         self.rounds, self.records = Rounds(Path(config.output)), []
 
     def run(self) -> None:
@@ -215,7 +215,7 @@ class Loop:
                   rng: np.random.Generator) -> Explored:
         """Trajectories from starting structures and temperatures drawn at random, each pair before any comes again."""
         settings = self.config.explore
-        pairs = [Start(s, t) for s in structures for t in settings.temperatures if len(s.numbers) > 1]
+        pairs = [TrajectoryStart(s, t) for s in structures for t in settings.temperatures if len(s.numbers) > 1]
         times = -(-settings.trajectories // max(len(pairs), 1))
         starts = [pairs[k] for _ in range(times) for k in rng.permutation(len(pairs))][:settings.trajectories]
         steps = iter(range(1, settings.steps + 1))
@@ -232,7 +232,7 @@ class Loop:
             return []
         weights = _weights(ensemble.members[(number - 1) % len(ensemble)])
         seed = int(rng.integers(2**31))
-        sampling = Sampling(steps, self.surroundings.calculator(weights), seed)
+        sampling = Sampling(steps, self.tools.calculator(weights), seed)
         drawn: list[Structure] = []
         for k in rng.permutation(len(starts))[:settings.sources]:
             partner = Source(structure=starts[int(rng.integers(len(starts)))])
@@ -247,9 +247,9 @@ class Loop:
         """The structures that explorations start from, relaxed once if they are given as SMILES."""
         path = self.rounds.path / "starts.extxyz"
         if not path.exists():
-            sampling = Sampling((), self.surroundings.calculator(_weights(ensemble.members[0])), self.config.seed)
+            sampling = Sampling((), self.tools.calculator(_weights(ensemble.members[0])), self.config.seed)
             starts: list[Structure] = []
-            for source in self.surroundings.sources:
+            for source in self.tools.sources:
                 starts += [source.structure] if source.structure is not None else sampled((sampling, source))[0]
                 self._tick()
             known = set(_card(ensemble.members[0]).elements)
@@ -345,7 +345,7 @@ class Loop:
         if count:
             journal = self.labelling.journal
             self.report.labels(len(journal.labelled), len(self.labelling.outstanding), len(journal.failed))
-        if self.surroundings.stop():
+        if self.tools.stop():
             raise _Stopped
         return count
 

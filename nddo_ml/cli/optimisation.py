@@ -13,7 +13,7 @@ from nddo_ml.geometry import constraints
 from nddo_ml.geometry.optimise import OptimisationStep, Optimised
 from nddo_ml.geometry.relax import FollowedStates, to_minima
 from nddo_ml.hamiltonian.model import Hamiltonian
-from nddo_ml.hamiltonian.results import Result
+from nddo_ml.hamiltonian.starts import HasDensity
 from nddo_ml.interfaces.ase import NDDO
 from nddo_ml.interfaces.results import array
 from nddo_ml.molecules import Molecules, PointCharges
@@ -34,7 +34,7 @@ class Optimisation:
 
     optimised: Optimised
     trajectory: list[TrajectoryPoint]      # the geometries that were accepted
-    last: Result                    # the last one of the model, which need not be of the final geometry
+    last: HasDensity                    # the last one of the model, which need not be of the final geometry
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypedDict, Unpack, runtime_checkable
+from typing import Any, Unpack
 
 import torch
 from jaxtyping import Bool, Float
@@ -24,8 +24,10 @@ from nddo_ml.ensembles.calibration import Calibration
 from nddo_ml.errors import IncompatibleFile, UnknownOption
 from nddo_ml.hamiltonian.model import Hamiltonian
 from nddo_ml.hamiltonian.results import Result
+from nddo_ml.hamiltonian.starts import HasDensity
 from nddo_ml.methods import Method, learned
 from nddo_ml.molecules import Molecules, PointCharges
+from nddo_ml.scf.options import SCFKeywords, asked
 
 FORMAT = "nddo_ml ensemble 1"
 FILE = "ensemble.json"
@@ -58,31 +60,6 @@ class EnsembleResult:
     def density(self, k: int = 0) -> Float[Tensor, "spin orbital orbital"]:
         """Density matrix of molecule k of the first member: an ensemble's result serves as guess for the next."""
         return self.members[0].density(k)
-
-
-@runtime_checkable
-class StartDensities(Protocol):
-    """StartDensities to start from: earlier results of the same molecules, or as much of them as a start needs."""
-
-    @property
-    def molecules(self) -> Molecules: ...
-
-    def density(self, k: int) -> Tensor:
-        """The density of molecule k, (spin, orbital, orbital)."""
-        ...
-
-
-class Request(TypedDict, total=False):
-    """What an ensemble may be asked for; each is that of Hamiltonian.forward, with the same default."""
-
-    forces: bool
-    unrestricted: bool | None
-    field: Float[Tensor, "molecule 3"] | None           # V/angstrom
-    point_charges: PointCharges | None
-    tolerance: float                                    # eV
-    max_steps: int
-    stability: bool | None
-    raise_unconverged: bool | None
 
 
 class Ensemble:
@@ -125,23 +102,23 @@ class Ensemble:
         return _device(self.members[0])
 
     @torch.no_grad()
-    def __call__(self, molecules: Molecules, *, guess: StartDensities | None = None,
-                 **request: Unpack[Request]) -> EnsembleResult:
-        """Means and uncertainties of molecules, `forces` and other requests as for a Hamiltonian.
+    def __call__(self, molecules: Molecules, *, forces: bool = False, guess: HasDensity | None = None,
+                 field: Float[Tensor, "molecule 3"] | None = None, point_charges: PointCharges | None = None,
+                 **scf: Unpack[SCFKeywords]) -> EnsembleResult:
+        """Means and uncertainties of molecules; arguments as for a Hamiltonian.
 
         The first member starts from the guess, the others from its density, which halves their iterations. Nothing is on a
         tape.
 
         Raises:
-            TypeError: an ensemble has no such request.
+            TypeError: an ensemble has no such option.
             InvalidMolecule, MissingParameter, SCFNotConverged, UnknownOption: as a Hamiltonian does.
         """
-        unknown = sorted(request.keys() - Request.__annotations__.keys())
-        if unknown:
-            raise TypeError(f"An ensemble has no argument {unknown[0]!r}; it has guess, {', '.join(Request.__annotations__)}.")
+        asked(scf)
         results: list[Result] = []
         for member in self.members:
-            results.append(member(molecules, guess=results[0] if results else guess, **request))
+            results.append(member(molecules, forces=forces, guess=results[0] if results else guess, field=field,
+                                  point_charges=point_charges, **scf))
         return combined(results, self.calibration)
 
     @staticmethod

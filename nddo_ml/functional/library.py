@@ -28,7 +28,7 @@ NETWORKS: dict[str, type[NeuralGGA] | type[NeuralMetaGGA]] = {"NeuralGGA": Neura
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Blueprint:
     """What an untrained functional is made of; the settings that files hold in their metadata, under these names."""
 
     kind: str                                       # a name of PUBLISHED or NETWORKS, or "module:Class"
@@ -66,7 +66,7 @@ def parent_of(functional: Functional) -> str:
     return said.get("parent") or said["kind"]
 
 
-def build(recipe: Recipe, seed: int = 0) -> Functional:
+def build(recipe: Blueprint, seed: int = 0) -> Functional:
     """The untrained functional of a recipe; seed: of its weights.
 
     Raises:
@@ -89,7 +89,7 @@ def build(recipe: Recipe, seed: int = 0) -> Functional:
     return functional
 
 
-def _network(recipe: Recipe, seed: int) -> NeuralFunctional:
+def _network(recipe: Blueprint, seed: int) -> NeuralFunctional:
     """A correction of a published functional."""
     cls = NETWORKS[recipe.kind]
     if recipe.parent is not None and recipe.parent not in PUBLISHED:
@@ -136,7 +136,7 @@ def _class_name(functional: Functional) -> str:
 
 
 def settings(functional: Functional) -> dict[str, Any]:
-    """The fields of the Recipe that makes a functional again, as plain values in the order in which files hold them."""
+    """The fields of the Blueprint that makes a functional again, as plain values in the order in which files hold them."""
     plain = getattr(functional, "config", {"kind": _class_name(functional)})
     part = functional.nonlocal_part
     return {**plain, "nonlocal_part": None if part is None else part.config}
@@ -189,7 +189,7 @@ def load(name: str | Path, device: str | torch.device = "cpu", into: Functional 
     path = _path(name)
     said = metadata(path)
     try:
-        functional = build(Recipe(**json.loads(said["settings"]))) if into is None else into
+        functional = build(Blueprint(**json.loads(said["settings"]))) if into is None else into
         state = {key: value for key, value in load_file(path).items() if key != "empty"}
         functional.load_state_dict(state)
     except (UnknownOption, TypeError, KeyError, ValueError, RuntimeError) as error:

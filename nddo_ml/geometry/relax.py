@@ -3,16 +3,16 @@ last."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Unpack
+from typing import Protocol, Unpack, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nddo_ml.errors import NDDOError
 from nddo_ml.geometry.flat import lifted
 from nddo_ml.geometry.optimise import Callback, Fixed, OptimisationStep, Optimised, optimise_members
-from nddo_ml.hamiltonian.results import Result
+from nddo_ml.hamiltonian.starts import HasDensity
 from nddo_ml.molecules import Molecules
 from nddo_ml.properties.model import ModelKeywords
 
@@ -20,7 +20,16 @@ CHECKS = 3       # how often a relaxed molecule may go on in a lower state
 LOWER = 1e-4     # eV: states that differ by less are one
 
 
-def relax(model: Callable[..., Result], molecules: Molecules, fmax: float = 0.01, steps: int = 500,
+@runtime_checkable
+class Evaluated(HasDensity, Protocol):
+    """What a model returns, as far as it matters here: that of a Hamiltonian or of an ensemble."""
+
+    energy: Float[Tensor, "molecule"]           # eV
+    forces: Float[Tensor, "atom 3"] | None      # eV/angstrom
+    converged: Bool[Tensor, "molecule"]
+
+
+def relax(model: Callable[..., Evaluated], molecules: Molecules, fmax: float = 0.01, steps: int = 500,
           callback: Callback | None = None, fixed: Fixed | None = None, **options: Unpack[ModelKeywords]) -> Optimised:
     """The molecules at their nearest minima, every one at its own pace.
 
@@ -84,7 +93,7 @@ def _put(values, mask, new):
 class _LastDensities:
     """Densities of some members of a batch, each from the result where it was last calculated: a guess."""
 
-    places: list[tuple[Result, int]]     # of each member: a result, and which of its molecules it is
+    places: list[tuple[Evaluated, int]]     # of each member: a result, and which of its molecules it is
     molecules: Molecules                 # the members
 
     def density(self, k: int) -> Float[Tensor, "spin orbital orbital"]:
@@ -101,9 +110,10 @@ class FollowedStates:
     result with a converged state, and its place there.
     """
 
-    def __init__(self, model: Callable[..., Result], options: ModelKeywords, first: Result | None = None):
+    def __init__(self, model: Callable[..., Evaluated], options: ModelKeywords, first: Evaluated | None = None):
         self.model, self.options = model, options
-        self.last: dict[int, tuple[Result, int]] = {} if first is None else {k: (first, k) for k in range(len(first.molecules))}
+        known = [] if first is None else [(first, k) for k in range(len(first.molecules))]
+        self.last: dict[int, tuple[Evaluated, int]] = dict(enumerate(known))
         self.begun = first is not None
 
     def __call__(self, molecules: Molecules, indices: list[int]) -> tuple[Float[Tensor, "molecule"], Float[Tensor, "atom 3"]]:
@@ -130,7 +140,7 @@ class FollowedStates:
         again.last = {n: (anew, k) for n, k in enumerate(lower)}
         return lower, again
 
-    def _result(self, molecules, options: ModelKeywords) -> Result:
+    def _result(self, molecules, options: ModelKeywords) -> Evaluated:
         """The result of molecules, of which some may have no energy."""
         without_errors: ModelKeywords = {**options, "raise_unconverged": False}
         return self.model(molecules, forces=True, **without_errors)

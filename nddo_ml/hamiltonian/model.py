@@ -41,7 +41,7 @@ from nddo_ml.molecules import NOTHING, Molecules, PointCharges, Surroundings, ch
 from nddo_ml.networks.shifts import Shifts
 from nddo_ml.pairs import Distances
 from nddo_ml.properties.populations import populations
-from nddo_ml.scf.options import SCF, SCFKeywords
+from nddo_ml.scf.options import SCF, SCFKeywords, asked
 from nddo_ml.scf.orders import Order
 from nddo_ml.scf.problem import Problem
 
@@ -59,8 +59,8 @@ class Assembly:
 
 
 @record
-class Request:
-    """What is asked about molecules that are solved together."""
+class Bucket:
+    """Molecules that are solved together, and how."""
 
     index: list[int]                # which of the batch they are
     names: list[int] | None         # what errors call them; None: a single molecule
@@ -115,7 +115,7 @@ class Hamiltonian(nn.Module):
             dispersion = its_dispersion
         if network is not None and not isinstance(network, nn.Module):     # pyright: ignore[reportUnnecessaryIsInstance]: a door
             raise UnknownOption(f"network={network!r} is no torch module: make one with nddo_ml.networks.build, or give a file "
-                                "of weights as the method (docs/extending.md).")
+                                "of weights as the method (docs/howto/extending.md).")
         if network is not None and any(t.is_inference() for t in (*network.parameters(), *network.buffers())):
             raise UnknownOption("The network was made inside torch.inference_mode: its weights can never be trained. Make it "
                                 "outside.")
@@ -167,7 +167,7 @@ class Hamiltonian(nn.Module):
                 molecule can be in (plausibility.py).
             UnknownOption: an option means nothing.
         """
-        options = SCF(**scf)
+        options = asked(scf)
         check_order(order)
         check_plain((molecules, field, point_charges), self.parameters())
         check(molecules)
@@ -179,23 +179,23 @@ class Hamiltonian(nn.Module):
             alone = len(index) == len(whole)
             part, around = (molecules, surroundings) if alone else (molecules.select(index), surroundings.select(index))
             names = index if len(whole) > 1 else None
-            request = Request(index, names, part, around, channels[index[0]], guess, options)
-            parts.append(self._calculated(request, forces, order))
+            bucket = Bucket(index, names, part, around, channels[index[0]], guess, options)
+            parts.append(self._calculated(bucket, forces, order))
         return reported(merged(self.method, molecules, surroundings, parts), options)
 
-    def _calculated(self, request: Request, with_forces: bool, order: int) -> Part:
+    def _calculated(self, bucket: Bucket, with_forces: bool, order: int) -> Part:
         """The walk of molecules that are solved together."""
-        scf, index = request.scf, request.index
-        tape = Tape(self._taped(request), with_forces, Order(order))
-        given, around = request.molecules, request.surroundings
+        scf, index = bucket.scf, bucket.index
+        tape = Tape(self._taped(bucket), with_forces, Order(order))
+        given, around = bucket.molecules, bucket.surroundings
         leaf, leaf_around = movable(given, around) if with_forces else (given, around)
         with tape.recording():
             molecules, surroundings = tape.enter(leaf), tape.enter(leaf_around)
-            made = self.assembled(molecules, surroundings, names=request.names, enter=tape.enter)
+            made = self.assembled(molecules, surroundings, names=bucket.names, enter=tape.enter)
             topology = made.topology
-            electrons = walk.electrons(topology, molecules, request.channels, scf.biradical, index)
+            electrons = walk.electrons(topology, molecules, bucket.channels, scf.biradical, index)
             problem = walk.problem(topology, made.integrals, electrons)
-            start = starts.earlier(topology, request.channels, request.guess, index)
+            start = starts.earlier(topology, bucket.channels, bucket.guess, index)
             state = replace(walk.state(topology, molecules, problem, scf, start), index=index).without(made.faults)
             electronic, density = walk.energy(molecules, made.integrals, state, order, scf.response_tolerance)
             if tape.on:
@@ -204,7 +204,7 @@ class Hamiltonian(nn.Module):
             with tape.responding():
                 held = populations(topology, density, molecules, made.parameters.atoms)
             held = tape.advance(held)
-            state = self._judged(state, molecules, made, held["charges"], request.names)
+            state = self._judged(state, molecules, made, held["charges"], bucket.names)
             state = state.without(_not_finite(parts, state.solution.converged))
             energy, converged = reduce(torch.add, parts.values()), state.solution.converged
             on_atoms = on_charges = None
@@ -280,11 +280,11 @@ class Hamiltonian(nn.Module):
 
     def _columns(self) -> dict[str, Tensor]:
         """The parameters of the tables by name."""
-        return {name: self.get_parameter(name) for name in (*PARAMETER_NAMES, "alpha_AB", "x_AB")}
+        return {name: getattr(self, name) for name in (*PARAMETER_NAMES, "alpha_AB", "x_AB")}
 
-    def _taped(self, request: Request) -> bool:
+    def _taped(self, bucket: Bucket) -> bool:
         """Whether anything that a calculation is made from is on a tape."""
-        given = (request.molecules.positions, *request.surroundings.tensors(), *self.parameters())
+        given = (bucket.molecules.positions, *bucket.surroundings.tensors(), *self.parameters())
         return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
 
     def _table_taped(self) -> bool:

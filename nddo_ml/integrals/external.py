@@ -4,10 +4,10 @@
 
 A charge is seen through the multipoles of each charge distribution and the additive term of each core, exactly like the core
 of an atom without short-range terms; its own additive term is zero unless it is screened. Electrons and core share one gamma,
-so that a neutral spherical atom feels it no more than it would feel that core (docs/point_charges.md). Far away the multipoles
-are point charges and point dipoles: two opposite distant charges are a uniform field. Nothing is cut off. PM7's change to a
-bare 1/R at 7 angstrom, which takes the hybrid moments of an atom away, concerns pairs of atoms and is not made here; nor is
-the rule that p functions of helium feel no core.
+so that a neutral spherical atom feels it no more than it would feel that core (docs/howto/point_charges.md). Far away the
+multipoles are point charges and point dipoles: two opposite distant charges are a uniform field. Nothing is cut off. PM7's
+change to a bare 1/R at 7 angstrom, which takes the hybrid moments of an atom away, concerns pairs of atoms and is not made
+here; nor is the rule that p functions of helium feel no core.
 """
 
 from collections.abc import Sequence

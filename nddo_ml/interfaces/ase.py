@@ -27,7 +27,7 @@ SHARED = SharedHamiltonians()     # by all calculators of this process
 class NDDO(MoleculeCalculator[Result]):
     """ASE calculator of one molecule: energy, forces, dipole, charges, spin populations (as magmoms).
 
-    method: a name from `nddo_ml.methods()`, or a Hamiltonian of your own. charge, multiplicity: see interfaces/atoms.py.
+    method: a name from `nddo_ml.methods()`, a Method or a Hamiltonian of your own. charge, multiplicity: interfaces/atoms.py.
     device: of the tensors. threads: of torch while this calculator works. point_charges: (positions, charges) in angstrom and
     e, or one array of x y z q, of charges around the molecule; a copy is kept, `set` replaces it. unrestricted: None: open
     shells only; True: always (a singlet starts with broken symmetry); False: never (half-electron open shells). max_steps: SCF
@@ -48,7 +48,8 @@ class NDDO(MoleculeCalculator[Result]):
         **SCF_DEFAULTS}
     title, refusal = "nddo_ml", "NDDO has no option"
 
-    def __init__(self, method: str | Hamiltonian = "PM6-D3H4", charge: int | None = None, multiplicity: int | None = None, *,
+    def __init__(self, method: str | Method | Hamiltonian = "PM6-D3H4", charge: int | None = None,
+                 multiplicity: int | None = None, *,
                  device: str | torch.device | None = None, threads: int | None = None,
                  point_charges: Any = None, **keywords: Unpack[CalculatorKeywords]):
         self._model: Hamiltonian | None = None
@@ -104,7 +105,7 @@ class NDDO(MoleculeCalculator[Result]):
 
     def _method(self) -> Method:
         given = self.parameters.method
-        return find_method(given) if isinstance(given, str) else given.method
+        return find_method(given) if isinstance(given, str | Method) else given.method
 
     def _calculated(self, molecules: Molecules, guess: Result | None) -> Result:
         return off_tape(self._hamiltonian()(molecules, forces=True, guess=guess, point_charges=self._charges(),

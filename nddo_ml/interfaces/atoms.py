@@ -51,7 +51,7 @@ def species(atoms: Atoms) -> Int[np.ndarray, "atom"]:
     if names is None:
         return atoms.numbers
     named = np.array([number(str(name)) for name in names])
-    for k, (wanted, z) in enumerate(zip(named, atoms.numbers, strict=True)):
+    for k, (wanted, z) in enumerate(zip(named.tolist(), atoms.numbers.tolist(), strict=True)):
         element = wanted - SPARKLE if is_sparkle(wanted) else wanted
         if z not in (0, element):
             raise InvalidMolecule(f"Atom {k} is {symbol(z)} by its atomic number and {names[k]} by its name in "

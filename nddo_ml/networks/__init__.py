@@ -11,7 +11,7 @@ them back. The settings of a built-in network, all of them with defaults, are
      "channels": 32}                    # and the other arguments of the features
 
 and those of a whole network of one's own {"network": "module:Class"} and its arguments. Classes of one's own are named
-"module:Class" (docs/extending.md).
+"module:Class" (docs/howto/extending.md).
 """
 
 import json
@@ -62,7 +62,7 @@ def settings(network: nn.Module) -> dict[str, Any]:
     """
     if not isinstance(network, Network):
         raise UnknownOption(f"{type(network).__name__} lacks {', '.join(lacking(network, Network))}, which networks have that "
-                            "can be saved: docs/extending.md.")
+                            "can be saved: docs/howto/extending.md.")
     plain = network.config
     if not isinstance(network, ParameterNetwork):
         plain = {"network": name_of(type(network)), **plain}
@@ -99,7 +99,8 @@ def _probed(network: Any) -> dict[str, torch.Tensor]:
     R = (x[j] - x[i]).norm(dim=1)
     shifts = network(numbers, i, j, R, (x[j] - x[i]) / R[:, None])
     if not isinstance(shifts, Shifts):
-        raise UnknownOption(f"{type(network).__name__} returns {type(shifts).__name__}: expected Shifts, docs/extending.md.")
+        raise UnknownOption(f"{type(network).__name__} returns {type(shifts).__name__}: expected Shifts, "
+                            "docs/howto/extending.md.")
     return {name: value for name, value in vars(shifts).items() if value is not None}
 
 

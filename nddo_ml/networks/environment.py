@@ -16,6 +16,7 @@ from nddo_ml.common.struct import record
 from nddo_ml.elements import symbol
 from nddo_ml.errors import MissingParameter, UnknownOption
 from nddo_ml.integrals.switch import step
+from nddo_ml.pairs import near
 
 # of the sum of covalent radii: where edges are shut and open; the labels begin at 0.7, RM1 repels everywhere below 0.6
 CLOSING = (0.45, 0.70)
@@ -58,13 +59,13 @@ def environment(kind: Int[Tensor, "atom"], geometry: PairGeometry, cutoff: float
 
     Edges close between the two fractions `closing` of the sum of the covalent radii (angstrom; None: they never close).
     """
-    near = (geometry.R.detach() < cutoff).nonzero()[:, 0]     # which pairs are near is not differentiated: the switch is
-    i, j, R, u = (t.index_select(0, near) for t in (geometry.i, geometry.j, geometry.R, geometry.u))
+    reached = near(geometry.R, cutoff)      # which pairs are near is not differentiated: the switch is
+    i, j, R, u = (t.index_select(0, reached) for t in (geometry.i, geometry.j, geometry.R, geometry.u))
     open = torch.ones_like(R)
     if radii is not None:
         closed, opened = closing
         open = step((R / (radii.index_select(0, i) + radii.index_select(0, j)) - closed) / (opened - closed))
-    return Environment(kind, torch.cat((i, j)), torch.cat((j, i)), torch.cat((R, R)), torch.cat((u, -u)), near,
+    return Environment(kind, torch.cat((i, j)), torch.cat((j, i)), torch.cat((R, R)), torch.cat((u, -u)), reached,
                        torch.cat((open, open)))
 
 

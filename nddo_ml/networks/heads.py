@@ -93,7 +93,7 @@ class ParameterNetwork(nn.Module):
                                 "each once.")
         if not isinstance(features, FeatureModule):
             raise UnknownOption(f"The features {type(features).__name__} lack {', '.join(lacking(features, FeatureModule))}: "
-                                "docs/extending.md says what features have.")
+                                "docs/howto/extending.md says what features have.")
         if "charge" in heads and "pair" not in heads:
             raise UnknownOption("The head 'charge' goes with the head 'pair'.")
         if "block" in heads and not features.vectors:

@@ -1,4 +1,4 @@
-"""What features, heads and networks of one's own must have; docs/extending.md shows one of each.
+"""What features, heads and networks of one's own must have; docs/howto/extending.md shows one of each.
 
 All are torch modules, in float64 by the time they are used. A file of weights names their classes ("module:Class") and holds
 their `config`, from which they are made again: the class called with it must give a module of the same tensors.

@@ -1,9 +1,9 @@
 """The first density: neutral spherical atoms, the molecular charge spread evenly.
 
 Diagonal, as in MOPAC: hydrogen holds its electron, main-group atoms spread theirs over s and p, transition metals fill s,
-then d, then p. It decides nothing but the number of iterations (docs/performance.md), except that equal spins must be told
-apart somewhere: an unrestricted singlet starts with an excess of alpha and of beta electrons on alternate atoms, so that its
-symmetry can break.
+then d, then p. It decides nothing but the number of iterations (docs/results/performance.md), except that equal spins must be
+told apart somewhere: an unrestricted singlet starts with an excess of alpha and of beta electrons on alternate atoms, so
+that its symmetry can break.
 """
 
 import torch

@@ -2,8 +2,9 @@
 the command share.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from typing import Any, TypedDict
 
 from nddo_ml.errors import UnknownOption
@@ -59,6 +60,23 @@ class SCF:
                                 "choose one.")
         if self.ladder == ():
             raise UnknownOption("ladder=(): give at least one rung (nddo_ml.scf.rungs.LADDER).")
+
+
+def asked(keywords: Mapping[str, Any]) -> SCF:
+    """The options that the keywords of a call ask for.
+
+    Raises:
+        TypeError: there is no such option.
+        UnknownOption: an option means nothing.
+    """
+    names = [option.name for option in fields(SCF)]
+    for name in keywords:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f": did you mean {close[0]}?" if close else "."
+            raise TypeError(f"There is no option {name!r} here{hint} The options of a self-consistent field are "
+                            f"{', '.join(names)}.")
+    return SCF(**keywords)
 
 
 USUAL = SCF()       # nothing out of the ordinary asked for

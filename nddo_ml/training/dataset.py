@@ -113,7 +113,7 @@ def load(files: Iterable[str | Path]) -> list[LabelledFrame]:
 
 
 def read_frames(file: str | Path) -> list[LabelledFrame]:
-    """The frames of one extended XYZ file (.extxyz, .xyz, or either with .gz); docs/training.md lists its keys.
+    """The frames of one extended XYZ file (.extxyz, .xyz, or either with .gz); docs/howto/training.md lists its keys.
 
     Raises:
         IncompatibleFile: the file, or a frame of it, is unusable.

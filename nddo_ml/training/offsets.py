@@ -44,7 +44,7 @@ def fitted(frames: Sequence[LabelledFrame], energies: Sequence[float],
     E_model (eV) without offsets, NaN where the model failed.
 
     The offset of a charge is no part of a model: it takes from the labels a constant difference in ionisation energies and
-    electron affinities, several eV in GFN2-xTB (docs/training.md), which no shift of parameters by geometry could follow.
+    electron affinities, several eV in GFN2-xTB (docs/howto/training.md), which no shift of parameters by geometry could follow.
     """
     calculated = np.asarray(energies, dtype=np.float64)
     usable = np.isfinite(calculated)

@@ -13,7 +13,7 @@ from support.labels import structure
 
 from nddo_ml import Molecules
 from nddo_ml.active.config import Explore
-from nddo_ml.active.explore import Start, collided, explored, judged
+from nddo_ml.active.explore import TrajectoryStart, collided, explored, judged
 from nddo_ml.ensembles.ensemble import Ensemble
 
 
@@ -26,7 +26,7 @@ def ensemble():
 def test_dynamics_without_friction_keeps_the_energy(ensemble):
     """The driver's energy, not the mean's; velocities by central differences, whose error at 0.2 fs is a per cent or two."""
     settings = Explore((), steps=36, every=1, time_step=0.2, friction=0.0, stop=1e9)
-    found = explored(ensemble, [Start(named("CH4"), 300.0)], settings, np.random.default_rng(0)).candidates
+    found = explored(ensemble, [TrajectoryStart(named("CH4"), 300.0)], settings, np.random.default_rng(0)).candidates
     x = np.stack([c.structure.positions for c in found])
     v = (x[2:] - x[:-2]) / (0.4 * units.fs)
     kinetic = 0.5 * (ase_molecule("CH4").get_masses()[:, None] * v**2).sum((1, 2))
@@ -40,7 +40,7 @@ def test_langevin_has_its_temperature(ensemble):
     independent: 13 % is one deviation; a wrong unit, mass or friction is farther off. Steps are correlated by
     (1 + exp(-friction dt)) / 2."""
     settings = Explore((), steps=20, every=1, time_step=0.5, friction=0.5, stop=1e9)
-    atoms = [Start(structure([1], [[0, 0, 0]], multiplicity=2), 600.0)] * 40
+    atoms = [TrajectoryStart(structure([1], [[0, 0, 0]], multiplicity=2), 600.0)] * 40
     found = explored(ensemble, atoms, settings, np.random.default_rng(0))
     assert found.ends == Counter(finished=40) and len(found.candidates) == 800
     x = np.stack([[c.structure.positions[0] for c in found.candidates if c.trajectory == k] for k in range(40)])
@@ -51,7 +51,7 @@ def test_langevin_has_its_temperature(ensemble):
 
 def test_exploration_is_repeated_by_its_seed(ensemble):
     settings = Explore((), steps=6, every=3)
-    starts = [Start(named(), 300.0), Start(named(), 900.0)]
+    starts = [TrajectoryStart(named(), 300.0), TrajectoryStart(named(), 900.0)]
     runs = [explored(ensemble, starts, settings, np.random.default_rng(s)) for s in (1, 1, 2)]
     a, b, c = ([x.structure.id for x in r.candidates] for r in runs)
     assert a == b != c and len(a) == 4 and "active 900 K, step 6" in [x.structure.how for x in runs[0].candidates]
@@ -59,11 +59,11 @@ def test_exploration_is_repeated_by_its_seed(ensemble):
 
 def test_trajectories_end_where_they_become_meaningless(ensemble):
     settings = Explore((), steps=40, every=2, stop=1e-6)
-    found = explored(ensemble, [Start(named(), 300.0)] * 3, settings, np.random.default_rng(0))
+    found = explored(ensemble, [TrajectoryStart(named(), 300.0)] * 3, settings, np.random.default_rng(0))
     assert found.ends == Counter(uncertain=3) and len(found.candidates) == 3, "the last frame is still a candidate"
     settings = Explore((), steps=40, every=50, collision=0.8, stop=1e9)
     seen = []
-    starts = [Start(named("CH4"), 9000.0), Start(named("H2O"), 1.0)]
+    starts = [TrajectoryStart(named("CH4"), 9000.0), TrajectoryStart(named("H2O"), 1.0)]
     found = explored(ensemble, starts, settings, np.random.default_rng(0), 0, seen.append)
     assert found.ends["collision"] == 1 and found.ends["finished"] == 1 and not found.candidates
     assert seen[-1] == 1 and len(seen) == 40, "the other one went on alone"

@@ -156,7 +156,7 @@ def test_one_functional_per_folder(tmp_path, another):
     beside.kill()
 
 
-def test_one_loop_per_folder(tmp_path):
+def test_one_loop_per_folder(tmp_path, wrong_types):
     """By the labels it writes, before anything else."""
     pytest.importorskip("matplotlib")
     loop = active_config.from_dict({**LOOP, "output": str(tmp_path / "loop")})
@@ -274,7 +274,7 @@ def test_the_others_that_cannot_be():
     ({"features": "symmetry functions", "cutoff": 1.2}, "cutoff = 1.2"),
     ({"heads": []}, "heads"), ({"heads": ["atom", "atom"]}, "each once"),
 ])
-def test_sizes_of_networks_that_cannot_be(settings, words):
+def test_sizes_of_networks_that_cannot_be(settings, words, wrong_types):
     with pytest.raises(UnknownOption, match=words):
         build(settings)
 

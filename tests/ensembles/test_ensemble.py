@@ -106,7 +106,7 @@ def test_one_member_that_fails_is_enough_to_know_nothing(ensemble, molecules):
 
 def test_requests_that_an_ensemble_has_not_are_refused(ensemble, molecules):
     """It is differentiated by nothing: an order of derivatives, which a Hamiltonian has, would promise what is not there."""
-    with pytest.raises(TypeError, match="no argument 'order'; it has guess, forces"):
+    with pytest.raises(TypeError, match="no option 'order' here"):
         ensemble(molecules, order=2)
 
 

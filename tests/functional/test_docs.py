@@ -1,11 +1,11 @@
-"""The code of docs/functional.md runs as it stands there, block after block."""
+"""The code of docs/howto/functional.md runs as it stands there, block after block."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-DOCS = Path(__file__).parents[2] / "docs" / "functional.md"
+DOCS = Path(__file__).parents[2] / "docs" / "howto" / "functional.md"
 
 
 @pytest.mark.slow

@@ -355,7 +355,7 @@ def test_one_centre_block_is_axial():
     (lambda: PointCharges.batch([], []), "No molecules"),
     (lambda: PointCharges.batch([[], []], [[], []], rho=[[]]), "1 entries for 2"),
 ])
-def test_constructors_refuse(make, words):
+def test_constructors_refuse(make, words, wrong_types):
     with pytest.raises(InvalidMolecule, match=words):
         make()
 
@@ -370,7 +370,7 @@ def test_constructors_refuse(make, words):
     (PointCharges(torch.zeros(1, 3), torch.ones(1), torch.zeros(1, dtype=torch.long), torch.zeros(1)), "float64"),
     (PointCharges.single([[0.013, -0.021, 0.12]], [1.0]), r"Point charge 0 .* from atom 0 \(counting from 0\)"),
 ])
-def test_hamiltonian_refuses(charges, words):
+def test_hamiltonian_refuses(charges, words, wrong_types):
     with pytest.raises(InvalidMolecule, match=words):
         model("AM1")(molecule("water"), point_charges=charges)
 

@@ -69,7 +69,8 @@ def test_tables_complete(name):
 
     def lines(file):
         path = SHARED / file
-        return list(csv.DictReader(t for t in path.open() if not t.startswith("#"))) if path.exists() else []
+        lines = path.read_text().splitlines() if path.exists() else []
+        return list(csv.DictReader(line for line in lines if not line.startswith("#")))
 
     for source, offset in ((f"{m.table}.csv", 0), (f"{m.table}_sparkles.csv", elements.SPARKLE)):
         for r in lines(source):

@@ -1,4 +1,4 @@
-"""Features, heads, networks and losses of one's own: docs/extending.md as it stands, files that name them, what is refused."""
+"""Features, heads, networks and losses of one's own: docs/howto/extending.md as it stands, and what is refused."""
 
 import json
 import re
@@ -26,7 +26,7 @@ from nddo_ml.networks.shifts import CHANNELS, Shifts
 from nddo_ml.training.config import from_dict
 from nddo_ml.training.trainer import Training
 
-PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
+PAGE = Path(__file__).parents[2] / "docs" / "howto" / "extending.md"
 HERE = __name__
 OWN_KEY = HERE.replace(".", "/")     # as torch lets modules be called
 SPECIES = [1, 6, 7, 8, 9, 16, 17]

@@ -67,7 +67,7 @@ def untrained(config: FunctionalConfig, seed: int) -> Functional:
         return functional
     part = {"width": form.width, "alone": form.alone} if form.projected else None
     if form.kind in library.PUBLISHED:
-        return library.build(library.Recipe(form.kind, nonlocal_part=part), seed)
+        return library.build(library.Blueprint(form.kind, nonlocal_part=part), seed)
     fraction = form.exact_exchange if form.exact_exchange >= 0 else None
-    return library.build(library.Recipe(form.kind, form.parent or None, form.width, form.correlation, fraction,
+    return library.build(library.Blueprint(form.kind, form.parent or None, form.width, form.correlation, fraction,
                                         form.learned_fraction, part), seed)

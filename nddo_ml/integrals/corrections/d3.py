@@ -13,6 +13,7 @@ from torch import Tensor
 from nddo_ml.integrals.corrections import tables
 from nddo_ml.integrals.corrections.geometry import Composition, Geometry
 from nddo_ml.integrals.switch import step
+from nddo_ml.pairs import near
 from nddo_ml.units import Constants
 
 CUTOFF = 15.0   # angstrom
@@ -37,7 +38,7 @@ class DispersionD3:
         if composition.i.numel() == 0:
             return None
         bohr = constants.bohr
-        pair = (geometry.R_constant < CUTOFF).nonzero()[:, 0]
+        pair = near(geometry.R_constant, CUTOFF)
         c6 = dispersion_coefficient(composition, coordination_number(geometry), pair)
         R = geometry.R.index_select(0, pair) / bohr
         species = composition.species_pair.index_select(0, pair)

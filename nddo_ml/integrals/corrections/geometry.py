@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nddo_ml.integrals.corrections import tables
 from nddo_ml.molecules import Molecules
+from nddo_ml.pairs import all_pairs, tensors
 
 # (pair, a, b): places of pairs in a composition, their atoms a of some elements and b of others
 Couples = tuple[Int[Tensor, "chosen"], Int[Tensor, "chosen"], Int[Tensor, "chosen"]]
@@ -61,7 +62,7 @@ class Composition:
         """The composition of a batch; `i`, `j`: its pairs if they are already at hand, each once, in any order."""
         numbers = torch.where(molecules.numbers < tables.SIZE, molecules.numbers, 0)
         if i is None or j is None:
-            i, j = all_pairs(molecules.molecule, len(molecules))
+            i, j = tensors(all_pairs(molecules.molecule.cpu().numpy()), numbers.device)
         return Composition(numbers, molecules.molecule, len(molecules), i, j, PairsByElement(numbers, i, j))
 
     @cached_property
@@ -147,15 +148,6 @@ class Geometry:
     def bond_count(self) -> Int[Tensor, "atom"]:
         """Number of bonded neighbours of each atom."""
         return torch.bincount(self.bonded[0], minlength=self.composition.numbers.shape[0])
-
-
-def all_pairs(molecule: Int[Tensor, "atom"], molecules: int) -> tuple[Int[Tensor, "pair"], Int[Tensor, "pair"]]:
-    """i < j of every pair of atoms of the same molecule; atoms of a molecule lie together."""
-    atoms = molecule.shape[0]
-    index = torch.arange(atoms, device=molecule.device)
-    end = torch.bincount(molecule, minlength=molecules).cumsum(0)
-    i, offset = expand(end.index_select(0, molecule) - index - 1)
-    return i, i + 1 + offset
 
 
 def expand(counts: Int[Tensor, "row"]) -> tuple[Int[Tensor, "entry"], Int[Tensor, "entry"]]:

@@ -73,7 +73,7 @@ def frontier_gap(eps: Float[np.ndarray, "level"], f: Float[np.ndarray, "level"])
 
 
 def frame(structure: Structure, label: Label, level: NamedLevel) -> Atoms:
-    """The labelled structure as it is written to a file: keys ref_*, units eV, angstrom and e (docs/labels.md)."""
+    """The labelled structure as it is written to a file: keys ref_*, units eV, angstrom and e (docs/howto/labels.md)."""
     atoms = structure.atoms
     per_atom = {"ref_forces": label.forces, "ref_forces_d3": label.dispersion_forces, "ref_charges": label.charges}
     atoms.arrays |= {key: np.asarray(value) for key, value in per_atom.items() if value is not None}

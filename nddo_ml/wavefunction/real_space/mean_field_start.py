@@ -124,7 +124,7 @@ def mean_field(system: ElectronSystem, method: str = "PM6", determinants: int = 
         raise MissingParameter(f"{method} fills {inner} core orbitals twice and has {room} above them, which do not hold "
                                f"{system.up} electrons up and {system.down} down: start without its orbitals.")
     with torch.no_grad():
-        D = hamiltonian(molecule).states[0].solution.D
+        D = hamiltonian(molecule).density()[None]
     functional = nddo_functional(hamiltonian, molecule)
     C = natural_orbitals(functional, D)
     valence = nddo_hamiltonian(functional, canonical=False).rotated(C)
