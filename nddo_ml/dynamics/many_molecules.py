@@ -72,4 +72,5 @@ def evaluated(model: Callable[..., R], trajectories: Mapping[int, Trajectory], l
     """
     names, molecules = list(trajectories), together(trajectories)
     guess = None if last is None else last.guess(names, molecules)
-    return EvaluatedTrajectories(names, model(molecules, forces=True, guess=guess, tolerance=tolerance, raise_unconverged=False))
+    result = model(molecules, forces=True, guess=guess, tolerance=tolerance, raise_unconverged=False)
+    return EvaluatedTrajectories(names, result)
