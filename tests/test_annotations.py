@@ -1,4 +1,4 @@
-"""Annotations are true: the tests run with every first call checked, and what the checks would refuse is refused at the door."""
+"""Annotations are true: the first calls of every test are checked, and what the checks refuse is refused at the door too."""
 
 import os
 
