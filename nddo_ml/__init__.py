@@ -25,7 +25,7 @@ _MODULES = {"weights": "nddo_ml.hamiltonian.weights"}
 __all__ = ["__version__", *sorted({**_PUBLIC, **_MODULES})]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> object:
     """Public names are imported when first used, so that `import nddo_ml` and the command's help stay fast."""
     if name in _MODULES:
         return import_module(_MODULES[name])
@@ -34,5 +34,5 @@ def __getattr__(name):
     return getattr(import_module(_PUBLIC[name]), name)
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return __all__

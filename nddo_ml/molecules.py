@@ -143,10 +143,10 @@ class PointCharges:
 
     def select(self, indices: Sequence[int]) -> "PointCharges":
         """The charges of the molecules of these indices, in this order."""
-        found = [(self.molecule == k).nonzero()[:, 0] for k in indices]
-        sites = torch.cat(found) if found else self.molecule[:0]
-        owner = torch.from_numpy(np.repeat(np.arange(len(found)), [len(f) for f in found])).to(sites.device)
-        return PointCharges(self.positions[sites], self.charges[sites], owner, self.rho[sites])
+        members = [(self.molecule == k).nonzero()[:, 0] for k in indices]
+        chosen = torch.cat(members) if members else self.molecule[:0]
+        owner = torch.from_numpy(np.repeat(np.arange(len(members)), [len(part) for part in members])).to(chosen.device)
+        return PointCharges(self.positions[chosen], self.charges[chosen], owner, self.rho[chosen])
 
     def with_positions(self, positions: Float[Tensor, "site 3"]) -> "PointCharges":
         """The same charges at other positions (angstrom)."""

@@ -402,6 +402,9 @@ def test_a_method_of_ones_own(tmp_path):
     atoms = ase_molecule("CH3OH")
     atoms.calc = NDDO(mine)
     energy = atoms.get_potential_energy()
+    other = atoms.copy()
+    other.calc = NDDO(method("AM1").changed("AM1-mine", {"U_pp": {"C": -39.7}}))       # of the same name, but another method
+    assert abs(other.get_potential_energy() - energy) > 0.1
     atoms.calc = NDDO(path)
     assert atoms.get_potential_energy() == pytest.approx(energy, abs=1e-9)
     weights.save(again, str(tmp_path / "again.safetensors"), name="another")

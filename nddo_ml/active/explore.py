@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from nddo_ml.active.calibrate import Opinion, by_molecule, opinions
 from nddo_ml.active.config import Explore
 from nddo_ml.dynamics.langevin import Langevin, Trajectory, at_rest, thermal_velocities
-from nddo_ml.dynamics.many_molecules import TOLERANCE, Evaluated, evaluated
+from nddo_ml.dynamics.many_molecules import TOLERANCE, EvaluatedTrajectories, evaluated
 from nddo_ml.ensembles.ensemble import Ensemble
 from nddo_ml.labels.structures import Structure
 from nddo_ml.training.dataset import LabelledFrame
@@ -123,7 +123,7 @@ def _without(running: dict[int, Trajectory], ended: Sequence[int], reason: str, 
     return {k: t for k, t in running.items() if k not in ended}
 
 
-def _look(ensemble: Ensemble, running: dict[int, Trajectory], last: Evaluated) -> dict[int, Opinion]:
+def _look(ensemble: Ensemble, running: dict[int, Trajectory], last: EvaluatedTrajectories) -> dict[int, Opinion]:
     """What the ensemble says of the running trajectories, the driver's last densities to start from."""
     seen = evaluated(ensemble, running, last)
     return dict(zip(seen.names, by_molecule(seen.result), strict=True))

@@ -22,7 +22,7 @@ R = TypeVar("R", bound=Result | EnsembleResult)      # what a model returns: a H
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluated(Generic[R]):
+class EvaluatedTrajectories(Generic[R]):
     """What a model says of trajectories at one moment; forces are NaN where the SCF failed."""
 
     names: list[int]        # of the trajectories, in the order of the result
@@ -64,12 +64,13 @@ def together(trajectories: Mapping[int, Trajectory]) -> Molecules:
 
 
 @torch.no_grad()
-def evaluated(model: Callable[..., R], trajectories: Mapping[int, Trajectory], last: Evaluated[Any] | None = None,
-              tolerance: float = TOLERANCE) -> Evaluated[R]:
+def evaluated(model: Callable[..., R], trajectories: Mapping[int, Trajectory], last: EvaluatedTrajectories[Any] | None = None,
+              tolerance: float = TOLERANCE) -> EvaluatedTrajectories[R]:
     """Energies and forces of all trajectories by a model (a Hamiltonian, an ensemble, or what is called alike).
 
     last: what was said at an earlier step, perhaps of other trajectories too. tolerance: of the SCF, eV.
     """
     names, molecules = list(trajectories), together(trajectories)
     guess = None if last is None else last.guess(names, molecules)
-    return Evaluated(names, model(molecules, forces=True, guess=guess, tolerance=tolerance, raise_unconverged=False))
+    result = model(molecules, forces=True, guess=guess, tolerance=tolerance, raise_unconverged=False)
+    return EvaluatedTrajectories(names, result)

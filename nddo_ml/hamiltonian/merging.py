@@ -132,9 +132,9 @@ def _where_it_stopped(result: Result, k: int, scf: SCF) -> str:
     if residual > scf.tolerance:
         return (f"stopped after {steps} iterations (limit {scf.max_steps}) at a commutator of {residual:.1e} eV (tolerance "
                 f"{scf.tolerance:.0e}). Check geometry, charge and multiplicity, raise max_steps, or try unrestricted=True")
-    found = (f"the orbital Hessian has an eigenvalue of {trapped:.2g} eV" if trapped < 0 else
-             f"an empty level lies {-gap:.2g} eV below an occupied one")
-    return (f"found only a saddle point in {steps} iterations: {found}, so a lower state exists that could not be reached. "
+    why = (f"the orbital Hessian has an eigenvalue of {trapped:.2g} eV" if trapped < 0 else
+           f"an empty level lies {-gap:.2g} eV below an occupied one")
+    return (f"found only a saddle point in {steps} iterations: {why}, so a lower state exists that could not be reached. "
             "Check geometry, charge and multiplicity, or try unrestricted=True")
 
 

@@ -11,7 +11,7 @@ channels.
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from functools import reduce
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 import torch
 from jaxtyping import Float
@@ -222,10 +222,12 @@ class Hamiltonian(nn.Module):
 
         names: what errors call the molecules, None: a single one. enter: applied to the parameters before they are used.
         """
-        topology, gathered = self._gathered(molecules)
+        version = self.version()
+        topology, gathered = self._gathered(molecules, version)
         distances = walk.distances(topology, molecules.positions, names)
         shifts, refused = self._asked(topology, molecules, distances)
-        refused = {**refused, **faults.of_tables(self.method, topology, self._columns(), self.version().bad)}
+        if version.bad:
+            refused = {**refused, **faults.of_tables(self.method, topology, self._columns(), version.bad)}
         parameters = shifted.shifted(topology, gathered, shifts) if isinstance(gathered, Parent) else gathered
         parameters = parameters if enter is None else enter(parameters)
         integrals = walk.integrals(topology, molecules.positions, distances, parameters, surroundings, names)
@@ -280,7 +282,8 @@ class Hamiltonian(nn.Module):
 
     def _columns(self) -> dict[str, Tensor]:
         """The parameters of the tables by name."""
-        return {name: getattr(self, name) for name in (*PARAMETER_NAMES, "alpha_AB", "x_AB")}
+        held = cast(dict[str, Tensor], self._parameters)       # while torch.func.functional_call replaces them, plain tensors
+        return {name: held[name] for name in (*PARAMETER_NAMES, "alpha_AB", "x_AB")}
 
     def _taped(self, bucket: Bucket) -> bool:
         """Whether anything that a calculation is made from is on a tape."""
@@ -291,7 +294,7 @@ class Hamiltonian(nn.Module):
         """Whether the parameters of the table are on a tape."""
         return torch.is_grad_enabled() and any(column.requires_grad for column in self._columns().values())
 
-    def _gathered(self, molecules: Molecules) -> tuple[Topology, Parameters | Parent]:
+    def _gathered(self, molecules: Molecules, version: faults.Tables) -> tuple[Topology, Parameters | Parent]:
         """The topology of molecules and their parameters from the tables alone: Parameters where they are used, or the Parent
         that a network will shift. Remembered by species; parameters only while nothing asks for gradients of the tables."""
         kept = self.memory.topology(molecules, self.remembered, lambda: walk.topology(self.method, molecules))
@@ -302,7 +305,7 @@ class Hamiltonian(nn.Module):
 
         if self._table_taped():
             return kept.topology, make()
-        return kept.topology, self.memory.gathered(kept, self.version(), make)
+        return kept.topology, self.memory.gathered(kept, version, make)
 
     def _asked(self, topology: Topology, molecules: Molecules, distances: Distances) -> tuple[Shifts | None, dict[int, str]]:
         """What the network says, and of which molecules it says nothing that can be used: those shifts are zero."""

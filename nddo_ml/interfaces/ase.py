@@ -72,7 +72,7 @@ class NDDO(MoleculeCalculator[Result]):
     def _hamiltonian(self) -> Hamiltonian:
         """The Hamiltonian, another one where a shared one was changed through another calculator."""
         given = self.parameters.method
-        if not isinstance(given, str):
+        if isinstance(given, Hamiltonian):
             return given
         if self._model is None or not (self._shown or SHARED.unchanged(self._model)):
             self._model = SHARED.of(given, self.parameters.device)

@@ -7,6 +7,7 @@ import torch
 
 from nddo_ml.common.struct import Lock, ordinary
 from nddo_ml.hamiltonian.model import Hamiltonian
+from nddo_ml.methods import Method
 from nddo_ml.methods import method as find_method
 
 TOPOLOGIES = 256     # that a shared Hamiltonian keeps, being used by many molecules
@@ -21,19 +22,20 @@ class SharedHamiltonians:
         self._as_made: WeakKeyDictionary[Hamiltonian, tuple[Any, Any]] = WeakKeyDictionary()
         self._making = Lock()
 
-    def of(self, name: str, device: str | torch.device | None = None) -> Hamiltonian:
-        """The Hamiltonian of that method on that device.
+    def of(self, name: str | Method, device: str | torch.device | None = None) -> Hamiltonian:
+        """The Hamiltonian of that method on that device; a method of one's own, and one in a file, is made anew.
 
         Raises: UnknownOption, if there is no such method.
         """
-        method, key = find_method(name), (find_method(name).key, str(device))
+        method = find_method(name)
+        key, shared = (method.name, str(device)), method.own is None and method.key == method.name
         with self._making, ordinary():
-            model = self._models.get(key)
+            model = self._models.get(key) if shared else None
             if model is None or not self.unchanged(model):
                 model = Hamiltonian(method, device=device)
                 model.remembered = TOPOLOGIES
                 self._as_made[model] = model.version(), _made_like(model)
-                if method.key == method.name:
+                if shared:
                     self._models[key] = model
             return model
 

@@ -11,9 +11,9 @@ import functools
 from beartype import BeartypeConf, beartype
 from jaxtyping import _import_hook, install_import_hook
 
-check = beartype(conf=BeartypeConf(is_pep484_tower=True))
+verify = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
-CALLS = 4       # of a function that are checked in a test
+CALLS = 2       # of a function that are checked in a test
 _tests = 0      # that have begun
 
 
@@ -40,14 +40,26 @@ def at_first(checked):
     return call
 
 
+def records_at_first(cls):
+    """A class whose records are checked when the first of them are made in a test."""
+    if hasattr(cls.__init__, "__wrapped__"):
+        cls.__init__ = at_first(cls.__init__)
+    return cls
+
+
 class _AtFirst(_import_hook.JaxtypingTransformer):
     def visit_FunctionDef(self, node):
         before = len(node.decorator_list)
         super().visit_FunctionDef(node)
         if len(node.decorator_list) > before:
-            name = ast.parse(f"__import__({__name__!r}, fromlist=['at_first']).at_first", mode="eval").body
-            node.decorator_list.insert(-1, ast.copy_location(name, node))
-            ast.fix_missing_locations(node)
+            node.decorator_list.insert(-1, _named("at_first", node))
+        return node
+
+    def visit_ClassDef(self, node):
+        before = len(node.decorator_list)
+        super().visit_ClassDef(node)
+        if len(node.decorator_list) > before:
+            node.decorator_list.insert(0, _named("records_at_first", node))
         return node
 
     def generic_visit(self, node):
@@ -55,7 +67,13 @@ class _AtFirst(_import_hook.JaxtypingTransformer):
             super().generic_visit(node)
 
 
+def _named(function, node):
+    """A decorator of this file, at the place of a node."""
+    name = ast.parse(f"__import__({__name__!r}, fromlist=[{function!r}]).{function}", mode="eval").body
+    return ast.fix_missing_locations(ast.copy_location(name, node))
+
+
 def install(packages):
     """Check the functions and classes of these packages that are imported from now on."""
     _import_hook.JaxtypingTransformer = _AtFirst
-    install_import_hook(packages, f"{__name__}.check")
+    install_import_hook(packages, f"{__name__}.verify")
