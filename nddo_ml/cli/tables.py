@@ -45,7 +45,7 @@ def energies(calculation: Calculation) -> Table:
     for name, value in r.energies.items():
         e = float(value[0])
         if e or name in ("electronic", "core_core"):
-            table.add_row(NAMES.get(name, name.replace("_", " ")), f"{e:.6f}", f"{e * r.constants.kcal_mol:.4f}")
+            table.add_row(words(name), f"{e:.6f}", f"{e * r.constants.kcal_mol:.4f}")
     table.add_row("total energy", f"{float(r.energy[0]):.6f}", f"{float(r.energy[0]) * r.constants.kcal_mol:.4f}", style="bold")
     table.add_row(*_bond_energy(r), style="bold")
     table.add_section()
@@ -171,13 +171,18 @@ def frames(entries: Entries) -> Table:
     return table
 
 
+def words(part: str) -> str:
+    """What a part of the energy is called in a table."""
+    return NAMES.get(part, part.replace("_", " "))
+
+
 def methods(entries: Iterable[Method]) -> Table:
     """Methods: name, elements, corrections, citation."""
     table = _table("", ("method", {"style": "bold", "no_wrap": True}), ("elements", {}), ("corrections", {}), ("citation", {}))
     table.show_lines = True
     for m in entries:
         elements = [n for n in m.species if n <= 118]
-        corrections = ", ".join(NAMES[GROUPS[c]] for c in m.corrections) or ("a network" if m.card else "none")
+        corrections = ", ".join(words(GROUPS[c]) for c in m.corrections) or ("a network" if m.card else "none")
         table.add_row(m.name, f"{len(elements)}: {ranges(elements)}", corrections, m.citation)
     return table
 

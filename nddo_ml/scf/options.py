@@ -5,7 +5,7 @@ the command share.
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, TypedDict
+from typing import Any, SupportsFloat, TypedDict
 
 from nddo_ml.errors import UnknownOption
 
@@ -53,13 +53,17 @@ class SCF:
 
     def __post_init__(self) -> None:
         for name in ("tolerance", "max_steps", "response_tolerance"):
-            if not getattr(self, name) > 0:
-                raise UnknownOption(f"{name}={getattr(self, name)!r}: it must be positive.")
+            value = getattr(self, name)
+            if isinstance(value, bool | str) or not isinstance(value, SupportsFloat) or not float(value) > 0:
+                raise UnknownOption(f"{name}={value!r}: it must be a positive number.")
         if self.biradical and self.unrestricted:
             raise UnknownOption("biradical=True asks for half-electron singlets, unrestricted=True for two sets of orbitals: "
                                 "choose one.")
         if self.ladder == ():
             raise UnknownOption("ladder=(): give at least one rung (nddo_ml.scf.rungs.LADDER).")
+
+
+BESIDE = ("forces", "order", "guess", "field", "point_charges")      # other arguments of the calls that take these options
 
 
 def asked(keywords: Mapping[str, Any]) -> SCF:
@@ -72,7 +76,7 @@ def asked(keywords: Mapping[str, Any]) -> SCF:
     names = [option.name for option in fields(SCF)]
     for name in keywords:
         if name not in names:
-            close = difflib.get_close_matches(name, names, n=1)
+            close = difflib.get_close_matches(name, (*names, *BESIDE), n=1)
             hint = f": did you mean {close[0]}?" if close else "."
             raise TypeError(f"There is no option {name!r} here{hint} The options of a self-consistent field are "
                             f"{', '.join(names)}.")

@@ -1,6 +1,6 @@
 """What checks the calls of the package against its annotations: jaxtyping's import hook with beartype.
 
-An int passes where a float is asked for. Each function is checked in its first calls of every test: what is called a thousand
+An int passes where a float is asked for. Each function is checked in its first call of every test: what is called a thousand
 times, by a self-consistent field for one, is called alike, and the suite would take twice as long. Functions inside of
 functions are left alone: the hook would compile their checks anew in every call of the outer one.
 """
@@ -13,7 +13,7 @@ from jaxtyping import _import_hook, install_import_hook
 
 verify = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
-CALLS = 2       # of a function that are checked in a test
+CALLS = 1       # of a function that are checked in a test
 _tests = 0      # that have begun
 
 

@@ -39,7 +39,7 @@ BASES = ("MNDO", "AM1", "PM3", "RM1", "MNDO/d", "PM6", "PM7")
 CORRECTED = ("PM6-DH+", "PM6-D3", "PM6-D3(H4)", "PM6-D3H4", "PM6-D3H4X")
 SMOOTH = ("PM7-smooth",)     # parents of learned models; those of the other methods differ from them beyond 12 angstrom only
 MODELS: dict[str, Callable[[], Hamiltonian]] = {name: published(name) for name in BASES + CORRECTED + SMOOTH}
-ELECTRONIC = [name for name in MODELS if name not in CORRECTED]     # the corrected methods share the integrals of PM6
+ELECTRONIC = [name for name in MODELS if name not in CORRECTED]     # the corrected methods share the integrals of their base
 LEARNED: dict[str, Callable[[], Hamiltonian]] = {
     "random network": untrained("RM1-smooth", {"heads": ["atom", "pair", "charge", "block", "local"], "degree": 2}),
     "random symmetry functions": untrained("AM1-smooth", {"features": "symmetry functions"}),
