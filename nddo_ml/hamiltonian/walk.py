@@ -3,7 +3,8 @@
     species                     -> topology      layout of orbitals and pairs, element data, core-core rules
     tables                      -> rows          multipoles and one-centre integrals of every species
     topology, rows, shifts      -> parameters    of each atom and pair; a network may shift them
-    positions, parameters       -> integrals     one- and two-electron blocks, energy of the cores
+    topology, positions         -> distances     of every pair of atoms, and their directions
+    distances, parameters       -> integrals     one- and two-electron blocks, energy of the cores
     integrals, electrons        -> problem       what the self-consistent field needs, off the tape
     problem, start              -> state         the fixed point D = density(fock(D))
     integrals, state            -> energy        a contraction of every integral with the density, on the tape

@@ -17,6 +17,7 @@ def directions():
 
 def orbital_rotation(Q, n):
     """(n, n) matrix t with f_a(Q^-1 r) = sum_b t[b, a] f_b(r) for the orbitals f of an atom."""
+    Q = Q.numpy() if isinstance(Q, torch.Tensor) else Q
     t = np.zeros((n, n))
     t[0, 0] = 1
     if n > 1:
