@@ -15,7 +15,7 @@ from nddo_ml.scf.fock import fock, kernel
 from nddo_ml.scf.ladder import climb, solve
 from nddo_ml.scf.newton import conjugate_gradients, newton
 from nddo_ml.scf.options import USUAL
-from nddo_ml.scf.problem import Prepared
+from nddo_ml.scf.problem import FLOAT32_FROM, Prepared
 from nddo_ml.scf.rotations import levels, occupied_virtual, response, rotate, spaces
 from nddo_ml.scf.rungs import LADDER, Annealed, Downhill, Rapid
 from nddo_ml.scf.stability import stability
@@ -211,6 +211,17 @@ def test_a_start_that_commutes_with_everything():
     assert abs(float(found.energy[0] - state.solution.energy[0])) < 1e-8
     rough = torch.eye(state.problem.layout.size, dtype=torch.float64)[None, None] * 0.3
     assert abs(float(solve(state.problem, rough).energy[0] - state.solution.energy[0])) < 1e-8
+
+
+def test_electrons_are_counted_to_float64():
+    """Iterations in float32 leave no trace in the electron count of a molecule large enough for them."""
+    chain = [[1.25 * k, 0.45 * (k % 2), 0.0] for k in range(20)]
+    hydrogens = [[x, y + (0.9 if k % 2 else -0.9), s] for k, (x, y, _) in enumerate(chain) for s in (-0.6, 0.6)]
+    ends = [[-0.9, 0.6, 0.0], [1.25 * 19 + 0.9, -0.2, 0.0]]
+    result = calculate("AM1", ([6] * 20 + [1] * 42, [*chain, *hydrogens, *ends]))
+    D = result.density(0)
+    assert D.shape[-1] >= FLOAT32_FROM
+    assert abs(2 * float(D.diagonal(dim1=1, dim2=2).sum()) - (20 * 4 + 42)) < 1e-12      # 5e-11 after one Newton-Schulz step
 
 
 @pytest.mark.parametrize("seed", range(4))
