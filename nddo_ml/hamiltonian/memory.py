@@ -74,8 +74,3 @@ class Memory:
             with torch.no_grad():
                 kept.gathered, kept.version = make(), version
         return kept.gathered
-
-    def forget(self) -> None:
-        """Keep nothing of what was."""
-        self._topologies.clear()
-        self._rows = self._version = None
