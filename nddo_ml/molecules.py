@@ -244,6 +244,8 @@ def received(field: Float[Tensor, "molecule 3"] | None, charges: PointCharges | 
         if tuple(field.shape) != (len(molecules), 3) or not bool(torch.isfinite(field.detach()).all()):
             raise InvalidMolecule(f"The field has shape {tuple(field.shape)}: expected {(len(molecules), 3)}, finite, in "
                                   "V/angstrom.")
+        if field.dtype != torch.float64:
+            raise InvalidMolecule(f"The field is {field.dtype}: expected torch.float64 (field.double()).")
         field = field.to(device)
     if charges is not None:
         check_charges(charges, molecules)

@@ -152,6 +152,7 @@ def test_fields_of_the_wrong_shape(AM1):
     flat, undefined = torch.zeros(3, dtype=torch.float64), torch.full((1, 3), NAN, dtype=torch.float64)
     refused(InvalidMolecule, ["(3,)", "(1, 3)"], lambda: AM1(water(), field=flat))
     refused(InvalidMolecule, ["finite"], lambda: AM1(water(), field=undefined))
+    refused(InvalidMolecule, ["torch.float32", "torch.float64"], lambda: AM1(water(), field=torch.zeros(1, 3)))
 
 
 def test_half_electron_limits(AM1):

@@ -75,7 +75,8 @@ class Memory:
                 kept.gathered, kept.version = make(), version
         return kept.gathered
 
+    @in_turn
     def forget(self) -> None:
-        """Keep nothing of what was."""
+        """Keep nothing of what was: the next calculation is as the first one."""
         self._topologies.clear()
         self._rows = self._version = None

@@ -216,6 +216,7 @@ class Hamiltonian(nn.Module):
                       "atomization_energy": self._atomization(topology, molecules, energy), **held}
         return Part(index, state, *tape.leave((quantities, parts))).valid(molecules, surroundings)
 
+    @outside_inference
     def assembled(self, molecules: Molecules, surroundings: Surroundings = NOTHING, names: list[int] | None = None,
                   enter: Callable[[Any], Any] | None = None) -> Assembly:
         """The integrals of molecules in matrices of one size, and what they are made from, on the tape of all that.
@@ -233,6 +234,7 @@ class Hamiltonian(nn.Module):
         integrals = walk.integrals(topology, molecules.positions, distances, parameters, surroundings, names)
         return Assembly(topology, distances, shifts, parameters, integrals, refused)
 
+    @outside_inference
     def problem(self, molecules: Molecules, unrestricted: bool | None = None) -> tuple[Problem, Start, dict[str, Tensor]]:
         """The self-consistent field of molecules in matrices of one size, off the tape: the problem, where to start from, and
         the energies that do not depend on the density by name, eV.
@@ -252,6 +254,7 @@ class Hamiltonian(nn.Module):
             return (walk.problem(made.topology, made.integrals, electrons), starts.neutral_atoms(made.topology, electrons),
                     self._other_parts(made, molecules))
 
+    @outside_inference
     def rows(self) -> Rows:
         """What the Hamiltonian's tables hold of every species, on the tape of its parameters; published values in place of
         those that cannot be used (faults.py)."""
@@ -265,6 +268,7 @@ class Hamiltonian(nn.Module):
 
         return make() if self._table_taped() else replace(self.memory.rows(version, make), fitted=fitted, pairs=pairs)
 
+    @outside_inference
     def version(self) -> faults.Tables:
         """What the tables hold now; the same object as long as nothing in them changes."""
         return self.memory.version(self._columns(), self.method)

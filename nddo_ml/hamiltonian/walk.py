@@ -53,6 +53,7 @@ from nddo_ml.scf import problem as problems
 from nddo_ml.scf.ladder import solve
 from nddo_ml.scf.options import SCF, USUAL
 from nddo_ml.scf.problem import Electrons, Problem, two_channels
+from nddo_ml.scf.rungs import LADDER
 from nddo_ml.scf.stability import lower
 
 __all__ = ["Rows", "Start", "distances", "electrons", "energy", "integrals", "parameters", "parts", "problem", "rows", "state",
@@ -120,7 +121,8 @@ def state(topology: Topology, molecules: Molecules, problem: Problem, scf: SCF =
     start = starts.neutral_atoms(topology, problem.electrons) if start is None else start
     solution = solve(problem, start.density, scf)
     none = torch.zeros_like(solution.energy)
-    plain = State(list(range(len(molecules))), problem, solution, none, none)
+    ladder = LADDER if scf.ladder is None else scf.ladder
+    plain = State(list(range(len(molecules))), problem, solution, none, none, ladder)
     if scf.stability and not problem.whole:
         raise InvalidMolecule("The stability of half-electron states is not defined: use unrestricted=True.")
     if scf.stability is False or not problem.whole:
@@ -138,13 +140,16 @@ def _settled(plain: State, doubted: Tensor, scf: SCF) -> State:
         task, solution = two_channels(task, solution)
     lowered = lower(task, solution, scf, doubted)
     changed = bool(((lowered.fall > 0) | (lowered.trapped < 0)).any())
-    return State(plain.index, task, lowered.solution, lowered.fall, lowered.trapped) if changed else plain
+    return State(plain.index, task, lowered.solution, lowered.fall, lowered.trapped, plain.ladder) if changed else plain
 
 
 def energy(molecules: Molecules, integrals: Integrals, state: State, order: int = 1,
            tolerance: float = SCF.response_tolerance) -> electronic_energies.Energy:
     """The electronic energy of each molecule (eV), differentiable `order` times, and the density that populations come from,
     which is exact in one derivative less.
+
+    Derivatives beyond `order` lack the response of the density. Nothing refuses them here, as the results of a Hamiltonian do
+    (scf.orders): count them.
 
     tolerance: relative residual of the response equations behind orders 2 and 3.
 

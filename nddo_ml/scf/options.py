@@ -38,7 +38,7 @@ class SCF:
     tolerance: float = 1e-7             # largest element of the commutator of a converged state, eV
     max_steps: int = 500                # iterations in all
     # True: look for a lower state, a broken spin symmetry included, and return it; None: only for a lower one of the same kind,
-    # where it is to be feared or looking costs next to nothing (hamiltonian.states.suspicious); False: never
+    # where it is to be feared or looking costs next to nothing (hamiltonian.starts.suspicious); False: never
     stability: bool | None = None
     # singlets are open shells of two half-filled orbitals (the lowest root of their configuration interaction) instead of
     # closed shells
@@ -59,8 +59,8 @@ class SCF:
         if self.biradical and self.unrestricted:
             raise UnknownOption("biradical=True asks for half-electron singlets, unrestricted=True for two sets of orbitals: "
                                 "choose one.")
-        if self.ladder == ():
-            raise UnknownOption("ladder=(): give at least one rung (nddo_ml.scf.rungs.LADDER).")
+        if self.ladder is not None and not self.ladder:
+            raise UnknownOption(f"ladder={self.ladder!r}: give at least one rung (nddo_ml.scf.rungs.LADDER).")
 
 
 BESIDE = ("forces", "order", "guess", "field", "point_charges")      # other arguments of the calls that take these options

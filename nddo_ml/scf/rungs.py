@@ -81,8 +81,8 @@ def iterate(problem: Problem, two: Kernel, start: Density, settings: FixedPoint,
         if temperature is not None:
             new = replace(new, f=fermi(new.eps, occupations.sum(-1), temperature, real))
         orbitals = choose(done, orbitals, new) if orbitals is not None and bool(done.any()) else new
-        made = density(orbitals, highest)
-        D = made if not damping or k == 0 else (1 - damping) * made + damping * D
+        undamped = density(orbitals, highest)
+        D = undamped if not damping or k == 0 else (1 - damping) * undamped + damping * D
     assert orbitals is not None
     if lowest is not None and temperature is None and not damping:
         slack = 1e-3 + torch.finfo(dtype).eps * 10 * energy.abs()

@@ -55,9 +55,9 @@ class Says(nn.Module):
 
 def moved_charges(network, molecules):
     """Core charge each atom of the molecules gives and takes: net, and summed over its pairs without sign."""
-    top = walk.topology(Hamiltonian("PM6").method, molecules)
+    topology = walk.topology(Hamiltonian("PM6").method, molecules)
     found = shifts_of(network, molecules)
-    i, j, zero = top.i[found.pairs], top.j[found.pairs], torch.zeros(len(molecules.numbers), dtype=torch.float64)
+    i, j, zero = topology.i[found.pairs], topology.j[found.pairs], torch.zeros(len(molecules.numbers), dtype=torch.float64)
     net = zero.index_add(0, i, found.charges).index_add(0, j, -found.charges)
     return net, zero.index_add(0, i, found.charges.abs()).index_add(0, j, found.charges.abs())
 
@@ -107,12 +107,12 @@ def test_atoms_nearer_than_any_bond_are_the_parents(features):
         return Molecules.single([6, 8, 7, 1], torch.stack([torch.zeros(3, dtype=torch.float64), *(
             torch.tensor(p, dtype=torch.float64) for p in ([0.0, 0.0, x * bond], [0.0, 1.9, -2.0], [0.0, 2.7, -2.6]))]))
 
-    top = walk.topology(Hamiltonian("PM6").method, near(1.0))
+    topology = walk.topology(Hamiltonian("PM6").method, near(1.0))
     said = shifts_of(network, near(0.4))
     touched = [0, 1]
     for values in (said.U, said.factors, said.local):
         assert float(values[touched].abs().max()) == 0.0 and float(values[2:].abs().max()) > 1e-3
-    pairs = [k for k, (a, b) in enumerate(zip(top.i.tolist(), top.j.tolist(), strict=True)) if {a, b} & set(touched)]
+    pairs = [k for k, (a, b) in enumerate(zip(topology.i.tolist(), topology.j.tolist(), strict=True)) if {a, b} & set(touched)]
     for values in (said.resonance, said.core, said.charges):
         assert float(values[pairs].abs().max()) == 0.0
     H = Hamiltonian("PM6", network=network)
@@ -233,23 +233,23 @@ def test_a_step_into_a_hole_is_taken_back():
 def test_nothing_published_is_out_of_bounds(method, symbols, positions, charge):
     """Bare ions, salts, hypervalent atoms, a sparkle, a pseudo-atom: the bounds leave room for what molecules are."""
     H, m = Hamiltonian(method), Molecules.single(symbols, positions, charge)
-    top = walk.topology(H.method, m)
-    assert implausible(top, m, walk.distances(top, m.positions).R, top.elements.core, H(m).charges) == [""]
+    topology = walk.topology(H.method, m)
+    assert implausible(topology, m, walk.distances(topology, m.positions).R, topology.elements.core, H(m).charges) == [""]
     assert H(m).implausible == [""]
 
 
 def test_bounds_of_one_state():
     m = molecule("water")
-    top, q = walk.topology(Hamiltonian("PM6").method, m), torch.tensor([-0.6, 0.3, 0.3], dtype=torch.float64)
-    R, core = walk.distances(top, m.positions).R, top.elements.core
-    assert implausible(top, m, R, core, q) == [""]
+    topology, q = walk.topology(Hamiltonian("PM6").method, m), torch.tensor([-0.6, 0.3, 0.3], dtype=torch.float64)
+    R, core = walk.distances(topology, m.positions).R, topology.elements.core
+    assert implausible(topology, m, R, core, q) == [""]
     shift = torch.tensor([1.0, -1.0, 0.0], dtype=torch.float64)
-    assert implausible(top, m, R, core + LARGEST_MOVED * shift, q) == [""]
-    assert "moved to the core of atom O 0" in implausible(top, m, R, core + (LARGEST_MOVED + 0.01) * shift, q)[0]
+    assert implausible(topology, m, R, core + LARGEST_MOVED * shift, q) == [""]
+    assert "moved to the core of atom O 0" in implausible(topology, m, R, core + (LARGEST_MOVED + 0.01) * shift, q)[0]
     for charges, said in (([-2.2, 1.0, 1.0], "O 0"), ([-1.4, 1.2, 0.2], "H 1")):
-        assert said in implausible(top, m, R, core, torch.tensor(charges, dtype=torch.float64))[0]
+        assert said in implausible(topology, m, R, core, torch.tensor(charges, dtype=torch.float64))[0]
     anion = Molecules.single(m.numbers, m.positions, -1, 2)
-    assert implausible(top, anion, R, core, torch.tensor([-2.2, 0.6, 0.6], dtype=torch.float64)) == [""]
+    assert implausible(topology, anion, R, core, torch.tensor([-2.2, 0.6, 0.6], dtype=torch.float64)) == [""]
 
 
 # --- rough starts
