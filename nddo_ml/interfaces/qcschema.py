@@ -141,7 +141,7 @@ def _keywords(given):
     unknown = sorted(set(given) - set(KEYWORDS))
     if unknown:
         raise UnknownOption(f"There is no keyword {unknown[0]!r}; available: {', '.join(KEYWORDS)}.")
-    return KEYWORDS | given
+    return KEYWORDS | dict(given)
 
 
 def _given(record, key, where):
