@@ -97,7 +97,11 @@ class NDDO(MoleculeCalculator[Result]):
 
     @in_turn
     def get_hessian(self, atoms: Atoms | None = None) -> Float[np.ndarray, "coordinate coordinate"]:
-        """Second derivatives of the energy, eV/angstrom^2, from the response of the density."""
+        """Second derivatives of the energy, eV/angstrom^2, from the response of the density. atoms: None: those of the last
+        calculation.
+
+        Raises: InvalidMolecule, if there are none yet; what the calculator raises.
+        """
         with threads(self.parameters.threads):
             molecules = self._molecule(self.atoms if atoms is None else atoms)
             H = hessian(self._hamiltonian(), molecules, point_charges=self._charges(), **self._scf())[0]

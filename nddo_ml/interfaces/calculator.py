@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nddo_ml.common.struct import Lock, in_turn
 from nddo_ml.common.threads import threads
-from nddo_ml.errors import UnknownOption
+from nddo_ml.errors import InvalidMolecule, UnknownOption
 from nddo_ml.interfaces.atoms import molecule
 from nddo_ml.methods import Method
 from nddo_ml.molecules import Molecules
@@ -143,7 +143,10 @@ class MoleculeCalculator(Calculator, Generic[AnyResult]):
         """The results that ASE has names for."""
         return Properties({name: value for name, value in self.results.items() if name in all_outputs})
 
-    def _molecule(self, atoms) -> Molecules:
+    def _molecule(self, atoms: Atoms | None) -> Molecules:
+        if atoms is None:
+            raise InvalidMolecule("This calculator has no atoms yet: ask the atoms that it belongs to (atoms.calc), or give "
+                                  "them to the call, as in get_hessian(atoms).")
         return molecule(atoms, self._method(), self.parameters.charge, self.parameters.multiplicity)
 
     def _scf(self) -> SCFOptions:

@@ -7,6 +7,7 @@ needed: objects of qcelemental convert themselves (`compute(input.dict())`, `Ato
 """
 
 import traceback
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,7 @@ def molecules(molecule: dict[str, Any]) -> Molecules:
     Raises: UnknownOption, if an entry is missing; InvalidMolecule, if there are ghost atoms or shapes do not fit.
     """
     symbols = _given(molecule, "symbols", "the molecule")
-    geometry = np.asarray(_given(molecule, "geometry", "the molecule"), dtype=float)
+    geometry = _geometry(_given(molecule, "geometry", "the molecule"))
     if geometry.size != 3 * len(symbols):
         raise InvalidMolecule(f"{len(symbols)} symbols but {geometry.size} coordinates: expected {3 * len(symbols)}, in bohr.")
     real = molecule.get("real")
@@ -63,6 +64,14 @@ def molecules(molecule: dict[str, Any]) -> Molecules:
                               "remove it.")
     return Molecules.single([number(s) for s in symbols], geometry.reshape(-1, 3) * BOHR,
                             molecule.get("molecular_charge", 0), molecule.get("molecular_multiplicity", 1))
+
+
+def _geometry(given: Any) -> np.ndarray:
+    """Coordinates as numbers. InvalidMolecule: they are none."""
+    try:
+        return np.asarray(given, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise InvalidMolecule(f"The geometry cannot be read as numbers ({error}): give x1 y1 z1 x2 ..., in bohr.") from None
 
 
 def _result(atomic_input):
@@ -127,10 +136,12 @@ def _extras(result):
 
 
 def _keywords(given):
+    if not isinstance(given, Mapping):
+        raise UnknownOption(f"keywords = {given!r}: QCSchema requires a dictionary; available: {', '.join(KEYWORDS)}.")
     unknown = sorted(set(given) - set(KEYWORDS))
     if unknown:
         raise UnknownOption(f"There is no keyword {unknown[0]!r}; available: {', '.join(KEYWORDS)}.")
-    return KEYWORDS | given
+    return KEYWORDS | dict(given)
 
 
 def _given(record, key, where):

@@ -6,6 +6,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 import torch
 
 from nddo_ml.common.struct import Lock, ordinary
+from nddo_ml.errors import UnknownOption
 from nddo_ml.hamiltonian.model import Hamiltonian
 from nddo_ml.methods import Method
 from nddo_ml.methods import method as find_method
@@ -23,12 +24,13 @@ class SharedHamiltonians:
         self._making = Lock()
 
     def of(self, name: str | Method, device: str | torch.device | None = None) -> Hamiltonian:
-        """The Hamiltonian of that method on that device; a method of one's own, and one in a file, is made anew.
+        """The Hamiltonian of that method on that device, shared if the method is the one that its name stands for. For methods
+        of one's own (`Method.changed`, `dataclasses.replace`) and those in files it is made anew.
 
         Raises: UnknownOption, if there is no such method.
         """
         method = find_method(name)
-        key, shared = (method.name, str(device)), method.own is None and method.key == method.name
+        key, shared = (method.name, str(device)), _is_known(method)
         with self._making, ordinary():
             model = self._models.get(key) if shared else None
             if model is None or not self.unchanged(model):
@@ -44,6 +46,16 @@ class SharedHamiltonians:
         tables, like = self._as_made.get(model, (None, None))
         with ordinary():     # edits of `.data` change the tables, not the versions of the parameters
             return model.version() is tables and like == _made_like(model)
+
+
+def _is_known(method: Method) -> bool:
+    """Whether the name of a method stands for this very method: a published, smooth or shipped one."""
+    if method.own is not None or method.key != method.name:
+        return False
+    try:
+        return find_method(method.name) == method
+    except UnknownOption:
+        return False
 
 
 def _made_like(model: Hamiltonian) -> tuple:

@@ -79,6 +79,8 @@ def test_charge_and_multiplicity():
     (atomic_input(molecular_multiplicity=2), "input_error", "multiplicity"),
     (atomic_input(real=[True, False, True]), "input_error", "ghost"),
     (atomic_input(geometry=[0.0] * 6), "input_error", "coordinates"),
+    (atomic_input(geometry=["a"] * 9), "input_error", "bohr"),
+    (atomic_input(keywords="tight"), "input_error", "dictionary"),
     (atomic_input(symbols=["O", "Qq", "H"]), "input_error", "Qq"), ({"driver": "energy"}, "input_error", "molecule"),
     (atomic_input(keywords={"max_steps": 1}), "convergence_error", "did not converge")])
 def test_failures_are_records(wanted, kind, words):
