@@ -45,13 +45,17 @@ def read_charges(path: Path) -> PointCharges:
     if not path.is_file():
         raise IncompatibleFile(f"There is no file {path}: give one with a line x y z q for each point charge.")
     try:
-        table = np.loadtxt(path, ndmin=2)
+        lines = [line for line in path.read_text().splitlines() if line.strip() and not line.lstrip().startswith("#")]
+        table = np.loadtxt(lines, ndmin=2) if lines else None
     except ValueError as error:
         raise IncompatibleFile(f"{path} cannot be read as point charges ({error}): expected lines of four numbers, x y z "
                                "(angstrom) q (e).") from error
-    if table.size and table.shape[1] != 4:
+    if table is None:
+        raise IncompatibleFile(f"{path} holds no point charge: expected lines of four numbers, x y z (angstrom) q (e). Leave "
+                               "--point-charges out for a molecule on its own.")
+    if table.shape[1] != 4:
         raise IncompatibleFile(f"{path} has {table.shape[1]} numbers in a line: expected four, x y z (angstrom) q (e).")
-    return PointCharges.single(table[:, :3], table[:, 3]) if table.size else PointCharges.single([], [])
+    return PointCharges.single(table[:, :3], table[:, 3])
 
 
 def check_writable(path: Path) -> None:

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nddo_ml.common.struct import record, tensor_map
+from nddo_ml.errors import UnknownOption
 from nddo_ml.geometry.model_hessian import BACKGROUND, model_hessian, radii_of
 from nddo_ml.molecules import Molecules
 
@@ -108,6 +109,9 @@ def optimise(energy_forces: EnergyForces, molecules: Molecules, fmax: float = 0.
     could not be calculated: at the first geometry the molecule is flagged as failed, later the step is shortened. It is called
     with those molecules of the batch that are not done. fixed: for each molecule orthonormal directions (direction, 3N) along
     which it may not move (None: none); forces along them do not count. Memory: two Hessians, 16 (3N)^2 bytes per molecule.
+
+    Raises:
+        UnknownOption: `fmax` or `steps` is not positive.
     """
     return optimise_members(lambda moved, indices: energy_forces(moved), molecules, fmax, steps, callback, fixed)
 
@@ -115,6 +119,9 @@ def optimise(energy_forces: EnergyForces, molecules: Molecules, fmax: float = 0.
 def optimise_members(energy_forces: MemberEnergyForces, molecules: Molecules, fmax: float = 0.01, steps: int = 500,
                      callback: Callback | None = None, fixed: Fixed | None = None) -> Optimised:
     """`optimise` with energy_forces that are told which members of the batch they are asked about."""
+    if not fmax > 0 or steps < 1:
+        raise UnknownOption(f"fmax={fmax!r}, steps={steps!r}: an optimisation needs a largest force above 0 eV/angstrom and at "
+                            "least one evaluation.")
     fixed = [None] * len(molecules) if fixed is None else fixed
     first = _evaluated(energy_forces, molecules, list(range(len(molecules))))
     groups = [_start(first, bucket, fmax, [fixed[k] for k in bucket]) for bucket in _buckets(molecules.sizes)]

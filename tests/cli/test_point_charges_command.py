@@ -21,6 +21,7 @@ def files(tmp_path, monkeypatch):
     write("water.xyz", Atoms(numbers, positions))
     (tmp_path / "charges.txt").write_text("# x y z q\n0.3 0.2 3.1 0.5\n-2.5 1.9 0.4 -0.8\n")
     (tmp_path / "bad.txt").write_text("0.3 0.2 3.1\n")
+    (tmp_path / "empty.txt").write_text("# x y z q\n\n")
     return tmp_path
 
 
@@ -36,6 +37,7 @@ def test_command(files):
 
 @pytest.mark.parametrize(("words", "message"), [
     (("--point-charges", "none.txt"), "no file none.txt"), (("--point-charges", "bad.txt"), "3 numbers"),
+    (("--point-charges", "empty.txt"), "holds no point charge"),
     (("--point-charges", "water.xyz"), "four numbers"), (("--point-charges", "charges.txt", "--freq"), "isolated molecule")])
 def test_command_refuses(files, words, message):
     result = CliRunner().invoke(app, ["run", "water.xyz", *words])

@@ -9,7 +9,7 @@ from ase.build import molecule
 from ase.io import read
 
 from nddo_ml import Hamiltonian, Molecules, PointCharges, relax
-from nddo_ml.errors import InvalidMolecule
+from nddo_ml.errors import InvalidMolecule, UnknownOption
 
 DATA = Path(__file__).parents[1] / "data"
 NAMES = ("H2O", "NH3", "CH3OH", "C2H4")
@@ -100,3 +100,10 @@ def test_a_proton_passes_the_end_of_its_hydrogen_bond(atoms, energy):
     found = relax(Hamiltonian("PM6-D3H4"), Molecules.single(atoms.numbers, atoms.positions), fmax=0.01)
     assert bool(found.converged) and 0.05 < float(found.step) < 0.2
     assert float(found.energy) < energy + 2e-3
+
+
+@pytest.mark.parametrize("options", [{"fmax": -1.0}, {"fmax": 0.0}, {"fmax": float("nan")}, {"steps": 0}])
+def test_an_optimisation_that_cannot_end_is_refused(options):
+    water = Molecules.single([8, 1, 1], [[0.0, 0.0, 0.0], [0.0, 0.0, 0.96], [0.93, 0.0, -0.24]])
+    with pytest.raises(UnknownOption, match="an optimisation needs"):
+        relax(Hamiltonian("AM1"), water, **options)
