@@ -14,6 +14,7 @@ from jaxtyping import Float
 from nddo_ml.dynamics.langevin import Trajectory
 from nddo_ml.ensembles.ensemble import EnsembleResult
 from nddo_ml.hamiltonian.results import Result
+from nddo_ml.hamiltonian.starts import EarlierDensities
 from nddo_ml.molecules import Molecules
 
 TOLERANCE = 1e-5        # eV, of the SCF of a step
@@ -36,24 +37,11 @@ class EvaluatedTrajectories(Generic[R]):
         parts = forces.detach().split(self.result.molecules.sizes)
         return dict(zip(self.names, [part.cpu().numpy() for part in parts], strict=True))
 
-    def guess(self, names: list[int], molecules: Molecules) -> "R | SomeDensities":
+    def guess(self, names: list[int], molecules: Molecules) -> "R | EarlierDensities":
         """Densities to start from, of some of the trajectories at later positions."""
         if names == self.names:
             return self.result
-        return SomeDensities(self.result, [self.names.index(k) for k in names], molecules)
-
-
-@dataclass(frozen=True, eq=False)
-class SomeDensities:
-    """Densities of some molecules of an earlier result."""
-
-    result: Result | EnsembleResult
-    places: list[int]       # of the molecules in the result
-    molecules: Molecules    # that start from these densities
-
-    def density(self, k: int = 0) -> Float[torch.Tensor, "spin orbital orbital"]:
-        """Density matrix of molecule k."""
-        return self.result.density(self.places[k])
+        return EarlierDensities([(self.result, self.names.index(k)) for k in names], molecules)
 
 
 def together(trajectories: Mapping[int, Trajectory]) -> Molecules:

@@ -2,7 +2,7 @@
 last."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol, Unpack, runtime_checkable
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from nddo_ml.errors import NDDOError
 from nddo_ml.geometry.flat import lifted
 from nddo_ml.geometry.optimise import Callback, Fixed, OptimisationStep, Optimised, optimise_members
-from nddo_ml.hamiltonian.starts import HasDensity
+from nddo_ml.hamiltonian.starts import EarlierDensities, HasDensity
 from nddo_ml.molecules import Molecules
 from nddo_ml.properties.model import ModelKeywords
 
@@ -89,19 +89,6 @@ def _put(values, mask, new):
     return values.masked_scatter(mask[:, None], new)
 
 
-@dataclass(frozen=True, eq=False)
-class _LastDensities:
-    """Densities of some members of a batch, each from the result where it was last calculated: a guess."""
-
-    places: list[tuple[Evaluated, int]]     # of each member: a result, and which of its molecules it is
-    molecules: Molecules                 # the members
-
-    def density(self, k: int) -> Float[Tensor, "spin orbital orbital"]:
-        """That of member k."""
-        result, place = self.places[k]
-        return result.density(place)
-
-
 class FollowedStates:
     """Energies and forces of members of a batch, each from its last density; NaN where a geometry after the first one cannot be
     calculated.
@@ -152,7 +139,7 @@ class FollowedStates:
 
     def _calculated(self, molecules, indices):
         known = all(index in self.last for index in indices)
-        guess = _LastDensities([self.last[index] for index in indices], molecules) if known else None
+        guess = EarlierDensities([self.last[index] for index in indices], molecules) if known else None
         result = self._result(molecules, {**self._options(indices), "guess": guess})
         for place, (index, converged) in enumerate(zip(indices, result.converged.tolist(), strict=True)):
             if converged or index not in self.last:

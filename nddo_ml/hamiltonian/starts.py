@@ -1,6 +1,7 @@
 """Which state is asked for: spin channels, electron counts, the molecules solved together, the density to start from."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -31,6 +32,19 @@ class HasDensity(Protocol):
     def molecules(self) -> Molecules | Sequence[object]: ...
 
     def density(self, k: int = 0) -> Tensor: ...
+
+
+@dataclass(frozen=True, eq=False)
+class EarlierDensities:
+    """Densities of molecules, each from the result where it was last calculated: what a calculation can start from."""
+
+    places: list[tuple[HasDensity, int]]    # of each molecule: a result, and which of its molecules it is
+    molecules: Molecules                    # that start from these densities
+
+    def density(self, k: int = 0) -> Float[Tensor, "spin orbital orbital"]:
+        """Density matrix of molecule k."""
+        result, place = self.places[k]
+        return result.density(place)
 
 
 def spin_channels(molecules: Molecules, unrestricted: bool | None) -> list[int]:
