@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Matrices = Float[Tensor, "molecule spin orbital orbital"]
+from nddo_ml.scf.density import Matrices
 
 RIDGE = 1e-10   # relative to the largest error: keeps nearly dependent histories solvable
 

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from nddo_ml.common.struct import record
 
+Matrices = Float[Tensor, "molecule spin orbital orbital"]
+
 PADDING = 1.0e3   # eV above zero: the levels of padded orbitals during diagonalisation
 
 

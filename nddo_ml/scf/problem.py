@@ -16,13 +16,12 @@ from torch.utils import _pytree as pytree
 from nddo_ml.common.struct import ordinary, record, tensor_map
 from nddo_ml.integrals.blocks import Integrals
 from nddo_ml.orbitals import Layout, layout
-from nddo_ml.scf.density import Orbitals, aufbau
+from nddo_ml.scf.density import Matrices, Orbitals, aufbau
 from nddo_ml.scf.fock import Kernel, kernel, one_electron
 
 FLOAT32_FROM = 60       # orbitals: from here on early iterations and inner solves run in float32
 APART = 1.0e3           # eV by which levels of occupation 1 are lowered to be diagonalised apart from empty ones
 
-Matrices = Float[Tensor, "molecule spin orbital orbital"]
 
 
 @record

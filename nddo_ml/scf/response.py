@@ -30,13 +30,12 @@ from torch import Tensor
 from nddo_ml.common.struct import record
 from nddo_ml.errors import SCFNotConverged
 from nddo_ml.orbitals import Layout
-from nddo_ml.scf.density import Orbitals
+from nddo_ml.scf.density import Matrices, Orbitals
 from nddo_ml.scf.fock import Integrals, Kernel, electronic_energy, fock, kernel, one_electron
 from nddo_ml.scf.newton import conjugate_gradients
 from nddo_ml.scf.problem import Problem, Solution
 from nddo_ml.scf.rotations import (
     Levels,
-    Matrices,
     Operator,
     Rotation,
     Rotations,

@@ -19,12 +19,11 @@ from torch import Tensor
 
 from nddo_ml.common.struct import record
 from nddo_ml.orbitals import Layout
-from nddo_ml.scf.density import Orbitals
+from nddo_ml.scf.density import Matrices, Orbitals
 from nddo_ml.scf.fock import Kernel, two_electron
 
 Rotation = Float[Tensor, "molecule spin virtual occupied"]
 Rotations = Float[Tensor, "molecule vector spin virtual occupied"]
-Matrices = Float[Tensor, "molecule spin orbital orbital"]
 Operator = Callable[[Tensor], Tensor]       # from Rotations to Rotations
 
 

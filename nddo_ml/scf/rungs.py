@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nddo_ml.common.struct import choose
 from nddo_ml.scf.accelerate import History, diis, energy_diis
-from nddo_ml.scf.density import DensityBuilder, Orbitals, density, fermi
+from nddo_ml.scf.density import DensityBuilder, Matrices, Orbitals, density, fermi
 from nddo_ml.scf.fock import Kernel, fock
 from nddo_ml.scf.problem import Prepared, Problem
 
@@ -21,8 +21,7 @@ SWITCH = 0.1            # eV: commutator below which Newton's method takes over
 HISTORY = 8
 TEMPERATURES = (1.0, 0.5, 0.25, 0.1, 0.03)      # eV, annealing
 
-Density = Float[Tensor, "molecule spin orbital orbital"]
-Climb = Callable[[Prepared, Density, int, DensityBuilder], tuple[Orbitals, int]]
+Climb = Callable[[Prepared, Matrices, int, DensityBuilder], tuple[Orbitals, int]]
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class FixedPoint:
     temperature: float | None = None                                    # of the occupations, eV
 
 
-def iterate(problem: Problem, two: Kernel, start: Density, settings: FixedPoint, build: DensityBuilder
+def iterate(problem: Problem, two: Kernel, start: Matrices, settings: FixedPoint, build: DensityBuilder
             ) -> tuple[Orbitals, int]:
     """Orbitals and iterations used: fixed-point steps with extrapolation until every commutator is below SWITCH.
 
@@ -97,7 +96,7 @@ class Rapid:
 
     steps: int = 30
 
-    def __call__(self, ready: Prepared, start: Density, limit: int, build: DensityBuilder) -> tuple[Orbitals, int]:
+    def __call__(self, ready: Prepared, start: Matrices, limit: int, build: DensityBuilder) -> tuple[Orbitals, int]:
         return iterate(ready.problem, ready.rough, start, FixedPoint(min(self.steps, limit), diis), build)
 
 
@@ -108,7 +107,7 @@ class Downhill:
     steps: int = 30
     further: int = 40       # of DIIS
 
-    def __call__(self, ready: Prepared, start: Density, limit: int, build: DensityBuilder) -> tuple[Orbitals, int]:
+    def __call__(self, ready: Prepared, start: Matrices, limit: int, build: DensityBuilder) -> tuple[Orbitals, int]:
         careful = FixedPoint(min(self.steps, limit), energy_diis, shift=2.0, damping=0.3)
         orbitals, used = iterate(ready.problem, ready.exact, start, careful, build)
         further = FixedPoint(min(self.further, limit - used), diis)
@@ -123,7 +122,7 @@ class Annealed:
     steps: int = 15         # at each temperature
     further: int = 20       # at zero
 
-    def __call__(self, ready: Prepared, start: Density, limit: int, build: DensityBuilder) -> tuple[Orbitals, int]:
+    def __call__(self, ready: Prepared, start: Matrices, limit: int, build: DensityBuilder) -> tuple[Orbitals, int]:
         used, D = 0, start
         for temperature in TEMPERATURES:
             warm = FixedPoint(min(self.steps, limit - used), diis, temperature=temperature)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.io import read, write
-from support.training_data import structures, write_labels
+from support.training_data import structures
 
 from nddo_ml import Hamiltonian
 from nddo_ml.errors import IncompatibleFile, UnknownOption
@@ -22,13 +22,6 @@ from nddo_ml.training.stages import stage_data, with_dispersion, without_dispers
 from nddo_ml.training.starts import Densities
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
-@pytest.fixture(scope="module")
-def file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "labels.extxyz"
-    write_labels(path)
-    return path
 
 
 @pytest.fixture(scope="module")

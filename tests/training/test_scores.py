@@ -4,18 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support.training_data import write_labels
 
 from nddo_ml.training import dataset
 from nddo_ml.training.evaluate import FAILED, Prediction, atom_errors, overall, scores, with_offsets
 from nddo_ml.units import CODATA_2018
-
-
-@pytest.fixture(scope="module")
-def file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "labels.extxyz"
-    write_labels(path)
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from support.training_data import write_interactions, write_labels
+from support.training_data import write_interactions
 from typer.testing import CliRunner
 
 from nddo_ml import NDDO, Hamiltonian
@@ -27,13 +27,6 @@ from nddo_ml.training.step import TrainingStep
 from nddo_ml.training.trainer import Training, train
 
 NETWORK = {"channels": 6, "radial": 5, "layers": 1}
-
-
-@pytest.fixture(scope="module")
-def file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "labels.extxyz"
-    write_labels(path)
-    return path
 
 
 @pytest.fixture(scope="module")
