@@ -2,35 +2,15 @@
 molecule in one precision.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 
-from nddo_ml.common.jit import jit
+from nddo_ml.common.jit import inlined, jit
 from nddo_ml.scf.kernels.dense import energy_of, projector, solve_small
 from nddo_ml.scf.kernels.fock import TILE, copy, fock
+from nddo_ml.scf.kernels.records import own
 
 
-class Rules(NamedTuple):
-    """The constants that decide, from rungs.py, accelerate.py and newton.py."""
-
-    tolerance: float            # of the commutator of a converged state, eV
-    steps: int                  # iterations at most, of both kinds together
-    switch: float               # eV
-    ridge: float
-    history: int
-    radius: float
-    largest_radius: float
-    shortenings: int
-    near: float                 # eV
-    coarse: float
-    finest: float
-    last_fraction: float
-    inner: int
-    smallest_pivot: float       # eV
-
-
-@jit
+@inlined
 def finite(F):
     """Whether all of F is finite."""
     total = F.dtype.type(0)
@@ -41,7 +21,7 @@ def finite(F):
     return total == 0
 
 
-@jit
+@inlined
 def commutators(F, D, product, error):
     """error = F D - D F of each spin, above the diagonal; its largest element. product: room for a matrix."""
     spins, n = F.shape[0], F.shape[1]
@@ -106,7 +86,7 @@ def combined(kept, overlap, count, ridge, F):
                     F[s, i, j] += t * kept[m, s, i, j]
 
 
-@jit
+@inlined
 def fixed_point(h, D, occupied, places, one, two, rules, C):
     """(iterations, what went wrong) from the density D, which is overwritten, to orbitals C in the reach of Newton's method.
 
@@ -144,3 +124,23 @@ def fixed_point(h, D, occupied, places, one, two, rules, C):
             copy(np.linalg.eigh(F[s])[1].T, C[s])
             projector(C[s, :occupied[s]], D[s])
     return rules.steps, np.inf
+
+
+@jit
+def fixed_points(chosen, ranges, places, h, one, two, occupied, rules, ends):
+    """Fixed-point steps for each of the `chosen` molecules from its density in `ends`, in the precision of the integrals; orbitals,
+    iterations and what went wrong go there too.
+    """
+    spins, kind = occupied.shape[1], one.dtype
+    for k in chosen:
+        n, m = ranges.orbitals[k], ranges.elements[k]
+        if n == 0:
+            continue
+        at, size = m * spins, n * n
+        D = ends.D[at:at + spins * size].reshape(spins, n, n).astype(kind)
+        C = np.empty((spins, n, n), kind)
+        used, wrong = fixed_point(h[m:m + size].reshape(n, n).astype(kind), D, occupied[k], own(places, ranges, k), one, two,
+                                  rules, C)
+        for s in range(spins):
+            copy(C[s], ends.C[at + s * size:at + (s + 1) * size].reshape(n, n))
+        ends.iterations[k], ends.residual[k] = used, wrong

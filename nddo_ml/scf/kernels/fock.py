@@ -6,8 +6,6 @@ distributions of either atom: its element (x, y) lies at place + x row_stride + 
 Fock matrices are written there and mirrored at the end. Both precisions, one or two spin channels.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 
 from nddo_ml.common.jit import jit
@@ -15,19 +13,6 @@ from nddo_ml.orbitals import packed_pairs
 
 PACKED = packed_pairs(9)[2]      # where the product of two orbitals lies among the packed distributions
 TILE = 32                        # rows and columns that are mirrored at once
-
-
-class Places(NamedTuple):
-    """Where the orbitals and integrals of the atoms of a molecule lie, and those of its pairs."""
-
-    first: np.ndarray           # first orbital of each atom
-    n_ao: np.ndarray            # its orbitals
-    one_at: np.ndarray          # where its block begins in the one-centre integrals
-    one_stride: np.ndarray      # from row to row there
-    pair_i: np.ndarray          # atom with more orbitals of each pair
-    pair_j: np.ndarray          # the other one
-    two_at: np.ndarray          # where its block begins in the two-centre integrals
-    two_stride: np.ndarray      # from row to row there
 
 
 @jit

@@ -5,12 +5,13 @@ Rotations X (virtual, occupied) of both spins lie end to end in one vector.
 
 import numpy as np
 
-from nddo_ml.common.jit import jit
+from nddo_ml.common.jit import inlined, jit
 from nddo_ml.scf.kernels.dense import energy_of, gram, projector, solve_lower, transposed
 from nddo_ml.scf.kernels.fock import TILE, copy, fock
+from nddo_ml.scf.kernels.records import own
 
 
-@jit
+@inlined
 def width_of(places):
     """The largest number of packed distributions of an atom."""
     width = 1
@@ -19,7 +20,7 @@ def width_of(places):
     return width
 
 
-@jit
+@inlined
 def add_transposed(half, out):
     """out = half + half^T on and above the diagonal."""
     n = half.shape[0]
@@ -30,7 +31,7 @@ def add_transposed(half, out):
                     out[i, j] = half[i, j] + half[j, i]
 
 
-@jit
+@inlined
 def orthonormal(Y, M):
     """Rows Y become orthonormal: L^-1 Y, L the Cholesky factor of 1 + M."""
     for i in range(M.shape[0]):
@@ -68,31 +69,28 @@ def rotated(C, x, factor, occupied, out):
 
 
 @jit
-def polished(C4, C):
-    """C: the orbitals C4 of single precision, orthonormal in double: C + (E/2 + 3/8 E^2) C with E = 1 - C C^T, two steps of
-    Newton and Schulz in one.
+def polish(C):
+    """Makes orbitals C that are orthonormal in single precision so in double: C + (E/2 + 3/8 E^2) C with E = 1 - C C^T, two steps
+    of Newton and Schulz in one; what is small is multiplied in single precision.
     """
-    spins, n = C.shape[0], C.shape[1]
-    E = np.empty((n, n))
-    for s in range(spins):
-        copy(C4[s], C[s])
-        gram(C[s], E)
-        for i in range(n):
-            for j in range(n):
-                E[i, j] = -E[i, j]
-            E[i, i] += 1.0
-        E4 = E.astype(np.float32)
-        T = np.dot(E4, E4)
-        for i in range(n):
-            for j in range(n):
-                T[i, j] = np.float32(0.5) * E4[i, j] + np.float32(0.375) * T[i, j]
-        np.dot(T, C4[s], E4)
-        for i in range(n):
-            for j in range(n):
-                C[s, i, j] += E4[i, j]
+    n = C.shape[0]
+    E, E4, C4, T = np.empty((n, n)), np.empty((n, n), np.float32), np.empty((n, n), np.float32), np.empty((n, n), np.float32)
+    gram(C, E)
+    for i in range(n):
+        E[i, i] -= 1.0
+        for j in range(n):
+            E4[i, j], C4[i, j] = -E[i, j], C[i, j]
+    np.dot(E4, E4, T)
+    for i in range(n):
+        for j in range(n):
+            E4[i, j] = np.float32(0.5) * E4[i, j] + np.float32(0.375) * T[i, j]
+    np.dot(E4, C4, T)
+    for i in range(n):
+        for j in range(n):
+            C[i, j] += T[i, j]
 
 
-@jit
+@inlined
 def gradient(F, C, occupied, FC_o, r):
     """The largest element of the gradient r = C_v^T F C_o, and F C_o (as rows, of both spins)."""
     largest, total, at, row = 0.0, 0.0, 0, 0
@@ -111,7 +109,7 @@ def gradient(F, C, occupied, FC_o, r):
     return largest if np.isfinite(total) else np.nan
 
 
-@jit
+@inlined
 def levels(F, C, occupied, FC_o, F_oo, F_vv):
     """F within the occupied and within the virtual orbitals of each spin, end to end; FC_o as in `gradient`."""
     row = at_o = at_v = 0
@@ -125,7 +123,7 @@ def levels(F, C, occupied, FC_o, F_oo, F_vv):
         row, at_o, at_v = row + o, at_o + o * o, at_v + v * v
 
 
-@jit
+@inlined
 def pivots(F_oo, F_vv, occupied, n, smallest, M):
     """The smallest difference of an empty and an occupied level, eV; M: the preconditioner of the inner solves."""
     gap, at, at_o, at_v = np.inf, 0, 0, 0
@@ -142,7 +140,7 @@ def pivots(F_oo, F_vv, occupied, n, smallest, M):
 
 
 @jit
-def inner_solve(r, F, C, occupied, FC_o, places, one, two, radius, loose, rules, x_out, left_out):
+def inner_solve(r, F, C, occupied, FC_o, places, one, two, radius, loose, inner, smallest, x_out, left_out):
     """The smallest difference of an empty and an occupied level, eV; x with J x = -r, J the response operator (rotations.py), to
     the relative tolerance `loose` and no longer than `radius`, and the residual -r - J x (newton.conjugate_gradients).
 
@@ -155,7 +153,7 @@ def inner_solve(r, F, C, occupied, FC_o, places, one, two, radius, loose, rules,
         vv += (n - occupied[s]) * (n - occupied[s])
     F_oo, F_vv, M = np.empty(oo, r.dtype), np.empty(vv, r.dtype), np.empty(N, r.dtype)
     levels(F, C, occupied, FC_o, F_oo, F_vv)
-    gap = pivots(F_oo, F_vv, occupied, n, rules.smallest_pivot, M)
+    gap = pivots(F_oo, F_vv, occupied, n, smallest, M)
     width = width_of(places)
     q, J = np.empty((atoms, width), r.dtype), np.empty((atoms, width), r.dtype)
     x, left, p, Jp = np.zeros(N, r.dtype), np.empty(N, r.dtype), np.empty(N, r.dtype), np.empty(N, r.dtype)
@@ -168,7 +166,7 @@ def inner_solve(r, F, C, occupied, FC_o, places, one, two, radius, loose, rules,
         bb += left[t] * left[t]
         rz += left[t] * p[t]
     goal = loose * loose * bb
-    for _ in range(rules.inner if rz > 0 else 0):
+    for _ in range(inner if rz > 0 else 0):
         at = 0
         for s in range(spins):
             o = occupied[s]
@@ -238,13 +236,13 @@ def inner_solve(r, F, C, occupied, FC_o, places, one, two, radius, loose, rules,
     return gap
 
 
-@jit
-def newton(h, C, occupied, places, one, two, one4, two4, single, rules, limit, D, F):
+@inlined
+def newton(h, C, occupied, places, one, two, one_r, two_r, rules, limit, D, F):
     """(energy, residual, gap, steps) of Newton's method from the orbitals C, at most `limit` steps; C, D and F are left where it
-    ended. The residual is infinite where it was stuck, nan where numbers are not finite. one4, two4: the integrals in single
-    precision, in which the inner solves run if `single`.
+    ended. The residual is infinite where it was stuck, nan where numbers are not finite. one_r, two_r: the integrals in the
+    precision of the inner solves.
     """
-    spins, n, atoms = C.shape[0], C.shape[1], len(places.first)
+    spins, n, atoms, kind = C.shape[0], C.shape[1], len(places.first), one_r.dtype
     width = width_of(places)
     q, J = np.empty((atoms, width)), np.empty((atoms, width))
     N = rows = 0
@@ -262,15 +260,15 @@ def newton(h, C, occupied, places, one, two, one4, two4, single, rules, limit, D
         residual = gradient(F, C, occupied, FC_o, r)
         if not np.isfinite(energy + residual):
             return energy, np.nan, gap, steps
-        if residual <= rules.tolerance or steps == limit:
+        done = residual <= rules.tolerance or steps == limit
+        if N == 0 or done and steps > 0:
             break
         last = min(max(rules.last_fraction * rules.tolerance / max(residual, 1e-30), rules.finest), rules.coarse)
         loose = rules.coarse if residual > rules.near else last
-        if single:
-            gap = inner_solve(r.astype(np.float32), F.astype(np.float32), C.astype(np.float32), occupied,
-                              FC_o.astype(np.float32), places, one4, two4, radius, loose, rules, x, left)
-        else:
-            gap = inner_solve(r, F, C, occupied, FC_o, places, one, two, radius, loose, rules, x, left)
+        gap = inner_solve(r.astype(kind), F.astype(kind), C.astype(kind), occupied, FC_o.astype(kind), places, one_r, two_r,
+                          radius, loose, 0 if done else rules.inner, rules.smallest_pivot, x, left)
+        if done:                # without a step only the gap was wanted
+            break
         model = length = 0.0
         for t in range(N):
             model += 0.5 * x[t] * (-r[t] - left[t]) + x[t] * r[t]
@@ -299,8 +297,25 @@ def newton(h, C, occupied, places, one, two, one4, two4, single, rules, limit, D
             radius = 2 * radius
         radius = min(radius, rules.largest_radius)
         energy = lower
-    if steps == 0 and N > 0:
-        F_oo, F_vv, M = np.empty(rows * rows), np.empty(spins * n * n), np.empty(N)
-        levels(F, C, occupied, FC_o, F_oo, F_vv)
-        gap = pivots(F_oo, F_vv, occupied, n, rules.smallest_pivot, M)
     return energy, residual, gap, steps
+
+
+@jit
+def newtons(chosen, ranges, places, h, one, two, one_r, two_r, rough, occupied, rules, ends):
+    """Newton's method for each of the `chosen` molecules from its orbitals, into `ends`. rough: orbitals in single precision."""
+    spins = occupied.shape[1]
+    for k in chosen:
+        n, m = ranges.orbitals[k], ranges.elements[k]
+        if n == 0 or not ends.residual[k] == 0:
+            continue
+        at, size = m * spins, n * n
+        D = ends.D[at:at + spins * size].reshape(spins, n, n)
+        F = ends.F[at:at + spins * size].reshape(spins, n, n)
+        C = ends.C[at:at + spins * size].reshape(spins, n, n)
+        if rough:
+            for s in range(spins):
+                polish(C[s])
+        energy, residual, gap, steps = newton(h[m:m + size].reshape(n, n), C, occupied[k], own(places, ranges, k), one, two,
+                                              one_r, two_r, rules, rules.steps - ends.iterations[k], D, F)
+        ends.energy[k], ends.residual[k], ends.gap[k] = energy, residual, gap
+        ends.iterations[k] += steps
