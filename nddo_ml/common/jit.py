@@ -19,9 +19,14 @@ FAST = {"contract", "reassoc", "nsz", "arcp"}
 def jit(function: Kernel) -> Kernel:
     """The function compiled when it is first called, or loaded from the cache on disk; it runs without the lock of the
     interpreter, and divides by zero as numpy does."""
-    return cast(Kernel, numba.njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")(function))
+    return cast(Kernel, numba.njit(_nrt=False, cache=True, nogil=True, fastmath=FAST, error_model="numpy")(function))
 
 
 def inlined(function: Kernel) -> Kernel:
     """The same for small functions that become part of the kernels that call them."""
-    return cast(Kernel, numba.njit(inline="always", fastmath=FAST, error_model="numpy")(function))
+    return cast(Kernel, numba.njit(_nrt=False, forceinline=True, nogil=True, fastmath=FAST, error_model="numpy")(function))
+
+
+def spliced(function: Kernel) -> Kernel:
+    """The same for functions that return views of arrays: their statements take the place of the call."""
+    return cast(Kernel, numba.njit(inline="always", _nrt=False, nogil=True, fastmath=FAST, error_model="numpy")(function))

@@ -6,12 +6,12 @@ nothing is fitted or looked up twice. Kernels (folder `kernels`) do the rest. On
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -19,137 +19,16 @@ from nddo_ml.common.struct import ordinary
 from nddo_ml.integrals import nuclear
 from nddo_ml.integrals.pair_species import HELIUM, has_own_core
 from nddo_ml.integrals.placed import Parameters
-from nddo_ml.integrals.sparse import FEATURES, KINDS, ORBITALS, Class, Sparse, constants
+from nddo_ml.integrals.records import ROOM, Adjoint, Array, Atoms, Cores, Folded, Indices, Pairs, Scaling, Sites, folded
+from nddo_ml.integrals.sparse import FEATURES, KINDS, ORBITALS, Class, constants
 from nddo_ml.integrals.topology import Topology
 from nddo_ml.molecules import PointCharges, Surroundings
 from nddo_ml.orbitals import DISTRIBUTIONS
-
-Array = NDArray[np.float64]
-Indices = NDArray[np.int64]
 
 IS_HELIUM, IS_METAL, HAS_OWN_CORE = 1, 2, 4         # bits of Atoms.special, as the kernels read them
 EXPONENTIAL, DAMPED = 0, 1                          # forms of the core-core repulsion
 NOT_ANY = np.zeros(0)
 NO_ROWS = np.zeros((0, 2))
-
-
-class Atoms(NamedTuple):
-    """The atoms of a batch."""
-
-    n_ao: Indices
-    shell: Indices          # places in ORBITALS
-    first: Indices          # first orbital in the matrix of the molecule
-    molecule: Indices
-    special: Indices        # bits
-    features: Array         # (atom, FEATURES)
-    zeta: Array             # (atom, 3), 1/bohr
-    beta: Array             # (atom, 3), eV
-    core: Array             # charges, e
-    rho_core: Array         # bohr
-    U: Array                # one-electron blocks of the free atoms, packed, one after another, eV
-    U_at: Indices           # where those of an atom begin
-
-
-class Pairs(NamedTuple):
-    """The pairs of a batch, molecule after molecule; the atom with more orbitals is the first."""
-
-    i: Indices
-    j: Indices
-    order: Indices          # the place of each among the pairs of the topology
-    shell_i: Indices
-    shell_j: Indices
-    kind: Indices           # of charge distributions (sparse.KINDS)
-    slater: Indices         # class of quantum numbers
-    own_core: NDArray[np.bool_]     # whether the cores have integrals of their own
-    two_at: Indices         # where the block (m_i, m_j) of each begins
-
-
-class Cores(NamedTuple):
-    """The core-core repulsion of the pairs in the order of the topology; nothing where torch evaluates it."""
-
-    form: int
-    charge: Array
-    values: Array           # (pair, 7): two exponents, coefficients and flags of r; or alpha, x, flag of r^2, c, a, b, wall
-    gaussians_at: Indices
-    gaussians: Array        # (gaussian, 3): K, L, M
-
-
-class Scaling(NamedTuple):
-    """Factors of the integrals of pairs in the order of the topology; empty where there are none."""
-
-    join: Array             # (pair, 2): weight of the multipole integrals, and its derivative by r
-    fade: Array             # (pair, 2): factor of the resonance integrals, and its derivative by r
-    coulomb: float          # eV angstrom
-    factors: Array          # of the resonance integrals in the frame of the pair, flat
-    factors_at: Indices     # where those of a pair begin
-    factor_strides: Indices     # (pair, 2): from an orbital of i, of j to the next
-
-
-class Adjoint(NamedTuple):
-    """Derivatives of the energy by what the atoms bring; without rows where they are not asked for."""
-
-    features: Array
-    zeta: Array
-    beta: Array
-    core: Array
-    factors: Array
-
-
-class Sites(NamedTuple):
-    """Point charges."""
-
-    x: Array                # (site, 3), angstrom
-    charge: Array           # e
-    rho: Array              # bohr
-    at: Indices             # (molecule + 1): where those of a molecule begin
-
-
-class Scratch(NamedTuple):
-    """Room for one pair."""
-
-    u: Array
-    opposite: Array
-    given: Array
-    forms: Array
-    inverse: Array
-    local: Array
-    weights: Array
-    slopes: Array
-    pulled: Array
-    harmonics: Array
-    harmonic_slopes: Array
-    orbital_harmonics: Array
-    components: Array
-    E: Array
-    quadrupole: Array
-    row: Array
-    M: Array
-    W: Array
-    H: Array
-    V: Array
-    V_j: Array
-    weights_i: Array
-    weights_j: Array
-    q_i: Array
-    q_j: Array
-    by_axis: Array
-    by_turn: Array
-    across: Array
-    A: Array
-    B: Array
-    X: Array
-    overlap: Array
-
-
-def scratch() -> Scratch:
-    """Room for one pair of any kind."""
-    def room(*shape: int) -> Array:
-        return np.zeros(shape)
-
-    return Scratch(room(3), room(3), room(40), room(320), room(400), room(160), room(160), room(320), room(40), room(24),
-                   room(24, 3), room(9), room(24), room(3, 3), room(5, 5), room(5), room(24, 24), room(45, 45), room(9, 9),
-                   room(45), room(45), room(45), room(45), room(45), room(45), room(3), room(2), room(3), room(3, 64),
-                   room(3, 64), room(64), room(16, 4))
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,9 +37,10 @@ class Plan:
 
     atoms: Atoms
     pairs: Pairs
-    constants: Sparse
     cores: Cores
-    scaling: Scaling
+    scaling: Scaling        # but for what depends on the positions
+    constants: Folded       # of the method (records.Sparse)
+    batch: Folded           # the atoms, pairs, cores and scaling above
     one: Array              # one-centre two-electron blocks of the atoms, eV
     one_at: Indices         # where that of an atom begins
     one_stride: Indices     # from one of its rows to the next
@@ -213,10 +93,11 @@ def plan(topology: Topology, parameters: Parameters, cores: bool = True) -> Plan
     packed = np.array([DISTRIBUTIONS[n] for n in ORBITALS])[places]
     sizes = packed[i] * packed[j]
     needed = set(np.unique(kind[n_ao[j] > 0]).tolist()) | {KINDS.index((n, "core")) for n in set(n_ao.tolist()) - {0}}
-    pairs = Pairs(i, j, order, places[i], places[j], kind, slater, own[i] | own[j] | (n_ao[j] == 0), np.cumsum(sizes) - sizes)
+    pairs = Pairs(i, j, order, places[i], places[j], kind, slater, (own[i] | own[j] | (n_ao[j] == 0)).astype(np.int64), np.cumsum(sizes) - sizes)
+    repulsion, scaling = _cores(topology, parameters) if cores else NO_CORES, _scaling(topology, parameters, swap[order], order)
     return Plan(
-        made, pairs, constants(tuple(sorted(needed)), classes, recipe.constants),
-        _cores(topology, parameters) if cores else NO_CORES, _scaling(topology, parameters, swap[order], order),
+        made, pairs, repulsion, scaling, constants(tuple(sorted(needed)), classes, recipe.constants),
+        folded(made, pairs, repulsion, scaling[3:]),
         np.concatenate([*(_n(block).ravel() for block in parameters.one), NOT_ANY]), one_at, one_stride, orbitals,
         np.searchsorted(molecule, np.arange(layout.molecules + 1)),
         np.searchsorted(molecule[i], np.arange(layout.molecules + 1)), layout.size, int(sizes.sum()), recipe.join, recipe.fade)
@@ -226,18 +107,17 @@ def integrals(plan: Plan, x: Float[np.ndarray, "atom 3"], surroundings: "Placed 
     """The integrals at the positions x (angstrom)."""
     from nddo_ml.integrals.kernels import external, pairs
 
-    atoms, molecules = plan.atoms, len(plan.orbitals)
+    molecules, batch, tables = len(plan.orbitals), plan.batch, plan.constants
     h, two = np.zeros((molecules, plan.size, plan.size)), np.empty(plan.two_size)
     gamma, potential, energy = np.empty(len(plan.pairs.i)), np.zeros((len(x), 45)), np.zeros(molecules)
-    scaling, room, near = scaled(plan, x), scratch(), np.inf
-    closest = pairs.pair_integrals(0, len(plan.pairs.i), x, atoms, plan.pairs, plan.constants, scaling, room, h, two, gamma,
-                                   potential, plan.cores, energy)
+    scaling, room, near = scaled(plan, x), np.empty(ROOM), np.inf
+    closest = pairs.pair_integrals(0, len(plan.pairs.i), x, tables, batch, *scaling[:3], room, h, two, gamma, potential, energy)
     if surroundings is not None and surroundings.field is not None:
-        external.field_potential(x, surroundings.field, atoms, plan.constants, potential, energy)
+        external.field_potential(x, surroundings.field, tables, batch, potential, energy)
     if surroundings is not None and surroundings.sites is not None:
-        near = external.charge_potential(0, len(x), x, surroundings.sites, atoms, plan.constants, plan.join is not None, room,
+        near = external.charge_potential(0, len(x), x, surroundings.sites, tables, batch, plan.join is not None, room,
                                          potential, energy)
-    pairs.one_centre_blocks(atoms, potential, h)
+    pairs.one_centre_blocks(batch, potential, h)
     return Blocks(h, two, gamma, energy, closest, near, scaling)
 
 
@@ -260,9 +140,7 @@ def placed(surroundings: Surroundings, molecules: int) -> Placed | None:
     return Placed(field, sites)
 
 
-def no_adjoint() -> Adjoint:
-    """No derivatives by parameters."""
-    return Adjoint(NO_ROWS, NO_ROWS, NO_ROWS, NOT_ANY, NOT_ANY)
+NO_ADJOINT = Adjoint(NO_ROWS, NO_ROWS, NO_ROWS, NOT_ANY, NOT_ANY)        # no derivatives by parameters
 
 
 def adjoint(plan: Plan) -> Adjoint:
@@ -281,14 +159,14 @@ def gradient(plan: Plan, x: Float[np.ndarray, "atom 3"], densities: Float[np.nda
     """
     from nddo_ml.integrals.kernels import external, gradients
 
-    room, slopes, on_sites = scratch(), np.zeros_like(x), None
-    to = no_adjoint() if to is None else to
-    gradients.pair_gradient(0, len(plan.pairs.i), x, densities, plan.atoms, plan.pairs, plan.constants, blocks.scaling, room,
-                            plan.cores, blocks.two, blocks.gamma, gamma_weights, slopes, to)
+    room, slopes, on_sites = np.empty(ROOM), np.zeros_like(x), None
+    to = NO_ADJOINT if to is None else to
+    gradients.pair_gradient(0, len(plan.pairs.i), x, densities, plan.constants, plan.batch, *blocks.scaling[:3], room, blocks.two,
+                            blocks.gamma, gamma_weights, slopes, to)
     if surroundings is not None and surroundings.sites is not None:
         on_sites = np.zeros_like(surroundings.sites.x)
-        external.charge_gradient(0, len(x), x, densities, surroundings.sites, plan.atoms, plan.constants, plan.join is not None,
-                                 room, slopes, on_sites, to)
+        external.charge_gradient(0, len(x), x, densities, surroundings.sites, plan.constants, plan.batch,
+                                 plan.join is not None, room, slopes, on_sites, to)
     return slopes, on_sites
 
 
@@ -396,7 +274,7 @@ def _scaling(topology: Topology, parameters: Parameters, swapped: NDArray[np.boo
     in the other order."""
     coulomb = topology.recipe.constants.coulomb
     if parameters.resonance is None:
-        return Scaling(NO_ROWS, NO_ROWS, coulomb, NOT_ANY, np.zeros(0, dtype=np.int64), np.zeros((0, 2), dtype=np.int64))
+        return Scaling(NO_ROWS, NO_ROWS, NOT_ANY, coulomb, np.zeros(0, dtype=np.int64), np.zeros((0, 2), dtype=np.int64))
     at, strides, start = [], [], 0
     for group, block in zip(topology.layout.pairs, parameters.resonance, strict=True):
         count, elements = block.shape
@@ -407,7 +285,7 @@ def _scaling(topology: Topology, parameters: Parameters, swapped: NDArray[np.boo
     turned = np.zeros(len(places), dtype=bool)
     turned[order] = swapped
     both = np.where(turned[:, None], both[:, ::-1], both)
-    return Scaling(NO_ROWS, NO_ROWS, coulomb, np.concatenate([_n(block).ravel() for block in parameters.resonance]), places,
+    return Scaling(NO_ROWS, NO_ROWS, np.concatenate([_n(block).ravel() for block in parameters.resonance]), coulomb, places,
                    np.ascontiguousarray(both))
 
 

@@ -10,17 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from nddo_ml.integrals.configurations import CORE, MEMBERS, charge_kernel
 from nddo_ml.integrals.dipole import HYBRIDS
 from nddo_ml.integrals.frame import COMPONENTS, D_TENSORS, SHELLS, component_starts, decomposition
 from nddo_ml.integrals.overlap import POINTS, REACH, leggauss, negligible, polynomials
+from nddo_ml.integrals.records import Array, Charges, Folded, Hybrids, Indices, Shell, Slater, Sparse, Turning, folded
 from nddo_ml.orbitals import packed_pairs
 from nddo_ml.units import Constants
-
-Array = NDArray[np.float64]
-Indices = NDArray[np.int64]
 
 # what an atom brings to the multipoles, in the order of the columns of `features`: names of AtomIntegrals
 FEATURES = ("D1", "Q", "D_pp", "D_sd", "D_pd", "D_dd", "rho0", "rho1", "rho2", "rho1c", "rho2c", "rho_sd", "rho_pd", "rho_dd",
@@ -30,100 +27,14 @@ ORBITALS = (0, 1, 4, 9)         # of the kinds of shells, by their place
 KINDS: tuple[tuple[int, int | str], ...] = ((1, 1), (4, 1), (4, 4), (9, 1), (9, 4), (9, 9), (1, CORE), (4, CORE), (9, CORE))
 
 
-class Turning(NamedTuple):
-    """How the components of an atom, or its orbitals, answer when the axis turns towards e_x and e_y: two sparse matrices."""
-
-    at: Indices         # (2, component + 1): where the entries of a row begin
-    of: Indices         # columns
-    value: Array
-
-
-class Shell(NamedTuple):
-    """What the number of its orbitals decides about an atom."""
-
-    place: int                      # in ORBITALS
-    orbitals: int
-    packed: int                     # distributions, products of two orbitals
-    size: int                       # components
-    momenta: Indices                # angular momentum of each kind of orbitals
-    components: Indices             # of each kind of components
-    at: Indices                     # decomposition of the distributions: where the entries of each begin
-    of: Indices                     # components
-    value: Array
-    turning_orbitals: Turning
-    turning_components: Turning
-
-
-class Charges(NamedTuple):
-    """The kernels of point charges of all KINDS, one after another (configurations.ChargeKernel)."""
-
-    first: Indices          # (kind + 1): where the features of the first atom begin in `feature`
-    second: Indices         # (kind): where those of the second begin
-    feature: Indices        # columns of FEATURES
-    squares: Indices        # (kind + 1): where the linear forms of a kind begin
-    coordinate_at: Indices  # (form + 1): where the coefficients of a form begin
-    coordinate_of: Indices  # places among R and the features of both atoms
-    coordinate: Array
-    terms: Indices          # (kind + 1): where the distances of a kind begin
-    distance_at: Indices    # (term + 1)
-    distance_of: Indices    # forms of this kind
-    distance: Array
-    weight_at: Indices      # (term + 1)
-    weight_of: Indices      # integrals of this kind that are not zero
-    weight: Array           # eV bohr
-    integrals: Indices      # (kind + 1): where the integrals of a kind begin
-    row: Indices            # their components of the first atom
-    column: Indices         # and of the second
-    to_core: Indices        # (shell): the kind of a shell and a core
-    rho_core: int           # column of FEATURES
-
-
-class Slater(NamedTuple):
-    """Overlaps of Slater functions, for classes of quantum numbers one after another."""
-
-    shells: Indices         # (class, 2): shells of i and j
-    powers: Array           # (class): twice the largest principal quantum number
-    negligible: Array       # (class): R zeta beyond which the overlap is
-    integrals: Indices      # (class + 1): where those of a class begin
-    functions: Indices      # (integral, 4): shells a and b, principal quantum numbers n_a and n_b
-    places: Indices         # (integral, 4): local orbitals of i and j for m, then for -m; -1: none
-    weights_at: Indices     # (class, rule): where the weights begin: integral, power and node
-    weights: Array
-    nodes_at: Indices       # (rule + 1)
-    nodes: Array
-    rules: Array            # (rule, 3): when that many nodes are enough (overlap.POINTS)
-    limit: float            # bohr, beyond which nothing overlaps
-
-
-class Hybrids(NamedTuple):
-    """The moments <a|r|b> within an atom (dipole.HYBRIDS)."""
-
-    count: Indices          # (shell): how many of them there are
-    distribution: Indices
-    axis: Indices
-    moment: Indices         # columns of FEATURES
-    value: Array
-
-
-class Sparse(NamedTuple):
-    """All constants of a method's integrals."""
-
-    shells: tuple[Shell, ...]       # by their place in ORBITALS
-    charges: Charges
-    slater: Slater
-    hybrids: Hybrids
-    bohr: float                     # angstrom
-    hartree: float                  # eV
-
-
 Class = tuple[int, int, tuple[int, ...]]    # orbitals of i and j, principal quantum numbers of their shells
 
 
 @cache
-def constants(kinds: tuple[int, ...], classes: tuple[Class, ...], units: Constants) -> Sparse:
-    """The constants of pairs of these KINDS, by their numbers, and classes of quantum numbers."""
-    return Sparse(tuple(_shell(n) for n in range(len(ORBITALS))), _charges(kinds, units.hartree), _slater(classes, units.bohr),
-                  _hybrids(), units.bohr, units.hartree)
+def constants(kinds: tuple[int, ...], classes: tuple[Class, ...], units: Constants) -> Folded:
+    """The constants of pairs of these KINDS, by their numbers, and classes of quantum numbers: records.Sparse, folded."""
+    return folded(Sparse(tuple(_shell(n) for n in range(len(ORBITALS))), _charges(kinds, units.hartree),
+                         _slater(classes, units.bohr), _hybrids(), units.bohr, units.hartree))
 
 
 def _rows(matrix: Array) -> tuple[list[int], list[int], list[float]]:

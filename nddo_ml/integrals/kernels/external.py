@@ -4,18 +4,20 @@ populations of a density, which the field couples to."""
 from math import sqrt
 
 from nddo_ml.common.jit import jit
+from nddo_ml.integrals.kernels import unfold
 from nddo_ml.integrals.kernels.frames import along
 from nddo_ml.integrals.kernels.gradients import packed_density
 from nddo_ml.integrals.kernels.metals import equalise_attraction, pull_attraction
 from nddo_ml.integrals.kernels.multipoles import gathered, interactions, pulled, spread
-from nddo_ml.integrals.kernels.pairs import METAL, pair_axis
+from nddo_ml.integrals.kernels.pairs import METAL
 
 
 @jit
-def charge_potential(start, end, x, sites, atoms, constants, equalise, scratch, potential, energy):
+def charge_potential(start, end, x, sites, tables, batch, equalise, room, potential, energy):
     """Adds the potential of the point charges at the electrons of the atoms start to end to potential (atom, distribution), and
     their energy with the cores to energy (molecule), eV. Returns the smallest distance of an atom and a charge (angstrom).
     """
+    constants, atoms, scratch = unfold.constants(tables), unfold.atoms(batch), unfold.scratch(room)
     charges, u, total, V = constants.charges, scratch.u, scratch.V_j, scratch.V
     closest = 1e30
     for A in range(start, end):
@@ -56,9 +58,10 @@ def charge_potential(start, end, x, sites, atoms, constants, equalise, scratch, 
 
 
 @jit
-def charge_gradient(start, end, x, densities, sites, atoms, constants, equalise, scratch, gradient, on_sites, adjoint):
+def charge_gradient(start, end, x, densities, sites, tables, batch, equalise, room, gradient, on_sites, adjoint):
     """The derivatives of the energy of the atoms start to end with the point charges: by the positions of the atoms added to
     gradient (atom, 3), of the charges to on_sites (site, 3), eV/angstrom, by the features of the atoms to the adjoint."""
+    constants, atoms, scratch = unfold.constants(tables), unfold.atoms(batch), unfold.scratch(room)
     charges, u, V, weights = constants.charges, scratch.u, scratch.weights_i, scratch.components
     for A in range(start, end):
         shell, molecule = constants.shells[atoms.shell[A]], atoms.molecule[A]
@@ -112,9 +115,10 @@ def charge_gradient(start, end, x, densities, sites, atoms, constants, equalise,
 
 
 @jit
-def field_potential(x, field, atoms, constants, potential, energy):
+def field_potential(x, field, tables, batch, potential, energy):
     """Adds what a uniform field (molecule, 3), V/angstrom, does: to the electrons of each atom in potential (atom,
     distribution), to the cores in energy (molecule), eV."""
+    atoms, constants = unfold.atoms(batch), unfold.constants(tables)
     hybrids = constants.hybrids
     for A in range(len(atoms.n_ao)):
         F = field[atoms.molecule[A]]
@@ -128,9 +132,10 @@ def field_potential(x, field, atoms, constants, potential, energy):
 
 
 @jit
-def populations(x, densities, atoms, constants, q, charges, dipole, spin, s2):
+def populations(x, densities, tables, batch, q, charges, dipole, spin, s2):
     """Fills charges (atom), dipole (molecule, 3; e angstrom about the origin) and spin populations (atom), and adds n_beta - tr
     D_alpha D_beta to s2 (molecule); densities (molecule, spin, orbital, orbital); q: scratch."""
+    atoms, constants = unfold.atoms(batch), unfold.constants(tables)
     hybrids, open_shell = constants.hybrids, densities.shape[1] == 2
     for A in range(len(atoms.n_ao)):
         first, molecule, orbitals = atoms.first[A], atoms.molecule[A], atoms.n_ao[A]
