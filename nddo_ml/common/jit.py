@@ -1,14 +1,26 @@
 """Functions compiled to machine code.
 
-A *kernel* is a function of arrays and numbers that numba compiles. Kernels live in the folders named `kernels` and nowhere else;
-what calls them is imported only where they are ready (common/compiling.py), for compiling takes half a minute and numba may be
-missing.
+A *kernel* is a function of arrays and numbers that numba compiles. Kernels live in the folders named `kernels` and nowhere
+else; what calls them is imported only where they are ready (common/compiling.py), for compiling takes half a minute and numba
+may be missing.
 """
 
+import hashlib
+import pickle
+import sys
 from collections.abc import Callable
-from typing import TypeVar, cast
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import numba
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, UserProvidedCacheLocator
+from numba.core.serialize import dumps
+
+from nddo_ml.common import compiling
+from nddo_ml.common.code_cache import MISSED
+from nddo_ml.common.compiling import NotCompiled
 
 Kernel = TypeVar("Kernel", bound=Callable[..., object])
 
@@ -17,11 +29,69 @@ FAST = {"contract", "reassoc", "nsz", "arcp"}
 
 
 def jit(function: Kernel) -> Kernel:
-    """The function compiled when it is first called, or loaded from the cache on disk; it runs without the lock of the
-    interpreter, and divides by zero as numpy does."""
-    return cast(Kernel, numba.njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")(function))
+    """The function, loaded from the cache on disk when it is first called, or compiled where that is allowed; it runs without
+    the lock of the interpreter, and divides by zero as numpy does."""
+    kernel = cast(Any, numba.njit(nogil=True, fastmath=FAST, error_model="numpy")(function))
+    kernel._cache = _KernelCache(function)
+    return cast(Kernel, kernel)
 
 
 def inlined(function: Kernel) -> Kernel:
     """The same for small functions that become part of the kernels that call them."""
     return cast(Kernel, numba.njit(inline="always", fastmath=FAST, error_model="numpy")(function))
+
+
+def compile_missed(folder: Path) -> None:
+    """Compile what was missing when it was needed, for the types it was needed for."""
+    for record in sorted(folder.iterdir()):
+        with suppress(OSError, pickle.UnpicklingError, EOFError, AttributeError, ImportError):    # of a broken file
+            module, name, types = pickle.loads(record.read_bytes())
+            getattr(import_module(module), name).compile(types)
+
+
+class _Locator(UserProvidedCacheLocator):
+    """Machine code lies in the folder of its fingerprint, which stands for the state of all sources."""
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        self._py_file, self._lineno = function.__code__.co_filename, function.__code__.co_firstlineno
+        self._cache_path = str(compiling.folder())
+
+    def get_source_stamp(self) -> str:
+        """The fingerprint: it has the content of the file, of those it imports, and no times."""
+        return Path(self._cache_path).name
+
+
+class _Files(CompileResultCacheImpl):
+    """Files named by module and function, wherever numba's settings would put them."""
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        self._lineno, self._locator = function.__code__.co_firstlineno, _Locator(function)
+        self._filename_base = self.get_filename_base(f"{function.__module__}.{function.__qualname__}", sys.abiflags)
+
+
+class _KernelCache(FunctionCache):
+    """Machine code on disk. A file that cannot be read is none, and nothing is compiled while somebody waits."""
+
+    _impl_class = _Files
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """The machine code for a signature; None: it may be compiled, and is not there.
+
+        Raises: NotCompiled, where it is not there and may not be compiled.
+        """
+        try:
+            code = super().load_overload(sig, target_context)
+        except Exception:
+            code = None
+        if code is None and not compiling.may_compile():
+            self._note(sig)
+            raise NotCompiled(f"{self._py_func.__module__}.{self._py_func.__qualname__} has no machine code for {sig}")
+        return code
+
+    def _note(self, sig: Any) -> None:
+        """Write down what is missing, for the next process that compiles."""
+        record = dumps((self._py_func.__module__, self._py_func.__qualname__, sig))
+        with suppress(OSError):
+            folder = Path(self.cache_path) / MISSED
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / hashlib.sha256(str((self._name, sig)).encode()).hexdigest()[:24]).write_bytes(record)
