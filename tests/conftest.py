@@ -1,9 +1,16 @@
-"""Shared by all tests: one thread (the tests may run beside other work), and arguments checked against their annotations."""
+"""Shared by all tests: one thread (the tests may run beside other work), arguments checked against their annotations, and
+kernels that are compiled before the first test, so that all of them go the way that users go. NDDO_ML_COMPILED=0 pytest: by
+torch alone, as where there is no numba.
+"""
 
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("NDDO_ML_COMPILED", "cached")      # nothing is compiled in the background, in commands neither
+
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -14,6 +21,18 @@ torch.set_num_threads(1)
 
 # Calls of the package are checked against its annotations, shapes included.
 annotations.install(os.environ.get("SHAPES", "nddo_ml").split(","))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kernels():
+    """Machine code of all kernels, from an earlier session or compiled now (half a minute), by the process that does it for
+    users. What a test needs and is not there is a warning, and so an error."""
+    from nddo_ml.common import code_cache, compiling
+
+    if os.environ["NDDO_ML_COMPILED"] == "0" or compiling.unable() or code_cache.find(code_cache.fingerprint()).complete():
+        return
+    subprocess.run([sys.executable, "-m", compiling.COMPILER], check=True)
+    compiling.forget()
 
 
 @pytest.fixture(autouse=True)

@@ -143,6 +143,10 @@ def compile_all(exercise: Callable[[], object], descriptor: int | None = None) -
             cache.empty()
             raise OSError("the sources of the kernels changed while they were compiled")
         cache.finish(seconds)
+    except Exception as error:
+        if code_cache.fingerprint() == name:
+            cache.fail(f"{type(error).__name__}: {error}".splitlines()[0][:300])
+        raise
     finally:
         os.close(descriptor)
     return seconds
@@ -199,7 +203,8 @@ class _Process:
             cache = self.folder(name)
         failure = cache.failure()
         if failure:
-            self._stop(f"compiling the kernels failed ({failure}); see {cache.log}", cache.first_warning())
+            log = f", see {cache.log}" if cache.log.exists() else ""
+            self._stop(f"compiling the kernels failed ({failure}{log})", cache.first_warning())
         elif os.environ.get(SWITCH) != "cached":
             self.begin(cache)
         return False
@@ -264,15 +269,8 @@ def _compiler(cache: CodeCache, descriptor: int) -> Popen[bytes]:
                          start_new_session=True, pass_fds=inherited)
 
 
-def in_background(exercise: Callable[[], object], descriptor: int | None) -> int:
-    """What the process in the background does; its exit code. What it writes is its log."""
+def in_background(exercise: Callable[[], object], descriptor: int | None) -> None:
+    """What the process in the background does. What it writes is its log."""
     with suppress(OSError, AttributeError):         # no priorities on this system
         os.nice(19)
-    cache = _process.folder(code_cache.fingerprint())
-    try:
-        compile_all(exercise, descriptor)
-    except BaseException as error:
-        if code_cache.fingerprint() == cache.name:  # else it is the fault of somebody who edits the sources
-            cache.fail(f"{type(error).__name__}: {error}".splitlines()[0][:300])
-        raise                                       # the log has the rest
-    return 0
+    compile_all(exercise, descriptor)

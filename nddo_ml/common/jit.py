@@ -66,7 +66,8 @@ class _Files(CompileResultCacheImpl):
 
     def __init__(self, function: Callable[..., object]) -> None:
         self._lineno, self._locator = function.__code__.co_firstlineno, _Locator(function)
-        self._filename_base = self.get_filename_base(f"{function.__module__}.{function.__qualname__}", sys.abiflags)
+        name, build = f"{function.__module__}.{function.__qualname__}", getattr(sys, "abiflags", "")
+        self._filename_base = self.get_filename_base(name, build)
 
 
 class _KernelCache(FunctionCache):

@@ -96,10 +96,5 @@ def _calculations() -> Iterator[tuple[str, Calculation]]:
     yield "a batch of a learned Hamiltonian", lambda: again("neural", both)
 
 
-def main(arguments: list[str]) -> int:
-    """The process in the background; its argument is the descriptor that holds the folder of the machine code."""
-    return compiling.in_background(exercise, int(arguments[0]) if arguments else None)
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    compiling.in_background(exercise, int(sys.argv[1]) if len(sys.argv) > 1 else None)      # what holds the folder already
