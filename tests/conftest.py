@@ -7,7 +7,8 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
-os.environ.setdefault("NDDO_ML_COMPILED", "cached")      # nothing is compiled in the background, in commands neither
+# nothing is compiled in the background, by the commands that tests run neither
+os.environ["NDDO_ML_COMPILED"] = os.environ.get("NDDO_ML_COMPILED") or "cached"
 
 import subprocess
 import sys

@@ -9,6 +9,7 @@ NDDO_ML_COMPILED=0: torch serves. NDDO_ML_COMPILED=cached: kernels serve where t
 """
 
 import os
+import pickle
 import sys
 import time
 import warnings
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from subprocess import DEVNULL, Popen
@@ -134,10 +136,7 @@ def compile_all(exercise: Callable[[], object], descriptor: int | None = None) -
     try:
         with allowed():
             exercise()
-            if (cache.folder / code_cache.MISSED).is_dir():
-                from nddo_ml.common.jit import compile_missed
-
-                compile_missed(cache.folder / code_cache.MISSED)
+            _compile_missed(cache.folder / code_cache.MISSED)
         seconds = time.monotonic() - begin
         if code_cache.fingerprint() != name:        # a source was edited meanwhile: what was compiled belongs to neither
             cache.empty()
@@ -150,6 +149,14 @@ def compile_all(exercise: Callable[[], object], descriptor: int | None = None) -
     finally:
         os.close(descriptor)
     return seconds
+
+
+def _compile_missed(folder: Path) -> None:
+    """Compile what was missing when it was needed (common/jit.py), for the types it was needed for."""
+    for record in sorted(folder.glob("*")):
+        with suppress(OSError, pickle.UnpicklingError, EOFError, AttributeError, ImportError):    # of a broken file
+            module, name, types = pickle.loads(record.read_bytes())
+            getattr(import_module(module), name).compile(types)
 
 
 class _Detached(Popen[bytes]):

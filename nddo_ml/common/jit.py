@@ -6,11 +6,9 @@ may be missing.
 """
 
 import hashlib
-import pickle
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -39,14 +37,6 @@ def jit(function: Kernel) -> Kernel:
 def inlined(function: Kernel) -> Kernel:
     """The same for small functions that become part of the kernels that call them."""
     return cast(Kernel, numba.njit(inline="always", fastmath=FAST, error_model="numpy")(function))
-
-
-def compile_missed(folder: Path) -> None:
-    """Compile what was missing when it was needed, for the types it was needed for."""
-    for record in sorted(folder.iterdir()):
-        with suppress(OSError, pickle.UnpicklingError, EOFError, AttributeError, ImportError):    # of a broken file
-            module, name, types = pickle.loads(record.read_bytes())
-            getattr(import_module(module), name).compile(types)
 
 
 class _Locator(UserProvidedCacheLocator):
