@@ -26,13 +26,15 @@ annotations.install(os.environ.get("SHAPES", "nddo_ml").split(","))
 
 @pytest.fixture(scope="session", autouse=True)
 def kernels():
-    """Machine code of all kernels, from an earlier session or compiled now (half a minute), by the process that does it for
+    """Machine code of all kernels, from an earlier session or compiled now (half a minute), by the command that does it for
     users. What a test needs and is not there is a warning, and so an error."""
     from nddo_ml.common import code_cache, compiling
 
     if os.environ["NDDO_ML_COMPILED"] == "0" or compiling.unable() or code_cache.find(code_cache.fingerprint()).complete():
         return
-    subprocess.run([sys.executable, "-m", compiling.COMPILER], check=True)
+    path = os.pathsep.join([str(code_cache.PACKAGE.parent), os.environ.get("PYTHONPATH", "")])      # the package that is tested
+    subprocess.run([sys.executable, "-m", "nddo_ml.cli.main", "warm-up"], check=True, env={**os.environ, "PYTHONPATH": path})
+    assert code_cache.find(code_cache.fingerprint()).complete(), "something else changes the sources, or the machine code"
     compiling.forget()
 
 

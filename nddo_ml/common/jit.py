@@ -7,13 +7,14 @@ may be missing.
 
 import hashlib
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
-from numba.core.caching import CompileResultCacheImpl, FunctionCache, UserProvidedCacheLocator
+from numba.core.caching import CompileResultCacheImpl, FunctionCache
 from numba.core.serialize import dumps
 
 from nddo_ml.common import compiling
@@ -39,16 +40,28 @@ def inlined(function: Kernel) -> Kernel:
     return cast(Kernel, numba.njit(inline="always", fastmath=FAST, error_model="numpy")(function))
 
 
-class _Locator(UserProvidedCacheLocator):
-    """Machine code lies in the folder of its fingerprint, which stands for the state of all sources."""
+class _Locator:
+    """Tells numba that machine code lies in the folder of its fingerprint, which stands for the state of all sources."""
 
     def __init__(self, function: Callable[..., object]) -> None:
-        self._py_file, self._lineno = function.__code__.co_filename, function.__code__.co_firstlineno
-        self._cache_path = str(compiling.folder())
+        code = function.__code__
+        self._py_file, self._line, self._folder = code.co_filename, code.co_firstlineno, compiling.folder()
+
+    def ensure_cache_path(self) -> None:
+        """Make the folder."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def get_cache_path(self) -> str:
+        """The folder."""
+        return str(self._folder)
 
     def get_source_stamp(self) -> str:
         """The fingerprint: it has the content of the file, of those it imports, and no times."""
-        return Path(self._cache_path).name
+        return self._folder.name
+
+    def get_disambiguator(self) -> str:
+        """What tells functions of one name apart."""
+        return str(self._line)
 
 
 class _Files(CompileResultCacheImpl):
@@ -58,6 +71,17 @@ class _Files(CompileResultCacheImpl):
         self._lineno, self._locator = function.__code__.co_firstlineno, _Locator(function)
         name, build = f"{function.__module__}.{function.__qualname__}", getattr(sys, "abiflags", "")
         self._filename_base = self.get_filename_base(name, build)
+
+    def check_cachable(self, cres: Any) -> bool:
+        """True: it can be kept on disk.
+
+        Raises: TypeError, where it cannot: it would be compiled again and again.
+        """
+        with warnings.catch_warnings(action="ignore"):
+            kept = super().check_cachable(cres)
+        if not kept:
+            raise TypeError(f"{cres.fndesc.qualname} cannot be kept on disk: it refers to a pointer or a large array")
+        return True
 
 
 class _KernelCache(FunctionCache):

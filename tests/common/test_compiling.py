@@ -25,11 +25,19 @@ pytestmark = pytest.mark.skipif(bool(compiling.unable()), reason="without a comp
 PATIENCE = 120.0        # seconds that a toy may take to be compiled on a busy machine
 
 KERNELS = """
+import ctypes
 from nddo_ml.common.jit import jit
 
 @jit
 def twice(x):
     return x + x
+
+cosine = ctypes.CDLL(None).cos
+cosine.restype, cosine.argtypes = ctypes.c_double, [ctypes.c_double]
+
+@jit
+def unkept(x):
+    return cosine(x)
 """
 # the process in the background: says that it began, waits until it may go on, fails if it shall
 COMPILER = """
@@ -288,6 +296,14 @@ def test_what_is_missing_is_compiled_in_the_background(machine):
     machine.go()
     machine.wait(compiling.ready)
     assert kernels.twice(1) == 2 and len(machine.begun()) == 1
+
+
+def test_a_kernel_that_cannot_be_kept_is_a_failure(machine):
+    """Here because it calls through a pointer; it would be compiled in the background by every process."""
+    kernels = compiled_here(machine)
+    with pytest.raises(TypeError, match="unkept cannot be kept on disk"):
+        compiling.compile_all(lambda: kernels.unkept(1.0))
+    assert "unkept" in machine.cache.failure()
 
 
 def test_a_broken_file_is_a_missing_one(machine):
