@@ -50,7 +50,9 @@ here = Path(__file__).parent
 def exercise():
     with open(here / "begun", "a") as begun:
         print(os.getpid(), file=begun)
+    end = time.monotonic() + 300
     while not (here / "go").exists():
+        assert time.monotonic() < end, "forgotten by its test"
         time.sleep(0.02)
     if (here / "fail").exists():
         raise ValueError("the toy is broken")
