@@ -3,7 +3,7 @@ populations of a density, which the field couples to."""
 
 from math import sqrt
 
-from nddo_ml.common.jit import jit
+from nddo_ml.common.jit import bare
 from nddo_ml.integrals.kernels import unfold
 from nddo_ml.integrals.kernels.frames import along
 from nddo_ml.integrals.kernels.gradients import packed_density
@@ -12,7 +12,7 @@ from nddo_ml.integrals.kernels.multipoles import gathered, interactions, pulled,
 from nddo_ml.integrals.kernels.pairs import METAL
 
 
-@jit
+@bare
 def charge_potential(start, end, x, sites, tables, batch, equalise, room, potential, energy):
     """Adds the potential of the point charges at the electrons of the atoms start to end to potential (atom, distribution), and
     their energy with the cores to energy (molecule), eV. Returns the smallest distance of an atom and a charge (angstrom).
@@ -57,7 +57,7 @@ def charge_potential(start, end, x, sites, tables, batch, equalise, room, potent
     return closest
 
 
-@jit
+@bare
 def charge_gradient(start, end, x, densities, sites, tables, batch, equalise, room, gradient, on_sites, adjoint):
     """The derivatives of the energy of the atoms start to end with the point charges: by the positions of the atoms added to
     gradient (atom, 3), of the charges to on_sites (site, 3), eV/angstrom, by the features of the atoms to the adjoint."""
@@ -114,7 +114,7 @@ def charge_gradient(start, end, x, densities, sites, tables, batch, equalise, ro
                 gradient[A, axis] -= slope
 
 
-@jit
+@bare
 def field_potential(x, field, tables, batch, potential, energy):
     """Adds what a uniform field (molecule, 3), V/angstrom, does: to the electrons of each atom in potential (atom,
     distribution), to the cores in energy (molecule), eV."""
@@ -131,7 +131,7 @@ def field_potential(x, field, tables, batch, potential, energy):
             potential[A, hybrids.distribution[t]] += moment * F[hybrids.axis[t]]
 
 
-@jit
+@bare
 def populations(x, densities, tables, batch, q, charges, dipole, spin, s2):
     """Fills charges (atom), dipole (molecule, 3; e angstrom about the origin) and spin populations (atom), and adds n_beta - tr
     D_alpha D_beta to s2 (molecule); densities (molecule, spin, orbital, orbital); q: scratch."""

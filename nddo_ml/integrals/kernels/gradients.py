@@ -8,7 +8,7 @@ Each integral is a function of R and of the axis u: along the axis by dE/dR, acr
 
 from math import sqrt
 
-from nddo_ml.common.jit import inlined, jit
+from nddo_ml.common.jit import bare, inlined
 from nddo_ml.integrals.kernels import cores as core_core
 from nddo_ml.integrals.kernels import unfold
 from nddo_ml.integrals.kernels.frames import along, to_frame, turn, turning
@@ -184,7 +184,7 @@ def pull_resonance(k, i, j, shell_i, shell_j, D, u, atoms, pairs, constants, sca
     return by_R, by_fade
 
 
-@jit
+@bare
 def pair_gradient(start, end, x, densities, tables, batch, join, fade, factors, room, two, gamma, gamma_weights, gradient,
                   adjoint):
     """Adds dE/dx (eV/angstrom) of the pairs start to end to gradient (atom, 3), and the derivatives by the parameters of the

@@ -2,7 +2,7 @@
 
 from math import sqrt
 
-from nddo_ml.common.jit import inlined, jit
+from nddo_ml.common.jit import bare, inlined
 from nddo_ml.integrals.kernels import cores as core_core
 from nddo_ml.integrals.kernels import unfold
 from nddo_ml.integrals.kernels.frames import along, to_laboratory, turn
@@ -150,7 +150,7 @@ def without_helium(atoms, j, shell_i, shell_j, W):
                 W[x, y] = 0.0
 
 
-@jit
+@bare
 def pair_integrals(start, end, x, tables, batch, join, fade, factors, room, h, two, gamma, potential, energy):
     """The integrals of the pairs start to end: resonance blocks into h (molecule, orbital, orbital), repulsion into `two`,
     the interaction of unit cores into gamma (pair of the topology), the attraction by the cores added to potential (atom,
@@ -225,7 +225,7 @@ def pair_integrals(start, end, x, tables, batch, join, fade, factors, room, h, t
     return closest
 
 
-@jit
+@bare
 def one_centre_blocks(batch, potential, h):
     """The blocks of the atoms in h: U of the free atoms and the potential (atom, distribution) of everything around them."""
     atoms = unfold.atoms(batch)
