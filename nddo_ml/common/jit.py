@@ -125,4 +125,3 @@ class _KernelCache(FunctionCache):
             folder = Path(self.cache_path) / MISSED
             folder.mkdir(parents=True, exist_ok=True)
             (folder / hashlib.sha256(str((self._name, sig)).encode()).hexdigest()[:24]).write_bytes(record)
->>>>>>> infra
