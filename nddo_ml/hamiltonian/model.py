@@ -17,10 +17,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nddo_ml.common import compiling
 from nddo_ml.common.devices import check_conversion, check_plain, usable
 from nddo_ml.common.struct import ordinary, outside_inference, record
+from nddo_ml.common.threads import blas_threads
 from nddo_ml.errors import InvalidMolecule, UnknownOption
-from nddo_ml.hamiltonian import faults, shifted, starts, walk, weights
+from nddo_ml.hamiltonian import compiled, faults, shifted, starts, walk, weights
 from nddo_ml.hamiltonian.memory import Memory
 from nddo_ml.hamiltonian.merging import Part, merged, reported
 from nddo_ml.hamiltonian.plausibility import implausible
@@ -30,7 +32,7 @@ from nddo_ml.hamiltonian.starts import HasDensity, Start
 from nddo_ml.hamiltonian.state import State
 from nddo_ml.hamiltonian.tape import Tape, check_order, forces, movable
 from nddo_ml.integrals.blocks import Integrals
-from nddo_ml.integrals.corrections import GROUPS
+from nddo_ml.integrals.corrections import GROUPS, corrections
 from nddo_ml.integrals.corrections.d3 import DispersionD3BJ
 from nddo_ml.integrals.parameters import PARAMETER_NAMES, AtomParameters, PairParameters
 from nddo_ml.integrals.placed import Parameters
@@ -187,6 +189,10 @@ class Hamiltonian(nn.Module):
         """The walk of molecules that are solved together."""
         scf, index = bucket.scf, bucket.index
         tape = Tape(self._taped(bucket), with_forces, Order(order))
+        if not tape.on and self._compiled(bucket):
+            part = self._untaped(bucket, with_forces)
+            if part is not None:
+                return part
         given, around = bucket.molecules, bucket.surroundings
         leaf, leaf_around = movable(given, around) if with_forces else (given, around)
         with tape.recording():
@@ -215,6 +221,57 @@ class Hamiltonian(nn.Module):
                       "heat_of_formation": self._heat(topology, molecules, made.parameters, energy),
                       "atomization_energy": self._atomization(topology, molecules, energy), **held}
         return Part(index, state, *tape.leave((quantities, parts))).valid(molecules, surroundings)
+
+    def _compiled(self, bucket: Bucket) -> bool:
+        """Whether the compiled walk may serve molecules."""
+        scf = bucket.scf
+        plain = scf.ladder is None and scf.density is None and (bucket.channels == 2 or scf.unrestricted is not False)
+        return plain and self.network is None and self.U_ss.device.type == "cpu" and compiling.ready()
+
+    def _untaped(self, bucket: Bucket, with_forces: bool) -> Part | None:
+        """The compiled walk of molecules that are solved together; None where it does not serve them."""
+        molecules, around, scf, index = bucket.molecules, bucket.surroundings, bucket.scf, bucket.index
+        version = self.version()
+        if version.bad:
+            return None
+        topology, parameters = self._gathered(molecules, version)
+        kept = self.memory.topology(molecules, self.remembered, lambda: topology)
+        assert isinstance(parameters, Parameters)
+        with blas_threads(), torch.no_grad():
+            planned = self.memory.kept(kept, version, "planned", lambda: compiled.planned(topology, parameters))
+            here = None if planned is None else compiled.placement(planned, molecules, around)
+            if planned is None or here is None:
+                return None
+            filling = planned.filling(molecules, bucket.channels, scf.biradical, index)
+            problem = here.problem(filling)
+            if not problem.whole:
+                return None
+            start = starts.earlier(topology, bucket.channels, bucket.guess, index) or filling.start
+            state = replace(walk.state(topology, molecules, problem, scf, start), index=index)
+            D = state.solution.D
+            held = compiled.populations(here, molecules, D)
+            on_atoms = on_charges = None
+            if with_forces:
+                on_atoms, on_charges = compiled.gradient(here, molecules, D, held["charges"])
+        with torch.set_grad_enabled(with_forces):
+            leaf = molecules.positions.detach().requires_grad_(with_forces)
+            parts = {"electronic": state.solution.energy, "core_core": torch.from_numpy(here.blocks.core),
+                     **corrections(self.terms, topology.composition, leaf, None, topology.recipe.constants)}
+            added = [part for part in parts.values() if part.requires_grad]
+            if on_atoms is not None and added:
+                on_atoms = on_atoms + torch.autograd.grad(reduce(torch.add, added).sum(), leaf)[0]
+        parts = {name: part.detach() for name, part in parts.items()}
+        if self._learned:
+            offsets = self.atom_offsets.index_select(0, topology.rows)
+            parts["atoms"] = offsets.new_zeros(len(molecules)).index_add(0, molecules.molecule, offsets)
+        state = self._judged(state, molecules, planned, held["charges"], bucket.names)
+        state = state.without(_not_finite(parts, state.solution.converged))
+        energy = torch.where(state.solution.converged, reduce(torch.add, parts.values()), torch.nan)
+        quantities = {"energy": energy, "forces": None if on_atoms is None else -on_atoms,
+                      "point_charge_forces": None if on_charges is None else -on_charges,
+                      "heat_of_formation": self._heat(topology, molecules, parameters, energy),
+                      "atomization_energy": self._atomization(topology, molecules, energy), **held}
+        return Part(index, state, quantities, parts).valid(molecules, around)
 
     @outside_inference
     def assembled(self, molecules: Molecules, surroundings: Surroundings = NOTHING, names: list[int] | None = None,
@@ -309,7 +366,7 @@ class Hamiltonian(nn.Module):
 
         if self._table_taped():
             return kept.topology, make()
-        return kept.topology, self.memory.gathered(kept, version, make)
+        return kept.topology, self.memory.kept(kept, version, "gathered", make)
 
     def _asked(self, topology: Topology, molecules: Molecules, distances: Distances) -> tuple[Shifts | None, dict[int, str]]:
         """What the network says, and of which molecules it says nothing that can be used: those shifts are zero."""

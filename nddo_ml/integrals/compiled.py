@@ -1,8 +1,9 @@
-"""The integrals of a batch and their derivatives at a fixed density, compiled: what torch does on its tape, in one sweep over the
-pairs of atoms and without a tape.
+"""The integrals of a batch and their derivatives at a fixed density, compiled: what torch does on its tape, in one sweep over
+the pairs of atoms and without a tape.
 
-A `Plan` holds what does not depend on the positions; it is made from the topology and the parameters of the torch path, so that
-nothing is fitted or looked up twice. Kernels (folder `kernels`) do the rest. Only `ready` methods can be planned: see `plan`.
+A `Plan` holds what does not depend on the positions. It is made from the topology and the parameters of the torch path, so that
+nothing is fitted or looked up twice; kernels (folder `kernels`) do the rest. Call these functions where kernels are ready
+(common/compiling.py).
 """
 
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from nddo_ml.common.struct import ordinary
 from nddo_ml.integrals import nuclear
+from nddo_ml.integrals.blocks import Integrals
 from nddo_ml.integrals.pair_species import HELIUM, has_own_core
 from nddo_ml.integrals.placed import Parameters
 from nddo_ml.integrals.records import ROOM, Adjoint, Array, Atoms, Cores, Folded, Indices, Pairs, Scaling, Sites, folded
@@ -72,7 +74,7 @@ def plan(topology: Topology, parameters: Parameters, cores: bool = True) -> Plan
     """
     layout, recipe = topology.layout, topology.recipe
     n_ao, molecule = _n(layout.n_ao), _n(layout.molecule)
-    orbitals, atoms = _n(layout.orbitals), len(n_ao)
+    orbitals = _n(layout.orbitals)
     before = np.cumsum(n_ao) - n_ao
     first = before - (np.cumsum(orbitals) - orbitals)[molecule]
     U, U_at, one_at, one_stride = _atom_blocks(topology, parameters)
@@ -93,7 +95,8 @@ def plan(topology: Topology, parameters: Parameters, cores: bool = True) -> Plan
     packed = np.array([DISTRIBUTIONS[n] for n in ORBITALS])[places]
     sizes = packed[i] * packed[j]
     needed = set(np.unique(kind[n_ao[j] > 0]).tolist()) | {KINDS.index((n, "core")) for n in set(n_ao.tolist()) - {0}}
-    pairs = Pairs(i, j, order, places[i], places[j], kind, slater, (own[i] | own[j] | (n_ao[j] == 0)).astype(np.int64), np.cumsum(sizes) - sizes)
+    separate = (own[i] | own[j] | (n_ao[j] == 0)).astype(np.int64)
+    pairs = Pairs(i, j, order, places[i], places[j], kind, slater, separate, np.cumsum(sizes) - sizes)
     repulsion, scaling = _cores(topology, parameters) if cores else NO_CORES, _scaling(topology, parameters, swap[order], order)
     return Plan(
         made, pairs, repulsion, scaling, constants(tuple(sorted(needed)), classes, recipe.constants),
@@ -153,7 +156,8 @@ def adjoint(plan: Plan) -> Adjoint:
 def gradient(plan: Plan, x: Float[np.ndarray, "atom 3"], densities: Float[np.ndarray, "molecule spin orbital orbital"],
              blocks: Blocks, surroundings: Placed | None = None, gamma_weights: Array = NOT_ANY, to: Adjoint | None = None
              ) -> tuple[Float[np.ndarray, "atom 3"], Float[np.ndarray, "site 3"] | None]:
-    """dE/dx on the atoms and on the point charges (eV/angstrom) at fixed densities; blocks: the integrals there.
+    """dE/dx on the atoms and on the point charges (eV/angstrom) at fixed densities, without the force of a field on the charges
+    of the atoms; blocks: the integrals there.
 
     gamma_weights: derivatives of further energies by blocks.gamma. to: takes the derivatives by the parameters of the atoms.
     """
@@ -161,13 +165,58 @@ def gradient(plan: Plan, x: Float[np.ndarray, "atom 3"], densities: Float[np.nda
 
     room, slopes, on_sites = np.empty(ROOM), np.zeros_like(x), None
     to = NO_ADJOINT if to is None else to
-    gradients.pair_gradient(0, len(plan.pairs.i), x, densities, plan.constants, plan.batch, *blocks.scaling[:3], room, blocks.two,
-                            blocks.gamma, gamma_weights, slopes, to)
+    gradients.pair_gradient(0, len(plan.pairs.i), x, densities, plan.constants, plan.batch, *blocks.scaling[:3], room,
+                            blocks.two, blocks.gamma, gamma_weights, slopes, to)
     if surroundings is not None and surroundings.sites is not None:
         on_sites = np.zeros_like(surroundings.sites.x)
         external.charge_gradient(0, len(x), x, densities, surroundings.sites, plan.constants, plan.batch,
                                  plan.join is not None, room, slopes, on_sites, to)
     return slopes, on_sites
+
+
+class Populations(NamedTuple):
+    """What a density says of the atoms and the molecules."""
+
+    charges: Float[np.ndarray, "atom"]              # Coulson, e
+    dipole: Float[np.ndarray, "molecule 3"]         # e angstrom, about the origin
+    spin_populations: Float[np.ndarray, "atom"]
+    s2: Float[np.ndarray, "molecule"]
+
+
+def populations(plan: Plan, x: Float[np.ndarray, "atom 3"], densities: Float[np.ndarray, "molecule spin orbital orbital"],
+                unpaired: Float[np.ndarray, "molecule"]) -> Populations:
+    """`properties.populations` of densities at the positions x (angstrom), with so many unpaired electrons."""
+    from nddo_ml.integrals.kernels import external
+
+    made = Populations(np.empty(len(x)), np.zeros((len(densities), 3)), np.empty(len(x)), unpaired / 2 * (unpaired / 2 + 1))
+    external.populations(x, densities, plan.constants, plan.batch, np.empty(45), *made)
+    return made
+
+
+def blocks_of_groups(plan: Plan, topology: Topology, blocks: Blocks) -> Integrals:
+    """The integrals in the blocks of the layout's groups, for what works on them with torch; zeros for ghost functions."""
+    layout, h = topology.layout, torch.from_numpy(blocks.h).view(-1)
+    h_atoms = [h[group.packed] for group in layout.atoms]
+    h_pairs = [h[group.block] if group.mask is None else h[group.block] * group.mask for group in layout.pairs]
+    one = [torch.from_numpy(plan.one[plan.one_at[group.atoms[0]]:][:len(group.atoms) * m * m].reshape(-1, m, m))
+           for group in layout.atoms for m in (DISTRIBUTIONS[group.orbitals],)]
+    place = np.empty_like(plan.pairs.order)
+    place[plan.pairs.order] = np.arange(len(place))
+    packed = np.array([DISTRIBUTIONS[n] for n in ORBITALS])[plan.atoms.shell]
+    values = np.append(blocks.two, 0.0)
+    two, start = [], 0
+    for group in layout.pairs:
+        k = place[start:start + len(group.i)]
+        start += len(k)
+        i, j = _n(group.i), _n(group.j)
+        swapped = plan.pairs.i[k] != i
+        row, column = np.where(swapped, 1, packed[j]), np.where(swapped, packed[i], 1)
+        x, y = (np.arange(DISTRIBUTIONS[n]) for n in group.shells)
+        at = (plan.pairs.two_at[k][:, None, None] + row[:, None, None] * x[None, :, None]
+              + column[:, None, None] * y[None, None, :])
+        real = (x[None, :, None] < packed[i][:, None, None]) & (y[None, None, :] < packed[j][:, None, None])
+        two.append(torch.from_numpy(values[np.where(real, at, -1)]))
+    return Integrals(h_atoms, h_pairs, one, two, torch.from_numpy(blocks.core))
 
 
 def scaled(plan: Plan, x: Float[np.ndarray, "atom 3"]) -> Scaling:
@@ -255,7 +304,8 @@ def _cores(topology: Topology, parameters: Parameters) -> Cores:
         special = rules.special
     elif energy is nuclear.damped and isinstance(rules, nuclear.DampedRules):
         form, special = DAMPED, None
-        values = np.concatenate([alpha[:, None], x[:, None], _n(rules.square)[:, None], _n(rules.extra), _n(rules.wall)[:, None]], 1)
+        columns = alpha, x, _n(rules.square), _n(rules.extra), _n(rules.wall)
+        values = np.concatenate([column.reshape(len(x), -1) for column in columns], 1)
     else:
         return NO_CORES
     half = rules.count.shape[1] // 2

@@ -5,7 +5,9 @@ fixed point D = density(fock(D)) of each molecule, or where the solver gave up. 
 and `replaced` take members out and put them back.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -38,9 +40,14 @@ class Problem:
     """What the solver of the self-consistent field needs."""
 
     layout: Layout
-    integrals: Integrals                                    # eV, off the tape
+    blocks: Integrals | Callable[[], Integrals]             # eV, off the tape; or how to make them
     h: Float[Tensor, "molecule orbital orbital"]            # core Hamiltonian, eV
     occupations: Float[Tensor, "molecule spin level"]       # of the levels in ascending order; 1/2: half-electron states
+
+    @cached_property
+    def integrals(self) -> Integrals:
+        """The integrals, eV, off the tape; made when they are first asked for."""
+        return self.blocks if isinstance(self.blocks, Integrals) else self.blocks()
 
     @property
     def whole(self) -> bool:
