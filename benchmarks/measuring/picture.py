@@ -10,6 +10,7 @@ LINES = {           # program, kind -> what it is called, colour, dash
     ("MOPAC", "cold"): ("MOPAC, cold", "#b5651d", "-"), ("MOPAC", "warm"): ("MOPAC, warm", "#b5651d", "--"),
     ("tblite", "cold"): ("tblite, cold", "#6b8e23", "-"), ("tblite", "warm"): ("tblite, warm", "#6b8e23", "--"),
 }
+TICKS = (3, 10, 30, 100, 300)
 
 
 def draw(records: Sequence[Record], picture: Path) -> None:
@@ -20,6 +21,7 @@ def draw(records: Sequence[Record], picture: Path) -> None:
     matplotlib.use("svg")
     matplotlib.rcParams |= {"svg.hashsalt": "performance", "svg.fonttype": "none", "font.family": "sans-serif"}
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, NullFormatter
 
     chosen = sorted((r for r in records if r.atoms and r.case.threads == 1 and r.case.method == "AM1"), key=lambda r: r.atoms)
     figure = Figure(figsize=(9.5, 4.2), layout="constrained")
@@ -28,10 +30,13 @@ def draw(records: Sequence[Record], picture: Path) -> None:
         _line(left, chosen, lambda r, p=program, k=kind: _milliseconds(r.middle(p, k)), label=name, color=colour, ls=dash)
         if kind == "cold":
             _line(right, chosen, lambda r, p=program: r.memory.get(p), label=program, color=colour, ls=dash)
-    left.set_ylabel("energy and forces, AM1 (tblite: GFN2-xTB), one thread, ms")
+    left.set_ylabel("energy and forces, one thread, ms")
     right.set_ylabel("peak memory above the imports, MB")
     for axes in (left, right):
-        axes.set(xscale="log", yscale="log", xlabel="atoms")
+        axes.set(xscale="log", yscale="log", xlabel="atoms (AM1; tblite: GFN2-xTB)", xticks=TICKS, xticklabels=map(str, TICKS))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.grid(True, which="major", lw=0.4, color="0.85")
         axes.legend(fontsize=8, frameon=False)
     figure.savefig(picture, metadata={"Date": None})

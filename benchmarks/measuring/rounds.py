@@ -142,7 +142,7 @@ def _first(process: Process, record: Record) -> dict[str, list[float]]:
     record.memory[process.program] = process("memory")["peak"]
     longest = found["cold"][0]
     kept = [kind for kind in kinds if longest < LONG or kind in ("cold", "warm", "unchecked")]
-    for kind in kept[1:] if longest < 40 else []:
+    for kind in kept[1:] if longest < 60.0 else []:
         found[kind] = process("time", kind=kind, calls=1)["seconds"]
     return found
 

@@ -62,9 +62,11 @@ class Worker:
 
     def time(self, kind: str, calls: int) -> dict[str, Any]:
         """Seconds of so many calls one after another, each with the next frame."""
+        from measuring.structures import PERIOD
+
         call, first = self.kinds[kind], self.frame.get(kind, 0) + 1
         self.frame[kind] = first + calls - 1
-        return {"seconds": [seconds(call, k % 32) for k in range(first, first + calls)]}
+        return {"seconds": [seconds(call, k % PERIOD) for k in range(first, first + calls)]}
 
     def memory(self) -> dict[str, Any]:
         """Resident memory above that after the imports, MB: now and at its peak."""
