@@ -34,13 +34,18 @@ def jit(function: Kernel) -> Kernel:
 
 
 def bare(function: Kernel) -> Kernel:
-    """The same for functions that make no arrays: numba does not count the references to those they are given, which takes longer
-    than the integrals of a pair."""
+    """The same for functions that make no arrays: numba does not count the references to those they are given, which takes
+    longer than the integrals of a pair."""
     return _kept(numba.njit(_nrt=False, nogil=True, fastmath=FAST, error_model="numpy")(function), function)
 
 
 def inlined(function: Kernel) -> Kernel:
     """The same for small functions that become part of the kernels that call them."""
+    return cast(Kernel, numba.njit(forceinline=True, nogil=True, fastmath=FAST, error_model="numpy")(function))
+
+
+def bare_inlined(function: Kernel) -> Kernel:
+    """The same for those that make no arrays, as parts of `bare` kernels."""
     return cast(Kernel, numba.njit(_nrt=False, forceinline=True, nogil=True, fastmath=FAST, error_model="numpy")(function))
 
 

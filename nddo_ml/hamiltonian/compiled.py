@@ -39,6 +39,7 @@ class Filling:
     electrons: Electrons
     occupations: Float[Tensor, "molecule spin level"]
     start: Start                    # neutral atoms
+    whole: bool                     # no half-electron state
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +57,8 @@ class Planned:
         if key not in self.filled:
             electrons = starts.electrons(self.topology, molecules, channels, biradical, names)
             occupations = aufbau(electrons.alpha, electrons.beta, channels, self.topology.layout.size)
-            self.filled[key] = Filling(electrons, occupations, starts.neutral_atoms(self.topology, electrons))
+            whole = not bool((occupations * (1 - occupations)).any())
+            self.filled[key] = Filling(electrons, occupations, starts.neutral_atoms(self.topology, electrons), whole)
         return self.filled[key]
 
 

@@ -49,10 +49,10 @@ class Problem:
         """The integrals, eV, off the tape; made when they are first asked for."""
         return self.blocks if isinstance(self.blocks, Integrals) else self.blocks()
 
-    @property
+    @cached_property
     def whole(self) -> bool:
         """Whether every level is full or empty: no half-electron states."""
-        return bool(((self.occupations == 0) | (self.occupations == 1)).all())
+        return not bool((self.occupations * (1 - self.occupations)).any())
 
     @property
     def electrons(self) -> Electrons:

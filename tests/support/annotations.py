@@ -14,7 +14,7 @@ from jaxtyping import _import_hook, install_import_hook
 
 verify = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
-KERNELS = ("jit", "bare", "inlined", "spliced")     # decorators of kernels (nddo_ml/common/jit.py)
+KERNELS = ("jit", "bare", "inlined", "bare_inlined", "spliced")     # decorators of kernels (nddo_ml/common/jit.py)
 CALLS = 1       # of a function that are checked in a test
 _tests = 0      # that have begun
 

@@ -2,13 +2,13 @@
 
 from math import exp
 
-from nddo_ml.common.jit import inlined
+from nddo_ml.common.jit import bare_inlined
 from nddo_ml.integrals.nuclear import DAMPING, LARGEST_EXPONENT, LARGEST_WALL
 
 EXPONENTIAL, DAMPED = 0, 1      # forms
 
 
-@inlined
+@bare_inlined
 def repulsion(k, r, gamma, cores):
     """Energy of pair k (eV), and its derivatives by gamma and by r: r in angstrom, gamma in eV. cores: see `tables.Cores`."""
     charge, row = cores.charge[k], cores.values[k]

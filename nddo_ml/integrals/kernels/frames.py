@@ -6,13 +6,13 @@ into blocks of angular momentum 0, 1, 2; each block is turned by itself.
 
 import numpy as np
 
-from nddo_ml.common.jit import inlined
+from nddo_ml.common.jit import bare_inlined
 from nddo_ml.integrals.frame import D_TENSORS
 
 TENSORS = np.ascontiguousarray(D_TENSORS)
 
 
-@inlined
+@bare_inlined
 def turn(u, E, quadrupole):
     """E (3, 3): axes of the frame along u, rows e_x, e_y, e_z = u.  quadrupole (5, 5): d functions of the laboratory (rows) by
     those of the frame (columns); left alone where it has no rows.
@@ -46,7 +46,7 @@ def turn(u, E, quadrupole):
         quadrupole[4, m] = k * xy
 
 
-@inlined
+@bare_inlined
 def along(u, momenta, values, slopes):
     """Harmonics of an atom's components along u into `values`, and into `slopes` (component, 3) their derivatives by u; momenta:
     the angular momentum of each kind of component."""
@@ -75,7 +75,7 @@ def along(u, momenta, values, slopes):
             place += 5
 
 
-@inlined
+@bare_inlined
 def to_laboratory(M, momenta_i, momenta_j, E, quadrupole, row):
     """M <- R_i M R_j^T in place: a matrix of components of two atoms, or of their orbitals, from the frame of the pair to the
     laboratory. row: scratch of 5 values."""
@@ -120,7 +120,7 @@ def to_laboratory(M, momenta_i, momenta_j, E, quadrupole, row):
         place += 2 * l + 1
 
 
-@inlined
+@bare_inlined
 def to_frame(M, momenta_i, momenta_j, E, quadrupole, row):
     """M <- R_i^T M R_j in place, the adjoint of `to_laboratory`."""
     columns = 0
@@ -164,7 +164,7 @@ def to_frame(M, momenta_i, momenta_j, E, quadrupole, row):
         place += 2 * l + 1
 
 
-@inlined
+@bare_inlined
 def turning(M, p, c, generator_i, generator_j):
     """What the weight of element (p, c) of a matrix of components becomes when the axis turns towards e_x and towards e_y of the
     frame: M (row, column) are the weights, generators as in `tables.Generator`."""

@@ -8,7 +8,7 @@ Each integral is a function of R and of the axis u: along the axis by dE/dR, acr
 
 from math import sqrt
 
-from nddo_ml.common.jit import bare, inlined
+from nddo_ml.common.jit import bare, bare_inlined
 from nddo_ml.integrals.kernels import cores as core_core
 from nddo_ml.integrals.kernels import unfold
 from nddo_ml.integrals.kernels.frames import along, to_frame, turn, turning
@@ -18,7 +18,7 @@ from nddo_ml.integrals.kernels.overlaps import overlaps
 from nddo_ml.integrals.kernels.pairs import HELIUM, METAL, factor_of, joined, pair_axis, without_helium
 
 
-@inlined
+@bare_inlined
 def packed_density(D, first, orbitals, q):
     """The packed density of an atom into q, off-diagonal elements counted twice; D (spin, orbital, orbital)."""
     scale, m = 2.0 / len(D), 0
@@ -31,7 +31,7 @@ def packed_density(D, first, orbitals, q):
             m += 1
 
 
-@inlined
+@bare_inlined
 def repulsion_weights(D, at_i, at_j, shell_i, shell_j, q_i, q_j, W):
     """The derivative of the energy by each (ij|kl) of a pair into W (m_i, m_j): Coulomb less exchange."""
     x, scale = 0, 2.0 / len(D)
@@ -50,7 +50,7 @@ def repulsion_weights(D, at_i, at_j, shell_i, shell_j, q_i, q_j, W):
             x += 1
 
 
-@inlined
+@bare_inlined
 def pull_with_charge(kind, shell, charges, scratch, u, V, count):
     """For the weights V of the distributions of an atom whose partner is a charge in the direction u: the energy; derivatives
     by R and the features into scratch.pulled (`count` values), by u into scratch.by_axis. scratch.given holds R and features."""
@@ -78,7 +78,7 @@ def pull_with_charge(kind, shell, charges, scratch, u, V, count):
     return energy
 
 
-@inlined
+@bare_inlined
 def pull_repulsion_block(kind, shell_i, shell_j, charges, scratch, u, W, count):
     """For the weights W of (ij|kl): the energy; derivatives by R and the features into scratch.pulled, by a turn of the axis
     towards e_x and e_y into scratch.by_turn, or by u into scratch.by_axis where j has an s function alone."""
@@ -104,7 +104,7 @@ def pull_repulsion_block(kind, shell_i, shell_j, charges, scratch, u, W, count):
     return energy
 
 
-@inlined
+@bare_inlined
 def pull_core_attraction(i, j, shell, atoms, charges, R, u, scratch, V, adjoint, scale):
     """`pairs.core_attraction` for the weights V: the energy, and its derivative by R; that by u is in scratch.by_axis. The
     derivatives by the features are added to the adjoint, times `scale`."""
@@ -124,7 +124,7 @@ def pull_core_attraction(i, j, shell, atoms, charges, R, u, scratch, V, adjoint,
     return energy, scratch.pulled[0]
 
 
-@inlined
+@bare_inlined
 def pull_resonance(k, i, j, shell_i, shell_j, D, u, atoms, pairs, constants, scaling, scratch, adjoint):
     """The derivatives of the resonance energy of pair k: returns that by R (bohr) and by the fade; by a turn of the axis and by
     u they are added to scratch.by_turn and scratch.by_axis."""

@@ -3,16 +3,16 @@
 All of it is linear in the integrals, so that its adjoints carry the derivatives.
 """
 
-from nddo_ml.common.jit import inlined
+from nddo_ml.common.jit import bare_inlined
 
 
-@inlined
+@bare_inlined
 def _diagonal(a):
     """The packed place of the distribution of orbital a with itself."""
     return a * (a + 3) // 2
 
 
-@inlined
+@bare_inlined
 def _equal(l, k, metal_i, metal_j, shells_i, shells_j):
     """Whether the mean over shell l of atom i and shell k of atom j is made equal; see repulsion.equalised."""
     if l == 2 and metal_i:
@@ -20,7 +20,7 @@ def _equal(l, k, metal_i, metal_j, shells_i, shells_j):
     return k == 2 and metal_j != 0 and (l == 0 or (l == 1 and shells_i > 1))
 
 
-@inlined
+@bare_inlined
 def equalise_repulsion(metal_i, metal_j, shell_i, shell_j, W):
     """`repulsion.equalised` in place."""
     target = W[0, 0]
@@ -37,7 +37,7 @@ def equalise_repulsion(metal_i, metal_j, shell_i, shell_j, W):
                         W[_diagonal(a), _diagonal(b)] += change
 
 
-@inlined
+@bare_inlined
 def pull_repulsion(metal_i, metal_j, shell_i, shell_j, W):
     """The adjoint of `equalise_repulsion`: W holds the weights of the equalised integrals, and then those of the others."""
     to_first = 0.0
@@ -56,7 +56,7 @@ def pull_repulsion(metal_i, metal_j, shell_i, shell_j, W):
     W[0, 0] += to_first
 
 
-@inlined
+@bare_inlined
 def equalise_attraction(metal, partner_has_p, shell, V):
     """`attraction.equalised_attraction` in place."""
     if not metal:
@@ -71,7 +71,7 @@ def equalise_attraction(metal, partner_has_p, shell, V):
             V[_diagonal(a)] += change
 
 
-@inlined
+@bare_inlined
 def pull_attraction(metal, partner_has_p, shell, V):
     """The adjoint of `equalise_attraction`, in place."""
     if not metal:

@@ -7,10 +7,10 @@ The linear forms, which of them make a distance and the weights are the constant
 
 from math import sqrt
 
-from nddo_ml.common.jit import inlined
+from nddo_ml.common.jit import bare_inlined
 
 
-@inlined
+@bare_inlined
 def interactions(kind, charges, scratch):
     """The integrals of a pair of kind `kind` (eV), those that are not zero one after another, into scratch.local.
 
@@ -41,7 +41,7 @@ def interactions(kind, charges, scratch):
             local[charges.weight_of[t]] += charges.weight[t] * value
 
 
-@inlined
+@bare_inlined
 def pulled(kind, charges, scratch, count):
     """Derivatives by R and the features of both atoms, `count` values in all, into scratch.pulled; scratch.weights: those of the
     energy by each integral. `interactions` of the same pair came before.
@@ -66,7 +66,7 @@ def pulled(kind, charges, scratch, count):
             result[charges.coordinate_of[t]] += charges.coordinate[t] * value
 
 
-@inlined
+@bare_inlined
 def gathered(kind, charges, features, i, j, R, scratch):
     """R and the features of atoms i and j (bohr) of a pair of kind `kind` into scratch.given; how many values that are.
 
@@ -85,7 +85,7 @@ def gathered(kind, charges, features, i, j, R, scratch):
     return place
 
 
-@inlined
+@bare_inlined
 def spread(kind, charges, scratch, i, j, scale, to_features):
     """Adds derivatives by the features of atoms i and j, scratch.pulled times `scale`, to `to_features` (atom, feature); j < 0:
     those of i alone."""
@@ -99,7 +99,7 @@ def spread(kind, charges, scratch, i, j, scale, to_features):
             place += 1
 
 
-@inlined
+@bare_inlined
 def packed_rows(M, table_i, table_j, W):
     """W = C_i M C_j^T: a matrix of components of two atoms as one of packed distributions. C_i and C_j are the decompositions of
     the distributions, given as (start of each row, component, coefficient)."""
@@ -116,7 +116,7 @@ def packed_rows(M, table_i, table_j, W):
             W[x, y] = total
 
 
-@inlined
+@bare_inlined
 def component_weights(W, table_i, table_j, M, rows, columns):
     """M (rows, columns) = C_i^T W C_j, the adjoint of `packed_rows`: weights of packed distributions as those of components."""
     at_i, of_i, value_i = table_i

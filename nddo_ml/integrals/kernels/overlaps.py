@@ -8,10 +8,10 @@ W are the constants of `overlap.polynomials` at the Gauss-Legendre nodes nu_q.
 
 from math import exp
 
-from nddo_ml.common.jit import inlined
+from nddo_ml.common.jit import bare_inlined
 
 
-@inlined
+@bare_inlined
 def quadrature(R, low, high, powers, slater):
     """Which of the quadratures is enough for exponents between `low` and `high` (1/bohr) at distance R (bohr); see
     overlap.POINTS."""
@@ -22,7 +22,7 @@ def quadrature(R, low, high, powers, slater):
     return len(slater.nodes_at) - 2
 
 
-@inlined
+@bare_inlined
 def overlaps(kind, R, zeta, i, j, slater, scratch):
     """Overlaps of the Slater functions of atoms i and j, a pair of the class `kind`, R in bohr, into the columns of
     scratch.overlap: S, dS/dR, dS/dzeta_i, dS/dzeta_j of each integral. zeta (atom, shell) in 1/bohr. False: all are below 1e-13.

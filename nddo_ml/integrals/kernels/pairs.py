@@ -2,7 +2,7 @@
 
 from math import sqrt
 
-from nddo_ml.common.jit import bare, inlined
+from nddo_ml.common.jit import bare, bare_inlined
 from nddo_ml.integrals.kernels import cores as core_core
 from nddo_ml.integrals.kernels import unfold
 from nddo_ml.integrals.kernels.frames import along, to_laboratory, turn
@@ -13,7 +13,7 @@ from nddo_ml.integrals.kernels.overlaps import overlaps
 HELIUM, METAL, OWN_CORE = 1, 2, 4       # what is special about an atom, as bits; METAL: it has d electrons
 
 
-@inlined
+@bare_inlined
 def pair_axis(x, i, j, u):
     """The distance of two atoms; the unit vector from i to j into u."""
     dx, dy, dz = x[j, 0] - x[i, 0], x[j, 1] - x[i, 1], x[j, 2] - x[i, 2]
@@ -22,7 +22,7 @@ def pair_axis(x, i, j, u):
     return r
 
 
-@inlined
+@bare_inlined
 def with_charge(kind, shell, charges, scratch, u, V):
     """Integrals over the packed distributions of an atom, whose partner is a charge in the direction u, into V; scratch.given
     holds R and the features."""
@@ -45,7 +45,7 @@ def with_charge(kind, shell, charges, scratch, u, V):
         V[x] = total
 
 
-@inlined
+@bare_inlined
 def repulsion(kind, shell_i, shell_j, charges, scratch, u, W):
     """(ij|kl) of a pair in the laboratory into W (m_i, m_j); scratch.given holds R and the features, scratch.E and
     scratch.quadrupole the frame of atoms that both have p functions."""
@@ -66,7 +66,7 @@ def repulsion(kind, shell_i, shell_j, charges, scratch, u, W):
     packed_rows(M, (shell_i.at, shell_i.of, shell_i.value), (shell_j.at, shell_j.of, shell_j.value), W)
 
 
-@inlined
+@bare_inlined
 def core_attraction(i, j, shell, atoms, charges, R, u, helium, scratch, V):
     """(ij|core) of the distributions of atom i with the core of j in the direction u, for a unit charge, into V."""
     if shell.orbitals == 0:
@@ -80,7 +80,7 @@ def core_attraction(i, j, shell, atoms, charges, R, u, helium, scratch, V):
             V[x] = 0.0
 
 
-@inlined
+@bare_inlined
 def resonance_block(k, i, j, shells, atoms, pairs, constants, scaling, scratch, u, H):
     """The resonance integrals of pair k in the frame (atoms that both have p functions) or in the laboratory (an s function
     at j) into H (n_i, n_j), from scratch.overlap."""
@@ -104,7 +104,7 @@ def resonance_block(k, i, j, shells, atoms, pairs, constants, scaling, scratch, 
                 H[p, q] = value * factor_of(scaling, pairs.order[k], p, q)
 
 
-@inlined
+@bare_inlined
 def factor_of(scaling, k, p, q):
     """The factor of the resonance integral of local orbitals p of i and q of j of pair k."""
     if len(scaling.factors) == 0:
@@ -112,7 +112,7 @@ def factor_of(scaling, k, p, q):
     return scaling.factors[scaling.factors_at[k] + p * scaling.factor_strides[k, 0] + q * scaling.factor_strides[k, 1]]
 
 
-@inlined
+@bare_inlined
 def joined(k, r, scaling):
     """The weight of the multipole integrals of pair k, and the point-charge limit that is added, eV; 1 and 0 without a join."""
     if len(scaling.join) == 0:
@@ -121,7 +121,7 @@ def joined(k, r, scaling):
     return weight, (1.0 - weight) * scaling.coulomb / r
 
 
-@inlined
+@bare_inlined
 def join_blocks(weight, limit, shell_i, shell_j, W):
     """W <- weight W + limit for the distributions i = j, k = l, in place."""
     for x in range(shell_i.packed):
@@ -132,7 +132,7 @@ def join_blocks(weight, limit, shell_i, shell_j, W):
             W[a * (a + 3) // 2, b * (b + 3) // 2] += limit
 
 
-@inlined
+@bare_inlined
 def join_attraction(weight, limit, shell, V):
     """V <- weight V + limit for the distributions i = j, in place."""
     for x in range(shell.packed):
@@ -141,7 +141,7 @@ def join_attraction(weight, limit, shell, V):
         V[a * (a + 3) // 2] += limit
 
 
-@inlined
+@bare_inlined
 def without_helium(atoms, j, shell_i, shell_j, W):
     """Helium is an s-only atom in all integrals with a d function: zeros in W, in place."""
     if atoms.special[j] & HELIUM and shell_i.orbitals == 9 and shell_j.orbitals == 4:
