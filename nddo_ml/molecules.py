@@ -76,6 +76,9 @@ class Molecules:
 
     def to(self, device: torch.device | str) -> "Molecules":
         """The same molecules on another device."""
+        device = torch.device(device)
+        if all(t.device == device for t in (self.numbers, self.positions, self.molecule, self.charge, self.unpaired)):
+            return self
         return tensor_map(lambda t: t.to(device), self)
 
     def select(self, indices: Sequence[int]) -> "Molecules":
@@ -193,10 +196,10 @@ def check(molecules: Molecules) -> None:
     x, names = molecules.positions.detach(), None if len(molecules) == 1 else range(len(molecules))
     if x.dtype != torch.float64:
         raise InvalidMolecule(f"The positions are {x.dtype}: expected torch.float64 (positions.double(), or Molecules.batch).")
-    if bool((molecules.molecule.diff() < 0).any()):
+    if atoms > 1 and bool((molecules.molecule[1:] < molecules.molecule[:-1]).any()):
         raise InvalidMolecule("The atoms of a batch must be ordered by molecule: owners in `molecule` may not decrease.")
-    bad = ~(x.abs() <= FARTHEST)                      # NaN included
-    if bool(bad.any()):
+    if not float(torch.linalg.vector_norm(x, torch.inf)) <= FARTHEST:       # NaN included
+        bad = ~(x.abs() <= FARTHEST)
         atom = int(bad.any(-1).nonzero()[0, 0])
         raise InvalidMolecule(f"Atom {named(molecules.molecule, names, atom)} has coordinates {x[atom].tolist()}: all "
                               f"coordinates must be finite and below {FARTHEST:g}, in angstrom.")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import nddo_ml
+from nddo_ml.common import code_cache
 
 PACKAGE = Path(__file__).parents[1] / "nddo_ml"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -40,15 +41,23 @@ CONFINED = {"typer": "cli", "rich": "cli", "click": "cli",
             "pyscf": ("labels/levels/pyscf", "functional/pyscf/", "wavefunction/orbitals/pyscf_",
                       "wavefunction/determinants/pyscf_"),
             "tblite": "labels/levels/tight_binding.py", "rdkit": ("labels/structures.py", "structures/mdl.py"),
-            "gemmi": "structures/pdb.py", "distributed": "labels/queue.py"}
+            "gemmi": "structures/pdb.py", "distributed": "labels/queue.py",
+            "numba": "common/jit.py", "threadpoolctl": "common/threads.py"}
 # imported inside a function: an optional package may be missing, and rdkit and gemmi take long to load
-LAZY = {"matplotlib", "pyscf", "tblite", "rdkit", "gemmi", "distributed"}
+LAZY = {"matplotlib", "pyscf", "tblite", "rdkit", "gemmi", "distributed", "threadpoolctl"}
+KERNELS = [f for f in FILES if f.parent.name == "kernels"]
+COMPILED = [*KERNELS, PACKAGE / "common" / "jit.py"]        # what needs numba
 
 
 def group(path):
     """The layer a file belongs to: its subpackage, or its own name."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     return parts[0]
+
+
+def module(path):
+    """The name a file is imported by."""
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
 
 
 def imports(path):
@@ -114,6 +123,25 @@ def test_third_parties_stay_where_they_are_needed(path):
         assert not (name in LAZY and at_top), f"{inside} imports {module} at its top: import it inside a function"
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_kernels_are_imported_when_they_are_called(path):
+    """numba may be missing, and takes a while to load."""
+    needs_numba = {module(f) for f in COMPILED}
+    if path not in COMPILED:
+        assert not [m for m, at_top in imports(path) if at_top and m in needs_numba | {m.rpartition(".")[0] for m in needs_numba
+                                                                                       if ".kernels." in m}]
+
+
+def test_the_fingerprint_knows_what_kernels_import():
+    """Machine code is made from nothing whose change would go unnoticed."""
+    known = {module(path) for pattern in code_cache.SOURCES for path in PACKAGE.glob(pattern)}
+    assert {module(f) for f in KERNELS} <= known
+    for path in KERNELS:
+        for name, _ in imports(path):
+            own = name.startswith("nddo_ml")
+            assert not own or name in known or name.endswith(".kernels"), f"{path} imports {name}: name it in SOURCES, or not"
+
+
 def test_no_print_and_no_exit():
     """Only the command speaks to the terminal, and only it ends the process."""
     for path in FILES:
@@ -147,11 +175,11 @@ def loaded(statement, modules):
 
 def test_the_top_level_is_light():
     """`import nddo_ml` loads neither torch nor ase nor numpy; its public names are there when asked for."""
-    assert loaded("import nddo_ml", ("torch", "numpy", "ase", "scipy", "rich", "matplotlib")) == []
+    assert loaded("import nddo_ml", ("torch", "numpy", "ase", "scipy", "rich", "matplotlib", "numba")) == []
 
 
 def test_the_model_needs_no_command_line_and_no_plots():
-    assert loaded("import nddo_ml; nddo_ml.Hamiltonian", ("typer", "rich", "matplotlib")) == []
+    assert loaded("import nddo_ml; nddo_ml.Hamiltonian", ("typer", "rich", "matplotlib", "numba")) == []
 
 
 def test_public_names_exist():

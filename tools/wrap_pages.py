@@ -27,7 +27,7 @@ def wrapped(text: str) -> str:
 
     for line in text.splitlines():
         fence = line.lstrip().startswith("```")
-        made = made or ("made by tools/" in line and line.startswith("<!--"))
+        made = made or (": made by " in line and line.startswith("<!--"))
         inside_item = bool(paragraph) or (bool(lines) and bool(ITEM.match(lines[-1])))
         if fence or fenced or made or not line.strip() or LITERAL.match(line) or (line.startswith("    ") and not inside_item):
             close()

@@ -264,6 +264,22 @@ def wavefunction(
         run_wavefunction(configuration(config, molecule, unit, output), restart, minutes)
 
 
+@app.command("warm-up")
+def warm_up(
+    status: Annotated[bool, typer.Option("--status", help="Only say what calculates, kernels or torch, and why.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Throw away what is compiled, and compile anew.")] = False,
+) -> None:
+    """Compile the kernels now, not in the background.
+
+    It is done once per machine and version. Until then torch calculates, with the same results but slower.
+    """
+    with refusals():
+        from nddo_ml.cli.warm_up import run, show
+
+        code = show() if status else run(again)
+    raise typer.Exit(code)
+
+
 def main() -> None:
     """Entry point of the command."""
     if os.getcwd() not in sys.path:

@@ -18,6 +18,9 @@ from torch.utils import _pytree as pytree
 T = TypeVar("T")
 Arguments = ParamSpec("Arguments")
 
+_records: set[type] = set()
+
+
 @dataclass_transform(frozen_default=True)
 def record(cls: type[T]) -> type[T]:
     """The class as a frozen, keyword-friendly dataclass registered with torch's pytrees; compared by identity."""
@@ -34,6 +37,7 @@ def record(cls: type[T]) -> type[T]:
         return instance
 
     pytree.register_pytree_node(cls, flatten, unflatten)
+    _records.add(cls)
     return cls
 
 
@@ -74,11 +78,30 @@ def outside_inference(function: Callable[Arguments, T]) -> Callable[Arguments, T
     """The function as it is outside of torch.inference_mode, whether that is on or its arguments were made there."""
     @functools.wraps(function)
     def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> T:
+        if not (torch.is_inference_mode_enabled() or _made_in_inference(args) or _made_in_inference(kwargs.values())):
+            return function(*args, **kwargs)
         with ordinary():
             args, kwargs = tensor_map(lambda t: t.clone() if t.is_inference() else t, (args, kwargs))
             return function(*args, **kwargs)
 
     return call
+
+
+def _made_in_inference(trees: Iterable[object]) -> bool:
+    """Whether torch.inference_mode was on when a tensor among these was made."""
+    for tree in trees:
+        if isinstance(tree, torch.Tensor):
+            if tree.is_inference():
+                return True
+        elif isinstance(tree, list | tuple):
+            if _made_in_inference(tree):
+                return True
+        elif isinstance(tree, dict):
+            if _made_in_inference(tree.values()):
+                return True
+        elif type(tree) in _records and _made_in_inference(vars(tree).values()):
+            return True
+    return False
 
 
 class Lock:

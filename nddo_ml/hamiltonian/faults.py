@@ -8,8 +8,9 @@ sentence that says why.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from nddo_ml.elements import symbol
@@ -32,17 +33,27 @@ class Tables:
     """The values of all columns of a Hamiltonian's tables at one time, one after another, and where those of a column cannot be
     used: name -> mask, only of columns with such values."""
 
-    values: Tensor
+    values: Int[np.ndarray, "value"]        # bit by bit: a NaN equals itself
     bad: Mapping[str, Tensor]
+    places: list[int]                       # where the columns lay in memory
+    views: list[np.ndarray]                 # of the same memory, which it keeps from being used for anything else
+
+    def holds(self, columns: Mapping[str, Tensor]) -> bool:
+        """Whether not a bit of the columns has changed. Values are compared, not their histories, so that edits of `.data` are
+        seen too."""
+        here = [column.data_ptr() for column in columns.values()]
+        return here == self.places and np.array_equal(np.concatenate(self.views), self.values)
 
 
 def tables(columns: Mapping[str, Tensor], method: Method, earlier: Tables | None) -> Tables:
-    """The tables as they are now: `earlier` itself if not a bit has changed. Values are compared, not their histories, so that
-    edits of `.data` are seen too."""
+    """The tables as they are now: `earlier` itself if not a bit has changed."""
+    if earlier is not None and earlier.holds(columns):
+        return earlier
     with torch.no_grad():
-        values = torch.cat([c.flatten() for c in columns.values()])
-        if earlier is not None and earlier.values.device == values.device and torch.equal(
-                earlier.values.view(torch.int64), values.view(torch.int64)):          # as integers: a NaN equals itself
+        flat = [column.detach().flatten() for column in columns.values()]
+        on_cpu = [values.cpu().numpy().view(np.int64) for values in flat]
+        values = np.concatenate(on_cpu)
+        if earlier is not None and np.array_equal(values, earlier.values):
             return earlier
         published, bad = method.published.columns, {}
         for name, value in columns.items():
@@ -51,7 +62,8 @@ def tables(columns: Mapping[str, Tensor], method: Method, earlier: Tables | None
                 mask = mask | ((published[name].to(value.device) > 0) & ~(value > 0))
             if bool(mask.any()):
                 bad[name] = mask
-        return Tables(values, bad)
+        seen = all(column.device.type == "cpu" and column.is_contiguous() for column in columns.values())
+        return Tables(values, bad, [column.data_ptr() for column in columns.values()] if seen else [], on_cpu)
 
 
 def sound(columns: Mapping[str, Tensor], method: Method, bad: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -6,18 +6,20 @@ long as not a bit of them changes, and the topologies of the last molecules with
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from nddo_ml.common.struct import Lock, in_turn
 from nddo_ml.hamiltonian import faults
-from nddo_ml.hamiltonian.shifted import Parent, Rows
-from nddo_ml.integrals.placed import Parameters
+from nddo_ml.hamiltonian.shifted import Rows
 from nddo_ml.integrals.topology import Topology
 from nddo_ml.methods import Method
 from nddo_ml.molecules import Molecules
+
+T = TypeVar("T")
 
 MOST_PAIRS = 500_000    # of the topologies kept, in all
 
@@ -26,11 +28,11 @@ Species = tuple[bytes, bytes, str]      # numbers and owners of the atoms, devic
 
 @dataclass
 class Kept:
-    """A topology and what was gathered for it from one version of the tables."""
+    """A topology and what was made for it from one version of the tables, by name."""
 
     topology: Topology
     version: faults.Tables | None = None
-    gathered: Parameters | Parent | None = None
+    made: dict[str, Any] = field(default_factory=dict)
 
 
 class Memory:
@@ -68,12 +70,14 @@ class Memory:
         return kept
 
     @in_turn
-    def gathered(self, kept: Kept, version: faults.Tables, make: Callable[[], Parameters | Parent]) -> Parameters | Parent:
-        """The parameters of this version of the tables for a topology, made by `make` where they are not known."""
-        if kept.gathered is None or kept.version is not version:
+    def kept(self, kept: Kept, version: faults.Tables, name: str, make: Callable[[], T]) -> T:
+        """What was made for a topology from this version of the tables under a name; `make` makes it where it is not known."""
+        if kept.version is not version:
+            kept.made, kept.version = {}, version
+        if name not in kept.made:
             with torch.no_grad():
-                kept.gathered, kept.version = make(), version
-        return kept.gathered
+                kept.made[name] = make()
+        return kept.made[name]
 
     @in_turn
     def forget(self) -> None:

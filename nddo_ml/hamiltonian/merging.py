@@ -52,6 +52,12 @@ def _masked(values: Tensor | None, valid: Tensor) -> Tensor | None:
 
 def merged(method: Method, molecules: Molecules, surroundings: Surroundings, parts: list[Part]) -> Result:
     """The result of all molecules, in the order of the input."""
+    if len(parts) == 1:         # in the order of the input already
+        part, solution = parts[0], parts[0].state.solution
+        return Result(molecules=molecules, method=method.name, constants=method.constants, energies=part.energies,
+                      **part.quantities, converged=solution.converged, residual=solution.residual,
+                      iterations=solution.iterations, route=routes(part.state), states=[part.state],
+                      implausible=list(part.state.implausible) or [""] * len(part.index))
     indices = [k for part in parts for k in part.index]
     order, atoms = torch.tensor(indices).argsort(), _places(molecules.sizes, indices)
     places = dict.fromkeys(PER_ATOM, atoms)
@@ -98,9 +104,9 @@ def reported(result: Result, scf: SCF) -> Result:
 
 def refuse_faulty(result: Result, raising: bool) -> None:
     """Say which molecules were refused for their parameters, and why: InvalidParameter, or a warning."""
-    bad = {state.index[place]: why for state in result.states for place, why in state.refused.items()}
-    if not bad:
+    if not any(state.refused for state in result.states):
         return
+    bad = {state.index[place]: why for state in result.states for place, why in state.refused.items()}
     count = len(result.molecules)
     text = "; ".join(f"{f'molecule {k}: ' if count > 1 else ''}{bad[k]}" for k in sorted(bad)[:3])
     text = (f"{result.method} cannot calculate {'this molecule' if count == 1 else f'{len(bad)} of {count} molecules'} "
@@ -113,6 +119,8 @@ def refuse_faulty(result: Result, raising: bool) -> None:
 
 def refuse_unconverged(result: Result, scf: SCF) -> None:
     """Raise ImplausibleState if any molecule is in no molecule's state, SCFNotConverged if any did not converge."""
+    if bool(result.converged.all()):
+        return
     for k, fault in enumerate(result.implausible):
         if fault:
             raise implausible_state(result, k)

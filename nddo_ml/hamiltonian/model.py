@@ -17,10 +17,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nddo_ml.common import compiling
 from nddo_ml.common.devices import check_conversion, check_plain, usable
 from nddo_ml.common.struct import ordinary, outside_inference, record
+from nddo_ml.common.threads import blas_threads
 from nddo_ml.errors import InvalidMolecule, UnknownOption
-from nddo_ml.hamiltonian import faults, shifted, starts, walk, weights
+from nddo_ml.hamiltonian import compiled, faults, shifted, starts, walk, weights
+from nddo_ml.hamiltonian.compiled import Planned
 from nddo_ml.hamiltonian.memory import Memory
 from nddo_ml.hamiltonian.merging import Part, merged, reported
 from nddo_ml.hamiltonian.plausibility import implausible
@@ -30,7 +33,7 @@ from nddo_ml.hamiltonian.starts import HasDensity, Start
 from nddo_ml.hamiltonian.state import State
 from nddo_ml.hamiltonian.tape import Tape, check_order, forces, movable
 from nddo_ml.integrals.blocks import Integrals
-from nddo_ml.integrals.corrections import GROUPS
+from nddo_ml.integrals.corrections import GROUPS, concerning, corrections
 from nddo_ml.integrals.corrections.d3 import DispersionD3BJ
 from nddo_ml.integrals.parameters import PARAMETER_NAMES, AtomParameters, PairParameters
 from nddo_ml.integrals.placed import Parameters
@@ -187,6 +190,10 @@ class Hamiltonian(nn.Module):
         """The walk of molecules that are solved together."""
         scf, index = bucket.scf, bucket.index
         tape = Tape(self._taped(bucket), with_forces, Order(order))
+        if not tape.on and self._compiled(bucket):
+            part = self._untaped(bucket, with_forces)
+            if part is not None:
+                return part
         given, around = bucket.molecules, bucket.surroundings
         leaf, leaf_around = movable(given, around) if with_forces else (given, around)
         with tape.recording():
@@ -215,6 +222,74 @@ class Hamiltonian(nn.Module):
                       "heat_of_formation": self._heat(topology, molecules, made.parameters, energy),
                       "atomization_energy": self._atomization(topology, molecules, energy), **held}
         return Part(index, state, *tape.leave((quantities, parts))).valid(molecules, surroundings)
+
+    def _compiled(self, bucket: Bucket) -> bool:
+        """Whether the compiled walk may serve molecules."""
+        scf = bucket.scf
+        plain = scf.ladder is None and scf.density is None and (bucket.channels == 2 or scf.unrestricted is not False)
+        return plain and self.network is None and self.U_ss.device.type == "cpu" and compiling.ready()
+
+    def _untaped(self, bucket: Bucket, with_forces: bool) -> Part | None:
+        """The compiled walk of molecules that are solved together; None where it does not serve them."""
+        molecules, around, scf, index = bucket.molecules, bucket.surroundings, bucket.scf, bucket.index
+        version = self.version()
+        if version.bad:
+            return None
+        kept = self.memory.topology(molecules, self.remembered, lambda: walk.topology(self.method, molecules))
+        topology = kept.topology
+
+        def plan() -> Planned | None:
+            parameters = self._gathered(molecules, version)[1]
+            assert isinstance(parameters, Parameters)
+            return compiled.planned(topology, parameters)
+
+        with blas_threads(), torch.no_grad():
+            planned = self.memory.kept(kept, version, "planned", plan)
+            here = None if planned is None else compiled.placement(planned, molecules, around)
+            if planned is None or here is None:
+                return None
+            filling = planned.filling(molecules, bucket.channels, scf.biradical, index)
+            if not filling.whole:
+                return None
+            start = starts.earlier(topology, bucket.channels, bucket.guess, index) or filling.start
+            state = replace(walk.state(topology, molecules, here.problem(filling), scf, start), index=index)
+            D = state.solution.D
+            held = compiled.populations(here, molecules, D)
+            on_atoms = on_charges = None
+            if with_forces:
+                on_atoms, on_charges = compiled.gradient(here, molecules, D, held["charges"])
+        parts = {"electronic": state.solution.energy, "core_core": torch.from_numpy(here.blocks.core)}
+        added, slopes = self._corrections(topology, molecules, with_forces)
+        parts |= added
+        if on_atoms is not None and slopes is not None:
+            on_atoms = on_atoms + slopes
+        if self._learned:
+            offsets = self.atom_offsets.index_select(0, topology.rows)
+            parts["atoms"] = offsets.new_zeros(len(molecules)).index_add(0, molecules.molecule, offsets)
+        state = self._judged(state, molecules, planned, held["charges"], bucket.names)
+        energy = reduce(torch.add, parts.values())
+        if not bool(torch.isfinite(energy).all() & state.solution.converged.all()):
+            state = state.without(_not_finite(parts, state.solution.converged))
+            energy = torch.where(state.solution.converged, energy, torch.nan)
+        quantities = {"energy": energy, "forces": None if on_atoms is None else -on_atoms,
+                      "point_charge_forces": None if on_charges is None else -on_charges,
+                      "heat_of_formation": self._heat(topology, molecules, planned.parameters, energy),
+                      "atomization_energy": self._atomization(topology, molecules, energy), **held}
+        return Part(index, state, quantities, parts).valid(molecules, around)
+
+    def _corrections(self, topology: Topology, molecules: Molecules, with_slopes: bool
+                     ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """The energies of the correction terms by name, eV, and the derivative of their sum by the positions (eV/angstrom, None:
+        zero or not asked for), off the tape."""
+        composition, positions = topology.composition, molecules.positions.detach()
+        if not concerning(self.terms, composition):
+            return {GROUPS[name]: positions.new_zeros(len(molecules)) for name in self.terms}, None
+        with torch.set_grad_enabled(with_slopes):
+            leaf = positions.requires_grad_(with_slopes)
+            energies = corrections(self.terms, composition, leaf, None, topology.recipe.constants)
+            taped = [energy for energy in energies.values() if energy.requires_grad]
+            slopes = torch.autograd.grad(reduce(torch.add, taped).sum(), leaf)[0] if taped else None
+        return {name: energy.detach() for name, energy in energies.items()}, slopes
 
     @outside_inference
     def assembled(self, molecules: Molecules, surroundings: Surroundings = NOTHING, names: list[int] | None = None,
@@ -291,8 +366,11 @@ class Hamiltonian(nn.Module):
 
     def _taped(self, bucket: Bucket) -> bool:
         """Whether anything that a calculation is made from is on a tape."""
-        given = (bucket.molecules.positions, *bucket.surroundings.tensors(), *self.parameters())
-        return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
+        if not torch.is_grad_enabled():
+            return False
+        learned = () if self.network is None else self.network.parameters()
+        given = (bucket.molecules.positions, *bucket.surroundings.tensors(), *self._columns().values(), *learned)
+        return any(tensor.requires_grad for tensor in given)
 
     def _table_taped(self) -> bool:
         """Whether the parameters of the table are on a tape."""
@@ -309,7 +387,7 @@ class Hamiltonian(nn.Module):
 
         if self._table_taped():
             return kept.topology, make()
-        return kept.topology, self.memory.gathered(kept, version, make)
+        return kept.topology, self.memory.kept(kept, version, "gathered", make)
 
     def _asked(self, topology: Topology, molecules: Molecules, distances: Distances) -> tuple[Shifts | None, dict[int, str]]:
         """What the network says, and of which molecules it says nothing that can be used: those shifts are zero."""

@@ -19,7 +19,7 @@ from nddo_ml.scf.problem import Electrons, Solution
 
 BUCKET_WASTE = 1.3       # largest ratio of matrix sizes in one bucket
 BUCKET_SLACK = 4         # orbitals beyond that ratio
-ORGANIC = (1, 5, 6, 7, 8, 9, 14, 15, 16, 17, 35, 53)
+ORGANIC = frozenset((1, 5, 6, 7, 8, 9, 14, 15, 16, 17, 35, 53))
 SMALL_GAP = 5.0          # eV
 CHECKED = 16             # orbitals of open shells up to which a check costs no more than a fifth of the calculation
 
@@ -147,9 +147,13 @@ def suspicious(topology: Topology, molecules: Molecules, solution: Solution, fol
     Others unless they were `followed` from an earlier density: those with a small gap (eV), and those with elements beyond
     organic chemistry (metals have many solutions).
     """
-    open_shells = (molecules.unpaired > 0) & (topology.layout.orbitals <= CHECKED)
-    doubted = (open_shells | (molecules.unpaired == 0)) if solution.D.shape[1] == 2 else torch.zeros_like(open_shells)
+    doubted = torch.zeros_like(solution.converged)
+    if solution.D.shape[1] == 2:
+        doubted = (molecules.unpaired == 0) | (topology.layout.orbitals <= CHECKED)
     if followed:
         return doubted
-    unusual = ~torch.isin(molecules.numbers, torch.tensor(ORGANIC, device=molecules.numbers.device))
-    return doubted | (solution.gap < SMALL_GAP) | doubted.long().index_add(0, molecules.molecule, unusual.long()).bool()
+    doubted = doubted | (solution.gap < SMALL_GAP)
+    if topology.composition.elements <= ORGANIC:
+        return doubted
+    unusual = ~torch.isin(molecules.numbers, torch.tensor(sorted(ORGANIC), device=molecules.numbers.device))
+    return doubted | doubted.long().index_add(0, molecules.molecule, unusual.long()).bool()

@@ -38,11 +38,11 @@ def populations(topology: Topology, D: Float[Tensor, "molecule spin orbital orbi
     s2 = s_z * (s_z + 1)
     if spins == 2:
         s2 = s2 + D[:, 1].diagonal(dim1=1, dim2=2).sum(1) - (D[:, 0] * D[:, 1]).sum((1, 2))
-    return {"charges": charges, "dipole": _about_centre_of_mass(dipole, molecules), "spin_populations": spin, "s2": s2}
+    return {"charges": charges, "dipole": about_centre_of_mass(dipole, molecules), "spin_populations": spin, "s2": s2}
 
 
-def _about_centre_of_mass(dipole, molecules):
-    """The dipole with its origin at the centre of mass; the same for neutral molecules."""
+def about_centre_of_mass(dipole: Float[Tensor, "molecule 3"], molecules: Molecules) -> Float[Tensor, "molecule 3"]:
+    """The dipole (e angstrom) about the origin as one about the centre of mass; the same for neutral molecules."""
     if not bool((molecules.charge != 0).any()):
         return dipole
     return dipole - molecules.charge.to(dipole.dtype)[:, None] * centres_of_mass(molecules)

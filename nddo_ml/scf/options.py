@@ -73,6 +73,8 @@ def asked(keywords: Mapping[str, Any]) -> SCF:
         TypeError: there is no such option.
         UnknownOption: an option means nothing.
     """
+    if not keywords:
+        return USUAL
     names = [option.name for option in fields(SCF)]
     for name in keywords:
         if name not in names:

@@ -5,7 +5,9 @@ fixed point D = density(fock(D)) of each molecule, or where the solver gave up. 
 and `replaced` take members out and put them back.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -38,14 +40,19 @@ class Problem:
     """What the solver of the self-consistent field needs."""
 
     layout: Layout
-    integrals: Integrals                                    # eV, off the tape
+    blocks: Integrals | Callable[[], Integrals]             # eV, off the tape; or how to make them
     h: Float[Tensor, "molecule orbital orbital"]            # core Hamiltonian, eV
     occupations: Float[Tensor, "molecule spin level"]       # of the levels in ascending order; 1/2: half-electron states
 
-    @property
+    @cached_property
+    def integrals(self) -> Integrals:
+        """The integrals, eV, off the tape; made when they are first asked for."""
+        return self.blocks if isinstance(self.blocks, Integrals) else self.blocks()
+
+    @cached_property
     def whole(self) -> bool:
         """Whether every level is full or empty: no half-electron states."""
-        return bool(((self.occupations == 0) | (self.occupations == 1)).all())
+        return not bool((self.occupations * (1 - self.occupations)).any())
 
     @property
     def electrons(self) -> Electrons:

@@ -2,7 +2,8 @@
 
 An int passes where a float is asked for. Each function is checked in its first call of every test: what is called a thousand
 times, by a self-consistent field for one, is called alike, and the suite would take twice as long. Functions inside of
-functions are left alone: the hook would compile their checks anew in every call of the outer one.
+functions are left alone: the hook would compile their checks anew in every call of the outer one. So are kernels, for numba
+compiles the plain function.
 """
 
 import ast
@@ -13,6 +14,7 @@ from jaxtyping import _import_hook, install_import_hook
 
 verify = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
+KERNELS = ("jit", "bare", "inlined", "bare_inlined", "spliced")     # decorators of kernels (nddo_ml/common/jit.py)
 CALLS = 1       # of a function that are checked in a test
 _tests = 0      # that have begun
 
@@ -49,6 +51,8 @@ def records_at_first(cls):
 
 class _AtFirst(_import_hook.JaxtypingTransformer):
     def visit_FunctionDef(self, node):
+        if any(ast.unparse(decorator).split(".")[-1] in KERNELS for decorator in node.decorator_list):
+            return node
         before = len(node.decorator_list)
         super().visit_FunctionDef(node)
         if len(node.decorator_list) > before:

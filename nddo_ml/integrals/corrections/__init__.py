@@ -28,7 +28,10 @@ from nddo_ml.integrals.corrections.triple_bond import TripleBond
 from nddo_ml.molecules import Molecules
 from nddo_ml.units import CODATA_2018, Constants
 
-# The energy of each molecule in kcal/mol (molecule), or None where the correction applies to none of them
+NO_ELEMENTS: frozenset[int] = frozenset()
+
+# The energy of each molecule in kcal/mol (molecule), or None where the correction applies to none of them. It may have
+# `elements`, atomic numbers that all must occur for it to apply.
 Term = Callable[[Geometry, Constants], Tensor | None]
 
 GROUPS = {   # name of a correction -> name in a result
@@ -99,6 +102,11 @@ def energy_and_forces(
     return energy.detach(), -gradient
 
 
+def concerning(terms: Mapping[str, Term], composition: Composition) -> dict[str, Term]:
+    """Those of the terms that molecules of this composition may need: the elements that a term looks for all occur."""
+    return {name: term for name, term in terms.items() if getattr(term, "elements", NO_ELEMENTS) <= composition.elements}
+
+
 def corrections(
     terms: Mapping[str, Term], composition: Composition, positions: Float[Tensor, "atom 3"],
     R: Float[Tensor, "pair"] | None = None, constants: Constants = CODATA_2018,
@@ -108,10 +116,11 @@ def corrections(
     composition: `Composition.of(molecules)`, good for any number of positions (angstrom); R: the distances of its pairs
     (angstrom) if they are already at hand. A group that applies to no molecule of the batch is a tensor of zeros.
     """
-    geometry = Geometry.of(composition, positions, R)
+    needed = concerning(terms, composition)
+    geometry = Geometry.of(composition, positions, R) if needed else None
     energies: dict[str, Tensor] = {}
     for name, term in terms.items():
-        energy = term(geometry, constants)
+        energy = None if geometry is None or name not in needed else term(geometry, constants)
         group = GROUPS[name]
         if energy is None:
             energy = energies.get(group)

@@ -4,6 +4,7 @@ J. Rezac, P. Hobza, J. Chem. Theory Comput. 8, 141 (2012); kcal/mol and angstrom
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -28,9 +29,9 @@ HH_RANGE = 9.0   # angstrom, where the tail is 1e-28 kcal/mol
 class HydrogenRepulsion:
     """Repulsion of all pairs of hydrogen atoms: constant up to 1 A, a polynomial to 1.5 A, then 118.7 exp(-1.54 r^1.73)."""
 
+    elements: ClassVar[frozenset[int]] = frozenset((1,))
+
     def __call__(self, geometry: Geometry, constants: Constants) -> Float[Tensor, "molecule"] | None:
-        if 1 not in geometry.composition.elements:
-            return None
         pair, atom, _ = geometry.closer(H, H, HH_RANGE)
         if pair.numel() == 0:
             return None
@@ -50,6 +51,8 @@ class HydrogenBondH4:
     D is the end closer to H, theta = 180 deg - angle(D-H-A). The last four factors: the proton on its way from D to A, a
     two-hydrogen oxygen as donor to oxygen, a four-coordinate N as donor, a carboxylate oxygen as acceptor.
     """
+
+    elements: ClassVar[frozenset[int]] = frozenset((1,))
 
     OH_O: float = 2.32
     OH_N: float = 3.10

@@ -1,6 +1,7 @@
 """The non-planar nitrogen of PM6: three-coordinate nitrogen with at most one hydrogen is made flatter."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -17,13 +18,13 @@ class NonplanarNitrogen:
     them H; kcal/mol, angles in radians. (MOPAC adds this energy but not its gradient.) J.J.P. Stewart, MOPAC.
     """
 
+    elements: ClassVar[frozenset[int]] = frozenset((7,))
+
     amplitude: float = -0.5
     exponent: float = 10.0
 
     def __call__(self, geometry: Geometry, constants: Constants) -> Float[Tensor, "molecule"] | None:
         composition = geometry.composition
-        if 7 not in composition.elements:
-            return None
         n = ((geometry.bond_count == 3) & (composition.numbers == 7)).nonzero()[:, 0]
         if n.numel() == 0:
             return None

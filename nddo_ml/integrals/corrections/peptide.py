@@ -4,6 +4,7 @@ Each carbonyl carbon claims one nitrogen; the barrier raises the energy of the t
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -25,11 +26,11 @@ class Peptide:
     1.7 A of N, such that the N is not used before. htype in kcal/mol. J.J.P. Stewart, MOPAC manual, "molecular mechanics".
     """
 
+    elements: ClassVar[frozenset[int]] = frozenset((1, 6, 7, 8))
+
     htype: float
 
     def __call__(self, geometry: Geometry, constants: Constants) -> Float[Tensor, "molecule"] | None:
-        if not geometry.composition.elements >= {1, 6, 7, 8}:
-            return None
         group = peptide_groups(geometry)
         if group is None:
             return None

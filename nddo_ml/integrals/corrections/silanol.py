@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -18,6 +19,8 @@ class SiliconOxygenHydrogen:
     Si and H; kcal/mol, angle in radians, angstrom. J.J.P. Stewart, J. Mol. Model. 19, 1 (2013).
     """
 
+    elements: ClassVar[frozenset[int]] = frozenset((1, 8, 14))
+
     k: float = 15.0
     angle0: float = math.radians(125.0)
     g_SiO: float = 33.0
@@ -27,8 +30,6 @@ class SiliconOxygenHydrogen:
 
     def __call__(self, geometry: Geometry, constants: Constants) -> Float[Tensor, "molecule"] | None:
         composition = geometry.composition
-        if not composition.elements >= {1, 8, 14}:
-            return None
         atom, neighbour = geometry.bonded
         oxygen = composition.is_element(atom, 8)
         to_si = (oxygen & composition.is_element(neighbour, 14)).nonzero()[:, 0]

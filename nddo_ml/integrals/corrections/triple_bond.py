@@ -4,6 +4,7 @@ This is the smooth form of MOPAC 23.2; earlier releases step at 1.27 angstrom an
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -22,13 +23,13 @@ class TripleBond:
     J.J.P. Stewart, MOPAC 23.2.
     """
 
+    elements: ClassVar[frozenset[int]] = frozenset((6,))
+
     energy: float = 12.0
     r_min: float = 1.21
     r_max: float = 1.33
 
     def __call__(self, geometry: Geometry, constants: Constants) -> Float[Tensor, "molecule"] | None:
-        if 6 not in geometry.composition.elements:
-            return None
         pair, c, _ = geometry.closer(C, C, self.r_max)
         if pair.numel() == 0:
             return None
