@@ -4,13 +4,13 @@ molecule in one precision.
 
 import numpy as np
 
-from nddo_ml.common.jit import inlined, jit
+from nddo_ml.common.jit import jit
 from nddo_ml.scf.kernels.dense import energy_of, projector, solve_small
 from nddo_ml.scf.kernels.fock import TILE, copy, fock
-from nddo_ml.scf.kernels.records import own
+from nddo_ml.scf.kernels.places import matrices, places, widest
 
 
-@inlined
+@jit
 def finite(F):
     """Whether all of F is finite."""
     total = F.dtype.type(0)
@@ -21,7 +21,7 @@ def finite(F):
     return total == 0
 
 
-@inlined
+@jit
 def commutators(F, D, product, error):
     """error = F D - D F of each spin, above the diagonal; its largest element. product: room for a matrix."""
     spins, n = F.shape[0], F.shape[1]
@@ -86,61 +86,49 @@ def combined(kept, overlap, count, ridge, F):
                     F[s, i, j] += t * kept[m, s, i, j]
 
 
-@inlined
-def fixed_point(h, D, occupied, places, one, two, rules, C):
-    """(iterations, what went wrong) from the density D, which is overwritten, to orbitals C in the reach of Newton's method.
-
-    Wrong is infinite where the iterations are used up, nan where numbers are not finite, else 0.
-    """
-    spins, n, atoms = D.shape[0], D.shape[1], len(places.first)
-    width = 1
-    for A in range(atoms):
-        width = max(width, places.n_ao[A] * (places.n_ao[A] + 1) // 2)
-    q, J = np.empty((atoms, width), D.dtype), np.empty((atoms, width), D.dtype)
-    F, error, product = np.empty_like(D), np.empty_like(D), np.empty((n, n), D.dtype)
-    kept, overlap = np.empty((rules.history, spins, n, n), D.dtype), np.zeros((rules.history, rules.history))
-    lowest, C_lowest = np.inf, np.empty_like(C)
-    for k in range(rules.steps):
-        fock(h, D, places, one, two, q, J, F)
-        if not finite(F):
-            return k + 1, np.nan
-        if k > 0:
-            largest = commutators(F, D, product, error)
-            energy = energy_of(D, F, h)
-            if energy < lowest:
-                lowest = energy
-                for s in range(spins):
-                    copy(C[s], C_lowest[s])
-            if largest < rules.switch:
-                if energy > lowest + 1e-3 + np.finfo(D.dtype).eps * 10 * abs(energy):
-                    for s in range(spins):
-                        copy(C_lowest[s], C[s])
-                return k + 1, 0.0
-            place, count = (k - 1) % rules.history, min(k, rules.history)
-            remember(kept, F, error, overlap, place, count)
-            if k > 1:
-                combined(kept, overlap, count, rules.ridge, F)
-        for s in range(spins):
-            copy(np.linalg.eigh(F[s])[1].T, C[s])
-            projector(C[s, :occupied[s]], D[s])
-    return rules.steps, np.inf
-
-
 @jit
-def fixed_points(chosen, ranges, places, h, one, two, occupied, rules, ends):
-    """Fixed-point steps for each of the `chosen` molecules from its density in `ends`, in the precision of the integrals; orbitals,
-    iterations and what went wrong go there too.
+def fixed_points(chosen, folded, h, one, two, occupied, rules, ends):
+    """Fixed-point steps for each of the `chosen` molecules from its density in `ends`, in the precision of the integrals. Orbitals
+    and iterations go there, and as residual what went wrong: infinite where the iterations are used up, nan where numbers are not
+    finite, else 0.
     """
     spins, kind = occupied.shape[1], one.dtype
     for k in chosen:
-        n, m = ranges.orbitals[k], ranges.elements[k]
+        n, at = matrices(folded, k)
+        own, size = places(folded, k), n * n
         if n == 0:
             continue
-        at, size = m * spins, n * n
+        h_k = h[at:at + size].reshape(n, n).astype(kind)
+        at, width = at * spins, widest(own)
         D = ends.D[at:at + spins * size].reshape(spins, n, n).astype(kind)
-        C = np.empty((spins, n, n), kind)
-        used, wrong = fixed_point(h[m:m + size].reshape(n, n).astype(kind), D, occupied[k], own(places, ranges, k), one, two,
-                                  rules, C)
+        C, C_lowest, F, error = np.empty_like(D), np.empty_like(D), np.empty_like(D), np.empty_like(D)
+        q, J, product = np.empty((len(own.first), width), kind), np.empty((len(own.first), width), kind), np.empty((n, n), kind)
+        kept, overlap = np.empty((rules.history, spins, n, n), kind), np.zeros((rules.history, rules.history))
+        wrong, used, lowest = np.inf, rules.steps, np.inf
+        for step in range(rules.steps):
+            fock(h_k, D, own, one, two, q, J, F)
+            if not finite(F):
+                wrong, used = np.nan, step + 1
+                break
+            if step > 0:
+                largest, energy = commutators(F, D, product, error), energy_of(D, F, h_k)
+                if energy < lowest:
+                    lowest = energy
+                    for s in range(spins):
+                        copy(C[s], C_lowest[s])
+                if largest < rules.switch:
+                    if energy > lowest + 1e-3 + np.finfo(kind).eps * 10 * abs(energy):
+                        for s in range(spins):
+                            copy(C_lowest[s], C[s])
+                    wrong, used = 0.0, step + 1
+                    break
+                count = min(step, rules.history)
+                remember(kept, F, error, overlap, (step - 1) % rules.history, count)
+                if step > 1:
+                    combined(kept, overlap, count, rules.ridge, F)
+            for s in range(spins):
+                copy(np.linalg.eigh(F[s])[1].T, C[s])
+                projector(C[s, :occupied[k, s]], D[s])
         for s in range(spins):
             copy(C[s], ends.C[at + s * size:at + (s + 1) * size].reshape(n, n))
         ends.iterations[k], ends.residual[k] = used, wrong

@@ -8,11 +8,15 @@ Fock matrices are written there and mirrored at the end. Both precisions, one or
 
 import numpy as np
 
-from nddo_ml.common.jit import jit
-from nddo_ml.orbitals import packed_pairs
+from nddo_ml.common.jit import inlined, jit
 
-PACKED = packed_pairs(9)[2]      # where the product of two orbitals lies among the packed distributions
-TILE = 32                        # rows and columns that are mirrored at once
+TILE = 32       # rows and columns of a matrix that are handled at once, so that both sides of its diagonal stay in the cache
+
+
+@inlined
+def packed(a, b):
+    """Where the product of two orbitals lies among the packed distributions (orbitals.packed_pairs)."""
+    return a * (a + 1) // 2 + b if a >= b else b * (b + 1) // 2 + a
 
 
 @jit
@@ -175,7 +179,7 @@ def fock(h, D, places, one, two, q, J, F):
                     for a in range(n_a):
                         v = zero
                         for c in range(n_a):
-                            v += w[at + stride * PACKED[a, c]] * D_flat[start + c * step_a]
+                            v += w[at + stride * packed(a, c)] * D_flat[start + c * step_a]
                         F_flat[start + a * step_a] -= v
                 start += n * n
             continue

@@ -5,22 +5,13 @@ Rotations X (virtual, occupied) of both spins lie end to end in one vector.
 
 import numpy as np
 
-from nddo_ml.common.jit import inlined, jit
+from nddo_ml.common.jit import jit
 from nddo_ml.scf.kernels.dense import energy_of, gram, projector, solve_lower, transposed
 from nddo_ml.scf.kernels.fock import TILE, copy, fock
-from nddo_ml.scf.kernels.records import own
+from nddo_ml.scf.kernels.places import matrices, places, widest
 
 
-@inlined
-def width_of(places):
-    """The largest number of packed distributions of an atom."""
-    width = 1
-    for A in range(len(places.first)):
-        width = max(width, places.n_ao[A] * (places.n_ao[A] + 1) // 2)
-    return width
-
-
-@inlined
+@jit
 def add_transposed(half, out):
     """out = half + half^T on and above the diagonal."""
     n = half.shape[0]
@@ -31,7 +22,7 @@ def add_transposed(half, out):
                     out[i, j] = half[i, j] + half[j, i]
 
 
-@inlined
+@jit
 def orthonormal(Y, M):
     """Rows Y become orthonormal: L^-1 Y, L the Cholesky factor of 1 + M."""
     for i in range(M.shape[0]):
@@ -90,7 +81,7 @@ def polish(C):
             C[i, j] += T[i, j]
 
 
-@inlined
+@jit
 def gradient(F, C, occupied, FC_o, r):
     """The largest element of the gradient r = C_v^T F C_o, and F C_o (as rows, of both spins)."""
     largest, total, at, row = 0.0, 0.0, 0, 0
@@ -109,7 +100,7 @@ def gradient(F, C, occupied, FC_o, r):
     return largest if np.isfinite(total) else np.nan
 
 
-@inlined
+@jit
 def levels(F, C, occupied, FC_o, F_oo, F_vv):
     """F within the occupied and within the virtual orbitals of each spin, end to end; FC_o as in `gradient`."""
     row = at_o = at_v = 0
@@ -123,7 +114,7 @@ def levels(F, C, occupied, FC_o, F_oo, F_vv):
         row, at_o, at_v = row + o, at_o + o * o, at_v + v * v
 
 
-@inlined
+@jit
 def pivots(F_oo, F_vv, occupied, n, smallest, M):
     """The smallest difference of an empty and an occupied level, eV; M: the preconditioner of the inner solves."""
     gap, at, at_o, at_v = np.inf, 0, 0, 0
@@ -154,7 +145,7 @@ def inner_solve(r, F, C, occupied, FC_o, places, one, two, radius, loose, inner,
     F_oo, F_vv, M = np.empty(oo, r.dtype), np.empty(vv, r.dtype), np.empty(N, r.dtype)
     levels(F, C, occupied, FC_o, F_oo, F_vv)
     gap = pivots(F_oo, F_vv, occupied, n, smallest, M)
-    width = width_of(places)
+    width = widest(places)
     q, J = np.empty((atoms, width), r.dtype), np.empty((atoms, width), r.dtype)
     x, left, p, Jp = np.zeros(N, r.dtype), np.empty(N, r.dtype), np.empty(N, r.dtype), np.empty(N, r.dtype)
     half, dD, G, h = np.empty((n, n), r.dtype), np.empty(C.shape, r.dtype), np.empty(C.shape, r.dtype), np.zeros((n, n), r.dtype)
@@ -236,86 +227,72 @@ def inner_solve(r, F, C, occupied, FC_o, places, one, two, radius, loose, inner,
     return gap
 
 
-@inlined
-def newton(h, C, occupied, places, one, two, one_r, two_r, rules, limit, D, F):
-    """(energy, residual, gap, steps) of Newton's method from the orbitals C, at most `limit` steps; C, D and F are left where it
-    ended. The residual is infinite where it was stuck, nan where numbers are not finite. one_r, two_r: the integrals in the
-    precision of the inner solves.
-    """
-    spins, n, atoms, kind = C.shape[0], C.shape[1], len(places.first), one_r.dtype
-    width = width_of(places)
-    q, J = np.empty((atoms, width)), np.empty((atoms, width))
-    N = rows = 0
-    for s in range(spins):
-        N += occupied[s] * (n - occupied[s])
-        rows += occupied[s]
-    r, x, left = np.empty(N), np.empty(N), np.empty(N)
-    FC_o, C_new = np.empty((rows, n)), np.empty_like(C)
-    for s in range(spins):
-        projector(C[s, :occupied[s]], D[s])
-    fock(h, D, places, one, two, q, J, F)
-    energy = energy_of(D, F, h)
-    c, radius, gap, steps = 4.0 / spins, rules.radius, np.inf, 0
-    while True:
-        residual = gradient(F, C, occupied, FC_o, r)
-        if not np.isfinite(energy + residual):
-            return energy, np.nan, gap, steps
-        done = residual <= rules.tolerance or steps == limit
-        if N == 0 or done and steps > 0:
-            break
-        last = min(max(rules.last_fraction * rules.tolerance / max(residual, 1e-30), rules.finest), rules.coarse)
-        loose = rules.coarse if residual > rules.near else last
-        gap = inner_solve(r.astype(kind), F.astype(kind), C.astype(kind), occupied, FC_o.astype(kind), places, one_r, two_r,
-                          radius, loose, 0 if done else rules.inner, rules.smallest_pivot, x, left)
-        if done:                # without a step only the gap was wanted
-            break
-        model = length = 0.0
-        for t in range(N):
-            model += 0.5 * x[t] * (-r[t] - left[t]) + x[t] * r[t]
-            length += x[t] * x[t]
-        model, length = c * model, np.sqrt(length)
-        if not np.isfinite(length):
-            return energy, np.nan, gap, steps
-        noise, factor, lower = 1e-11 * abs(energy) + 1e-9, 1.0, energy
-        for short in range(rules.shortenings + 1):
-            factor = 0.25 * factor if short > 0 else factor
-            rotated(C, x, factor, occupied, C_new)
-            for s in range(spins):
-                projector(C_new[s, :occupied[s]], D[s])
-            fock(h, D, places, one, two, q, J, F)
-            lower = energy_of(D, F, h)
-            if not lower > energy + noise:
-                break
-        steps += 1
-        for s in range(spins):
-            copy(C_new[s], C[s])
-        if lower > energy + noise:
-            return lower, np.inf, gap, steps
-        if factor < 1:
-            radius = max(length * factor, 1e-3)
-        elif lower - energy < 0.75 * model and length > 0.9 * radius:
-            radius = 2 * radius
-        radius = min(radius, rules.largest_radius)
-        energy = lower
-    return energy, residual, gap, steps
-
-
 @jit
-def newtons(chosen, ranges, places, h, one, two, one_r, two_r, rough, occupied, rules, ends):
-    """Newton's method for each of the `chosen` molecules from its orbitals, into `ends`. rough: orbitals in single precision."""
-    spins = occupied.shape[1]
+def newtons(chosen, folded, h, one, two, one_r, two_r, rough, occupied, rules, ends):
+    """Newton's method for each of the `chosen` molecules from its orbitals in `ends`, where it leaves what it finds.
+
+    one_r, two_r: the integrals in the precision of the inner solves. rough: the orbitals come from single precision.
+    """
+    spins, kind = occupied.shape[1], one_r.dtype
     for k in chosen:
-        n, m = ranges.orbitals[k], ranges.elements[k]
+        n, at = matrices(folded, k)
         if n == 0 or not ends.residual[k] == 0:
             continue
-        at, size = m * spins, n * n
+        own, size, filled = places(folded, k), n * n, occupied[k]
+        h_k = h[at:at + size].reshape(n, n)
+        at, limit, width = at * spins, rules.steps - ends.iterations[k], widest(own)
         D = ends.D[at:at + spins * size].reshape(spins, n, n)
         F = ends.F[at:at + spins * size].reshape(spins, n, n)
         C = ends.C[at:at + spins * size].reshape(spins, n, n)
-        if rough:
-            for s in range(spins):
+        N = rows = 0
+        for s in range(spins):
+            if rough:
                 polish(C[s])
-        energy, residual, gap, steps = newton(h[m:m + size].reshape(n, n), C, occupied[k], own(places, ranges, k), one, two,
-                                              one_r, two_r, rules, rules.steps - ends.iterations[k], D, F)
+            N += filled[s] * (n - filled[s])
+            rows += filled[s]
+        q, J = np.empty((len(own.first), width)), np.empty((len(own.first), width))
+        r, x, left, FC_o, trial = np.empty(N), np.empty(N), np.empty(N), np.empty((rows, n)), C.copy()
+        c, radius, length, model, gap, energy, residual = 4.0 / spins, rules.radius, 0.0, 0.0, np.inf, np.inf, np.inf
+        steps, shortened, factor = -1, 0, 1.0
+        while True:
+            for s in range(spins):
+                projector(trial[s, :filled[s]], D[s])
+            fock(h_k, D, own, one, two, q, J, F)
+            new = energy_of(D, F, h_k)
+            if new > energy + 1e-11 * abs(energy) + 1e-9:
+                if shortened == rules.shortenings:
+                    energy, residual, steps = new, np.inf, steps + 1
+                    break
+                shortened, factor = shortened + 1, 0.25 * factor
+            else:
+                if factor < 1:
+                    radius = max(length * factor, 1e-3)
+                elif new - energy < 0.75 * model and length > 0.9 * radius:
+                    radius = min(2 * radius, rules.largest_radius)
+                energy, steps, shortened, factor = new, steps + 1, 0, 1.0
+                for s in range(spins):
+                    copy(trial[s], C[s])
+                residual = gradient(F, C, filled, FC_o, r)
+                if not np.isfinite(energy + residual):
+                    residual = np.nan
+                    break
+                done = residual <= rules.tolerance or steps >= limit
+                if N == 0 or done and steps > 0:
+                    break
+                last = min(max(rules.last_fraction * rules.tolerance / max(residual, 1e-30), rules.finest), rules.coarse)
+                loose = rules.coarse if residual > rules.near else last
+                gap = inner_solve(r.astype(kind), F.astype(kind), C.astype(kind), filled, FC_o.astype(kind), own, one_r, two_r,
+                                  radius, loose, 0 if done else rules.inner, rules.smallest_pivot, x, left)
+                if done:                # without a step only the gap was wanted
+                    break
+                model = length = 0.0
+                for t in range(N):
+                    model += 0.5 * x[t] * (-r[t] - left[t]) + x[t] * r[t]
+                    length += x[t] * x[t]
+                model, length = c * model, np.sqrt(length)
+                if not np.isfinite(length):
+                    residual = np.nan
+                    break
+            rotated(C, x, factor, filled, trial)
         ends.energy[k], ends.residual[k], ends.gap[k] = energy, residual, gap
         ends.iterations[k] += steps
