@@ -10,7 +10,7 @@ does whatever is wrong with the input: the errors are those of one path.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,10 +23,12 @@ from nddo_ml.hamiltonian.starts import Start
 from nddo_ml.integrals import compiled
 from nddo_ml.integrals.compiled import Blocks, Placed, Plan
 from nddo_ml.integrals.placed import Parameters
+from nddo_ml.integrals.records import Adjoint
 from nddo_ml.integrals.topology import Topology
-from nddo_ml.molecules import COINCIDENT, Molecules, Surroundings
+from nddo_ml.molecules import COINCIDENT, Molecules, PointCharges, Surroundings
 from nddo_ml.properties.populations import about_centre_of_mass
 from nddo_ml.scf.density import aufbau
+from nddo_ml.scf.fock import one_centre_energy
 from nddo_ml.scf.problem import Electrons, Problem
 
 Spins = tuple[bytes, bytes, int, bool]      # charges and unpaired electrons of the molecules, spin channels, biradicals
@@ -61,14 +63,19 @@ class Planned:
             self.filled[key] = Filling(electrons, occupations, starts.neutral_atoms(self.topology, electrons), whole)
         return self.filled[key]
 
+    @property
+    def repels(self) -> bool:
+        """Whether the plan has the repulsion of the cores."""
+        return len(self.plan.cores.charge) == len(self.plan.pairs.i)
+
+    def with_parameters(self, parameters: Parameters) -> "Planned":
+        """The same with other parameters and without the repulsion of the cores."""
+        return replace(self, plan=compiled.with_parameters(self.plan, parameters), parameters=parameters)
+
 
 def planned(topology: Topology, parameters: Parameters) -> Planned | None:
     """What is kept of molecules of these species; None: this path does not serve them."""
-    if not topology.layout.atoms:
-        return None
-    plan = compiled.plan(topology, parameters)
-    served = len(plan.cores.charge) == len(plan.pairs.i)
-    return Planned(topology, plan, parameters) if served else None
+    return Planned(topology, compiled.plan(topology, parameters), parameters) if topology.layout.atoms else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,12 +114,65 @@ def populations(here: Placement, molecules: Molecules, D: Float[Tensor, "molecul
     return values | {"dipole": about_centre_of_mass(values["dipole"], molecules)}
 
 
-def gradient(here: Placement, molecules: Molecules, D: Float[Tensor, "molecule spin orbital orbital"],
-             charges: Float[Tensor, "atom"]) -> tuple[Tensor, Tensor | None]:
-    """dE/dx on the atoms and on the point charges, eV/angstrom, without that of the corrections; charges (e): of the atoms."""
-    on_atoms, on_sites = compiled.gradient(here.planned.plan, here.x, D.numpy(), here.blocks, here.around)
-    slopes = torch.from_numpy(on_atoms)
+@dataclass(frozen=True, eq=False)
+class Slopes:
+    """Derivatives of an energy at a fixed density, eV/angstrom; by the parameters of the atoms where they are asked for."""
+
+    on_atoms: Float[Tensor, "atom 3"]
+    on_sites: Float[Tensor, "site 3"] | None    # point charges
+    parameters: Adjoint | None
+
+
+def slopes(here: Placement, molecules: Molecules, D: Float[Tensor, "molecule spin orbital orbital"],
+           charges: Float[Tensor, "atom"], repulsion: Float[Tensor, "pair"] | None = None) -> Slopes:
+    """The derivatives of the electronic energy and of that of the cores, if the plan has it. charges (e): of the atoms.
+
+    repulsion: the derivative by the interaction of unit cores (eV) of an energy of the cores that the plan does not have; the
+    derivatives by the parameters are asked for then.
+    """
+    adjoint = None if repulsion is None else compiled.adjoint(here.planned.plan)
+    weights = compiled.NOT_ANY if repulsion is None else repulsion.numpy()
+    on_atoms, on_sites = compiled.gradient(here.planned.plan, here.x, D.numpy(), here.blocks, here.around, weights, adjoint)
+    by_atoms = torch.from_numpy(on_atoms)
     if here.around is not None and here.around.field is not None:
         field = torch.from_numpy(here.around.field).index_select(0, molecules.molecule)
-        slopes = slopes - charges[:, None] * field
-    return slopes, None if on_sites is None else torch.from_numpy(on_sites)
+        by_atoms = by_atoms - charges[:, None] * field
+    return Slopes(by_atoms, None if on_sites is None else torch.from_numpy(on_sites), adjoint)
+
+
+def on_tape(here: Placement, parameters: Parameters, molecules: Molecules, charges: PointCharges | None,
+            D: Float[Tensor, "molecule spin orbital orbital"], slopes: Slopes) -> Float[Tensor, "molecule"]:
+    """Zeros, whose first derivatives by everything that is on a tape are those of the electronic energy: its linear part, each
+    integral's derivatives times what the integral is made from."""
+    layout, adjoint = here.planned.topology.layout, slopes.parameters
+    energy = one_centre_energy(layout, parameters.U, parameters.one, D)
+    per_atom = (molecules.positions * slopes.on_atoms).sum(1)
+    if adjoint is not None:
+        brought = torch.stack([getattr(parameters.atoms, name) for name in compiled.BROUGHT], 1)
+        weights = np.concatenate([adjoint.features, adjoint.zeta, adjoint.beta, adjoint.core[:, None]], 1)
+        per_atom = per_atom + (brought * torch.from_numpy(weights)).sum(1)
+        if parameters.resonance is not None:
+            sizes = [block.numel() for block in parameters.resonance]
+            parts = torch.from_numpy(adjoint.factors).split(sizes)
+            per_pair = torch.cat([(block * part.view(block.shape)).sum(1)
+                                  for block, part in zip(parameters.resonance, parts, strict=True)])
+            energy = energy.index_add(0, here.planned.topology.molecule, per_pair)
+    energy = energy.index_add(0, molecules.molecule, per_atom)
+    if charges is not None and slopes.on_sites is not None:
+        energy = energy.index_add(0, charges.molecule, (charges.positions * slopes.on_sites).sum(1))
+    return energy - energy.detach()
+
+
+def repulsion(here: Placement, parameters: Parameters, R: Float[Tensor, "pair"]
+              ) -> tuple[Float[Tensor, "molecule"], Float[Tensor, "pair"]]:
+    """The repulsion of the cores (eV) on the tape of the distances R (angstrom) and the parameters, but for that of the
+    interaction of unit cores; and its derivative by that."""
+    topology = here.planned.topology
+    gamma = torch.from_numpy(here.blocks.gamma).requires_grad_()
+    sides = parameters.core_i, parameters.core_j
+    with torch.enable_grad():
+        energy = topology.recipe.core_energy(topology.rules, R, gamma, *sides, parameters.pairs)
+        if parameters.moved is not None:
+            energy = energy + parameters.moved * gamma
+        slope, = torch.autograd.grad(energy.sum(), gamma, retain_graph=True)
+    return R.new_zeros(len(here.blocks.core)).index_add(0, topology.molecule, energy), slope

@@ -190,8 +190,8 @@ class Hamiltonian(nn.Module):
         """The walk of molecules that are solved together."""
         scf, index = bucket.scf, bucket.index
         tape = Tape(self._taped(bucket), with_forces, Order(order))
-        if not tape.on and self._compiled(bucket):
-            part = self._untaped(bucket, with_forces)
+        if order == 1 and self._compiled(bucket, tape):
+            part = self._swept(bucket, tape)
             if part is not None:
                 return part
         given, around = bucket.molecules, bucket.surroundings
@@ -211,7 +211,7 @@ class Hamiltonian(nn.Module):
             with tape.responding():
                 held = populations(topology, density, molecules, made.parameters.atoms)
             held = tape.advance(held)
-            state = self._judged(state, molecules, made, held["charges"], bucket.names)
+            state = self._judged(state, molecules, made, held["charges"], bucket.names, made.distances.R)
             state = state.without(_not_finite(parts, state.solution.converged))
             energy, converged = reduce(torch.add, parts.values()), state.solution.converged
             on_atoms = on_charges = None
@@ -223,70 +223,109 @@ class Hamiltonian(nn.Module):
                       "atomization_energy": self._atomization(topology, molecules, energy), **held}
         return Part(index, state, *tape.leave((quantities, parts))).valid(molecules, surroundings)
 
-    def _compiled(self, bucket: Bucket) -> bool:
+    def _compiled(self, bucket: Bucket, tape: Tape) -> bool:
         """Whether the compiled walk may serve molecules."""
-        scf = bucket.scf
-        plain = scf.ladder is None and scf.density is None and (bucket.channels == 2 or scf.unrestricted is not False)
-        return plain and self.network is None and self.U_ss.device.type == "cpu" and compiling.ready()
+        scf, around = bucket.scf, bucket.surroundings
+        if scf.ladder is not None or scf.density is not None or (scf.unrestricted is False and bucket.channels == 1 and bool(
+                bucket.molecules.unpaired.any())):
+            return False
+        live = self.network is not None or self._table_taped()
+        if (around.field is not None and (tape.on or live)) or (around.charges is not None and tape.on and any(
+                tensor.requires_grad for tensor in (around.charges.charges, around.charges.rho))):
+            return False        # their derivatives are not among those of the sweep
+        return self.U_ss.device.type == "cpu" and compiling.ready()
 
-    def _untaped(self, bucket: Bucket, with_forces: bool) -> Part | None:
+    def _swept(self, bucket: Bucket, tape: Tape) -> Part | None:
         """The compiled walk of molecules that are solved together; None where it does not serve them."""
-        molecules, around, scf, index = bucket.molecules, bucket.surroundings, bucket.scf, bucket.index
-        version = self.version()
+        scf, index, version = bucket.scf, bucket.index, self.version()
         if version.bad:
             return None
-        kept = self.memory.topology(molecules, self.remembered, lambda: walk.topology(self.method, molecules))
+        kept = self.memory.topology(bucket.molecules, self.remembered, lambda: walk.topology(self.method, bucket.molecules))
         topology = kept.topology
 
         def plan() -> Planned | None:
-            parameters = self._gathered(molecules, version)[1]
-            assert isinstance(parameters, Parameters)
-            return compiled.planned(topology, parameters)
+            gathered = self._gathered(bucket.molecules, version)[1]
+            base = gathered if isinstance(gathered, Parameters) else shifted.shifted(topology, gathered, None)
+            return compiled.planned(topology, base)
 
-        with blas_threads(), torch.no_grad():
+        with torch.no_grad():
             planned = self.memory.kept(kept, version, "planned", plan)
-            here = None if planned is None else compiled.placement(planned, molecules, around)
-            if planned is None or here is None:
-                return None
-            filling = planned.filling(molecules, bucket.channels, scf.biradical, index)
-            if not filling.whole:
-                return None
-            start = starts.earlier(topology, bucket.channels, bucket.guess, index) or filling.start
-            state = replace(walk.state(topology, molecules, here.problem(filling), scf, start), index=index)
-            D = state.solution.D
-            held = compiled.populations(here, molecules, D)
-            on_atoms = on_charges = None
-            if with_forces:
-                on_atoms, on_charges = compiled.gradient(here, molecules, D, held["charges"])
-        parts = {"electronic": state.solution.energy, "core_core": torch.from_numpy(here.blocks.core)}
-        added, slopes = self._corrections(topology, molecules, with_forces)
-        parts |= added
-        if on_atoms is not None and slopes is not None:
-            on_atoms = on_atoms + slopes
-        if self._learned:
-            offsets = self.atom_offsets.index_select(0, topology.rows)
-            parts["atoms"] = offsets.new_zeros(len(molecules)).index_add(0, molecules.molecule, offsets)
-        state = self._judged(state, molecules, planned, held["charges"], bucket.names)
-        energy = reduce(torch.add, parts.values())
-        if not bool(torch.isfinite(energy).all() & state.solution.converged.all()):
-            state = state.without(_not_finite(parts, state.solution.converged))
-            energy = torch.where(state.solution.converged, energy, torch.nan)
-        quantities = {"energy": energy, "forces": None if on_atoms is None else -on_atoms,
-                      "point_charge_forces": None if on_charges is None else -on_charges,
-                      "heat_of_formation": self._heat(topology, molecules, planned.parameters, energy),
-                      "atomization_energy": self._atomization(topology, molecules, energy), **held}
-        return Part(index, state, quantities, parts).valid(molecules, around)
+        live = self.network is not None or self._table_taped()      # whether the parameters are others at every call
+        if planned is None or not (live or planned.repels):
+            return None
+        recorded = tape.on or (live and tape.forces)
+        leaf, leaf_around = movable(bucket.molecules, bucket.surroundings) if tape.forces and recorded else (
+            bucket.molecules, bucket.surroundings)
+        with blas_threads(), torch.set_grad_enabled(recorded):
+            molecules, around = tape.enter(leaf), tape.enter(leaf_around)
+            parameters, shifts, refused, R = planned.parameters, None, {}, None
+            if live:
+                distances = walk.distances(topology, molecules.positions, bucket.names)
+                R = distances.R
+                shifts, refused = self._asked(topology, molecules, distances)
+                gathered = self._gathered(molecules, version)[1]
+                made = shifted.shifted(topology, gathered, shifts) if isinstance(gathered, Parent) else gathered
+                parameters = tape.enter(made)
+                planned = planned.with_parameters(parameters)
+            with torch.no_grad():
+                here = compiled.placement(planned, molecules, around)
+                if here is None:
+                    return None
+                filling = planned.filling(molecules, bucket.channels, scf.biradical, index)
+                if not filling.whole:
+                    return None
+                start = starts.earlier(topology, bucket.channels, bucket.guess, index) or filling.start
+                state = replace(walk.state(topology, molecules, here.problem(filling), scf, start), index=index)
+                state = state.without(refused)
+                D = state.solution.D
+                held = compiled.populations(here, molecules, D)
+            parts = {"electronic": state.solution.energy, "core_core": torch.from_numpy(here.blocks.core)}
+            by_gamma = None
+            if live and R is not None:
+                repulsion, by_gamma = compiled.repulsion(here, parameters, R)
+                parts["core_core"] = parts["core_core"] + repulsion
+            slopes = None
+            if tape.forces or tape.on:
+                slopes = compiled.slopes(here, molecules, D, held["charges"], by_gamma)
+            if recorded and slopes is not None:
+                parts["electronic"] = parts["electronic"] + compiled.on_tape(here, parameters, molecules, around.charges, D,
+                                                                            slopes)
+            if tape.on:
+                state = replace(state, shifts=shifts)
+            added, by_positions = self._corrections(topology, molecules, recorded, tape.forces)
+            parts |= added
+            if self._learned:
+                zero = self.atom_offsets.new_zeros(len(molecules))
+                offsets = self.atom_offsets.index_select(0, topology.rows)
+                parts["atoms"] = zero.index_add(0, molecules.molecule, offsets)
+                if shifts is not None and shifts.local is not None:
+                    parts["local"] = zero.index_add(0, molecules.molecule, shifts.local)
+            state = self._judged(state, molecules, planned, held["charges"], bucket.names, R)
+            energy = reduce(torch.add, parts.values())
+            if not bool(torch.isfinite(energy.detach()).all() & state.solution.converged.all()):
+                state = state.without(_not_finite(parts, state.solution.converged))
+            converged, on_atoms, on_charges = state.solution.converged, None, None
+            if tape.forces and recorded:
+                on_atoms, on_charges = forces(torch.where(converged, energy, 0.0), leaf, leaf_around.charges, tape)
+            elif slopes is not None:
+                on_atoms = -slopes.on_atoms if by_positions is None else -slopes.on_atoms - by_positions
+                on_charges = None if slopes.on_sites is None else -slopes.on_sites
+        energy = torch.where(converged, energy, torch.nan)
+        quantities = {"energy": energy, "forces": on_atoms, "point_charge_forces": on_charges,
+                      "heat_of_formation": self._heat(topology, molecules, parameters, energy),
+                      "atomization_energy": self._atomization(topology, molecules, energy), **tape.advance(held)}
+        return Part(index, state, *tape.leave((quantities, parts))).valid(molecules, around)
 
-    def _corrections(self, topology: Topology, molecules: Molecules, with_slopes: bool
+    def _corrections(self, topology: Topology, molecules: Molecules, recorded: bool, sloped: bool
                      ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """The energies of the correction terms by name, eV, and the derivative of their sum by the positions (eV/angstrom, None:
-        zero or not asked for), off the tape."""
-        composition, positions = topology.composition, molecules.positions.detach()
-        if not concerning(self.terms, composition):
-            return {GROUPS[name]: positions.new_zeros(len(molecules)) for name in self.terms}, None
-        with torch.set_grad_enabled(with_slopes):
-            leaf = positions.requires_grad_(with_slopes)
-            energies = corrections(self.terms, composition, leaf, None, topology.recipe.constants)
+        """The energies of the correction terms by name, eV, on the tape of the positions if that is `recorded`; and the
+        derivative of their sum by the positions, eV/angstrom, where it is not and is asked for (None: zero)."""
+        composition, constants = topology.composition, topology.recipe.constants
+        if recorded or not concerning(self.terms, composition):
+            return corrections(self.terms, composition, molecules.positions, None, constants), None
+        with torch.set_grad_enabled(sloped):
+            leaf = molecules.positions.detach().requires_grad_(sloped)
+            energies = corrections(self.terms, composition, leaf, None, constants)
             taped = [energy for energy in energies.values() if energy.requires_grad]
             slopes = torch.autograd.grad(reduce(torch.add, taped).sum(), leaf)[0] if taped else None
         return {name: energy.detach() for name, energy in energies.items()}, slopes
@@ -402,14 +441,16 @@ class Hamiltonian(nn.Module):
             shifts = faults.without(shifts, topology, bad)
         return shifts, refused
 
-    def _judged(self, state: State, molecules: Molecules, made: Assembly, charges: Float[Tensor, "atom"],
-                names: list[int] | None) -> State:
+    def _judged(self, state: State, molecules: Molecules, made: Assembly | Planned, charges: Float[Tensor, "atom"],
+                names: list[int] | None, R: Float[Tensor, "pair"] | None) -> State:
         """The state; of a learned Hamiltonian with what is implausible about it, its members then not converged."""
         if self.network is None and self.method.card is None:
             return state
         converged = state.solution.converged
         core = made.parameters.atoms.core.detach()
-        reasons = implausible(made.topology, molecules, made.distances.R.detach(), core, charges.detach(), names)
+        if R is None:
+            R = walk.distances(made.topology, molecules.positions).R
+        reasons = implausible(made.topology, molecules, R.detach(), core, charges.detach(), names)
         reasons = [reason if done else "" for reason, done in zip(reasons, converged.tolist(), strict=True)]
         if not any(reasons):
             return state

@@ -6,8 +6,8 @@ nothing is fitted or looked up twice; kernels (folder `kernels`) do the rest. Ca
 (common/compiling.py).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +29,8 @@ from nddo_ml.orbitals import DISTRIBUTIONS
 
 IS_HELIUM, IS_METAL, HAS_OWN_CORE = 1, 2, 4         # bits of Atoms.special, as the kernels read them
 EXPONENTIAL, DAMPED = 0, 1                          # forms of the core-core repulsion
+ZETA, BETA = (tuple(f"{name}_{shell}" for shell in "spd") for name in ("zeta", "beta"))     # of AtomIntegrals
+BROUGHT = (*FEATURES, *ZETA, *BETA, "core")
 NOT_ANY = np.zeros(0)
 NO_ROWS = np.zeros((0, 2))
 
@@ -77,16 +79,12 @@ def plan(topology: Topology, parameters: Parameters, cores: bool = True) -> Plan
     orbitals = _n(layout.orbitals)
     before = np.cumsum(n_ao) - n_ao
     first = before - (np.cumsum(orbitals) - orbitals)[molecule]
-    U, U_at, one_at, one_stride = _atom_blocks(topology, parameters)
-    brought = parameters.atoms
-    features = np.stack([_n(getattr(brought, name)) for name in FEATURES], 1)
-    zeta, beta = (np.stack([_n(getattr(brought, name + shell)) for shell in "spd"], 1) for name in ("zeta_", "beta_"))
+    U_at, one_at, one_stride = _places_of_blocks(topology)
     elements = topology.elements
     own = _n(has_own_core(recipe.rho_core, recipe.elements))[_n(topology.rows)]
     special = (IS_HELIUM * (_n(elements.number) == HELIUM) + IS_METAL * (_n(elements.occ_d) > 0) + HAS_OWN_CORE * own)
     places = np.searchsorted(ORBITALS, n_ao)
-    made = Atoms(n_ao, places, first, molecule, special.astype(np.int64), np.ascontiguousarray(features), zeta, beta,
-                 np.ascontiguousarray(_n(brought.core)), np.ascontiguousarray(features[:, FEATURES.index("rho_core")]), U, U_at)
+    made = Atoms(n_ao, places, first, molecule, special.astype(np.int64), *_brought(parameters), U_at)
     i, j = _n(topology.i), _n(topology.j)
     swap = n_ao[i] < n_ao[j]
     order = np.argsort(_n(topology.molecule), kind="stable")
@@ -101,9 +99,21 @@ def plan(topology: Topology, parameters: Parameters, cores: bool = True) -> Plan
     return Plan(
         made, pairs, repulsion, scaling, constants(tuple(sorted(needed)), classes, recipe.constants),
         folded(made, pairs, repulsion, scaling[3:]),
-        np.concatenate([*(_n(block).ravel() for block in parameters.one), NOT_ANY]), one_at, one_stride, orbitals,
+        _flat(parameters.one), one_at, one_stride, orbitals,
         np.searchsorted(molecule, np.arange(layout.molecules + 1)),
         np.searchsorted(molecule[i], np.arange(layout.molecules + 1)), layout.size, int(sizes.sum()), recipe.join, recipe.fade)
+
+
+def with_parameters(plan: Plan, parameters: Parameters) -> Plan:
+    """The plan of the same batch with other parameters of its atoms and factors of its resonance integrals; the repulsion of
+    the cores is no part of it."""
+    held = plan.atoms
+    atoms = Atoms(*held[:5], *_brought(parameters), held.U_at)
+    factors = NOT_ANY if parameters.resonance is None else _flat(parameters.resonance)
+    reals = folded(atoms, NO_CORES, plan.scaling[3:])
+    batch = plan.batch._replace(reals=reals.reals, reals_at=reals.reals_at)
+    return replace(plan, atoms=atoms, cores=NO_CORES, scaling=plan.scaling._replace(factors=factors), batch=batch,
+                   one=_flat(parameters.one))
 
 
 def integrals(plan: Plan, x: Float[np.ndarray, "atom 3"], surroundings: "Placed | None" = None) -> Blocks:
@@ -243,20 +253,33 @@ def _n(tensor: Tensor) -> NDArray[Any]:
     return tensor.detach().numpy()
 
 
-def _atom_blocks(topology: Topology, parameters: Parameters) -> tuple[Array, Indices, Indices, Indices]:
-    """The packed one-electron blocks of the free atoms and where they begin; where the two-electron blocks begin in the blocks
-    of the groups one after another, and from one row to the next."""
+def _flat(blocks: Sequence[Tensor]) -> Array:
+    """The numbers of several tensors, one after another."""
+    return np.concatenate([*(_n(block).ravel() for block in blocks), NOT_ANY])
+
+
+def _brought(parameters: Parameters) -> tuple[Array, Array, Array, Array, Array, Array]:
+    """What atoms bring to the integrals: features, zeta, beta, core, rho_core and U of records.Atoms."""
+    columns = [getattr(parameters.atoms, name) for name in BROUGHT]
+    table = _n(torch.stack(columns))
+    features, zeta, beta = (np.ascontiguousarray(table[part].T) for part in (slice(0, 16), slice(16, 19), slice(19, 22)))
+    return features, zeta, beta, table[22], np.ascontiguousarray(features[:, FEATURES.index("rho_core")]), _flat(parameters.U)
+
+
+def _places_of_blocks(topology: Topology) -> tuple[Indices, Indices, Indices]:
+    """Where the packed one-electron block of each atom begins in the blocks of the groups one after another; where its
+    two-electron block begins, and from one row of that to the next."""
     atoms = len(topology.layout.n_ao)
     U_at, one_at, stride = (np.zeros(atoms, dtype=np.int64) for _ in range(3))
-    U, U_start, start = [NOT_ANY], 0, 0
-    for group, block in zip(topology.layout.atoms, parameters.U, strict=True):
-        here, (count, m) = _n(group.atoms), block.shape
+    U_start = start = 0
+    for group in topology.layout.atoms:
+        here, m = _n(group.atoms), DISTRIBUTIONS[group.orbitals]
+        count = len(here)
         U_at[here] = U_start + m * np.arange(count)
         one_at[here] = start + m * m * np.arange(count)
         stride[here] = m
-        U.append(_n(block).ravel())
         U_start, start = U_start + m * count, start + m * m * count
-    return np.concatenate(U), U_at, one_at, stride
+    return U_at, one_at, stride
 
 
 def _kinds(n_ao: Indices, i: Indices, j: Indices) -> Indices:
@@ -322,20 +345,14 @@ def _cores(topology: Topology, parameters: Parameters) -> Cores:
 def _scaling(topology: Topology, parameters: Parameters, swapped: NDArray[np.bool_], order: Indices) -> Scaling:
     """The factors that do not depend on the positions. swapped: which pairs of a plan have the two atoms of the topology's pair
     in the other order."""
-    coulomb = topology.recipe.constants.coulomb
-    if parameters.resonance is None:
-        return Scaling(NO_ROWS, NO_ROWS, NOT_ANY, coulomb, np.zeros(0, dtype=np.int64), np.zeros((0, 2), dtype=np.int64))
-    at, strides, start = [], [], 0
-    for group, block in zip(topology.layout.pairs, parameters.resonance, strict=True):
-        count, elements = block.shape
+    at, strides, start = [np.zeros(0, dtype=np.int64)], [np.zeros((0, 2), dtype=np.int64)], 0
+    for group in topology.layout.pairs:
+        count, elements = len(group.i), group.shells[0] * group.shells[1]
         at.append(start + elements * np.arange(count))
         strides.append(np.tile([[group.shells[1], 1]], (count, 1)))
         start += count * elements
-    places, both = np.concatenate(at), np.concatenate(strides)
-    turned = np.zeros(len(places), dtype=bool)
+    both, turned = np.concatenate(strides), np.zeros(len(order), dtype=bool)
     turned[order] = swapped
     both = np.where(turned[:, None], both[:, ::-1], both)
-    return Scaling(NO_ROWS, NO_ROWS, np.concatenate([_n(block).ravel() for block in parameters.resonance]), coulomb, places,
-                   np.ascontiguousarray(both))
-
-
+    factors = NOT_ANY if parameters.resonance is None else _flat(parameters.resonance)
+    return Scaling(NO_ROWS, NO_ROWS, factors, topology.recipe.constants.coulomb, np.concatenate(at), np.ascontiguousarray(both))

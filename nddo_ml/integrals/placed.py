@@ -5,6 +5,7 @@ network, does not show.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -17,15 +18,15 @@ from nddo_ml.integrals.nuclear import CoreParameters, PairValues, core_parameter
 from nddo_ml.integrals.one_centre import one_centre
 from nddo_ml.integrals.parameters import AtomParameters, gather
 from nddo_ml.integrals.topology import Topology
-from nddo_ml.orbitals import packed_pairs
+from nddo_ml.orbitals import Layout, packed_pairs
 
 
 @record
 class Parameters:
     """Every parameter of a batch where it is used; lists have one entry per group of atoms or of pairs in the layout."""
 
+    layout: Layout
     atoms: AtomIntegrals                                        # of each atom
-    sides: Sequence[tuple[AtomIntegrals, AtomIntegrals]]        # of atoms i and j of the pairs of each group
     core_i: CoreParameters                                      # of atom i of each pair
     core_j: CoreParameters                                      # of atom j
     pairs: PairValues                                           # of the pair itself
@@ -35,14 +36,18 @@ class Parameters:
     resonance: Sequence[Tensor] | None = None
     moved: Float[Tensor, "pair"] | None = None                  # change of the product of the core charges, e^2; None: none
 
+    @cached_property
+    def sides(self) -> list[tuple[AtomIntegrals, AtomIntegrals]]:
+        """Those of atoms i and j of the pairs of each group; made when they are first asked for."""
+        return [(gather(self.atoms, group.i), gather(self.atoms, group.j)) for group in self.layout.pairs]
+
 
 def placed(topology: Topology, atoms: AtomIntegrals, fitted: AtomParameters, pairs: PairValues) -> Parameters:
     """Parameters of each atom and pair carried to where they are used."""
     core = core_parameters(fitted)
     groups = topology.layout.atoms
     own = [gather(atoms, group.atoms) for group in groups]
-    sides = [(gather(atoms, group.i), gather(atoms, group.j)) for group in topology.layout.pairs]
-    return Parameters(atoms, sides, gather(core, topology.i), gather(core, topology.j), pairs,
+    return Parameters(topology.layout, atoms, gather(core, topology.i), gather(core, topology.j), pairs,
                       [_one_electron(group.orbitals, values) for group, values in zip(groups, own, strict=True)],
                       [one_centre(values, group.orbitals) for group, values in zip(groups, own, strict=True)])
 

@@ -10,6 +10,8 @@ Pople, Santry, Segal, J. Chem. Phys. 43, S129 (1965). Every quantity is a sum ov
 below are written over the same blocks, and tests prove F = dE/dD.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -135,15 +137,9 @@ def electronic_energy(layout: Layout, integrals: Integrals, D: Float[Tensor, "mo
     the integrals and in D, without building a matrix."""
     spins = D.shape[1]
     flat = flattened(D)
+    energy = one_centre_energy(layout, integrals.h_atoms, integrals.one, D)
     P = (2.0 / spins) * flat.sum(-1, keepdim=True)
     charges = [atom_densities(g, P)[..., 0] for g in layout.atoms]
-    energy = integrals.core.new_zeros(layout.molecules)
-    for group, p, h, w in zip(layout.atoms, charges, integrals.h_atoms, integrals.one, strict=True):
-        exchange = one_centre_exchange(w, group.orbitals)
-        own = atom_densities(group, flat)
-        coulomb = (p * (h + 0.5 * torch.bmm(w, p[..., None])[..., 0])).sum(1)
-        atom = coulomb - (own * torch.bmm(exchange, own)).sum((1, 2)) / spins
-        energy = energy.index_add(0, group.molecule, atom)
     for group, h, w in zip(layout.pairs, integrals.h_pairs, integrals.two, strict=True):
         if group.shells[1] == 0:
             continue
@@ -153,6 +149,22 @@ def electronic_energy(layout: Layout, integrals: Integrals, D: Float[Tensor, "mo
         weights = weights.flatten(1) - exchange_weights(group.shells, own) * (2.0 / spins)
         pair = (weights * w.flatten(1)).sum(1) + (4.0 / spins) * (own.sum(-1) * h).sum(1)
         energy = energy.index_add(0, group.molecule, pair)
+    return energy
+
+
+def one_centre_energy(layout: Layout, h: Sequence[Tensor], one: Sequence[Tensor],
+                      D: Float[Tensor, "molecule spin orbital orbital"]) -> Float[Tensor, "molecule"]:
+    """The part of the electronic energy of each molecule (eV) in the blocks of its atoms: h over packed distributions (k, m)
+    and the Coulomb integrals (k, m, m) of each group of atoms."""
+    spins = D.shape[1]
+    flat = flattened(D)
+    P = (2.0 / spins) * flat.sum(-1, keepdim=True)
+    energy = D.new_zeros(layout.molecules)
+    for group, block, w in zip(layout.atoms, h, one, strict=True):
+        p, own = atom_densities(group, P)[..., 0], atom_densities(group, flat)
+        coulomb = (p * (block + 0.5 * torch.bmm(w, p[..., None])[..., 0])).sum(1)
+        exchange = (own * torch.bmm(one_centre_exchange(w, group.orbitals), own)).sum((1, 2)) / spins
+        energy = energy.index_add(0, group.molecule, coulomb - exchange)
     return energy
 
 
