@@ -19,8 +19,9 @@ from torch import Tensor
 from nddo_ml.common.threads import blas_threads, one_blas_thread
 from nddo_ml.orbitals import DISTRIBUTIONS, Layout
 from nddo_ml.scf import accelerate, newton, rungs
+from nddo_ml.scf.options import SCF
 from nddo_ml.scf.problem import FLOAT32_FROM, Problem, Solution
-from nddo_ml.scf.records import Array, Ends, Indices, Rules, Whole, ends, folded
+from nddo_ml.scf.records import Ends, Flat, Indices, Plan, Rules, Whole, ends, folded
 
 STEPS = 15              # iterations in all, beyond which a case counts as difficult
 GAP = 5.0               # eV: below, there may be several states, and the ladder has more ways of finding the lowest
@@ -33,27 +34,8 @@ class Why(Enum):
 
     STEPS = f"not converged within {STEPS} iterations"
     GAP = "the gap is small"
-    HALF = "levels are half filled"
+    OCCUPATIONS = "levels are half filled, or not in ascending order"
     FINITE = "numbers are not finite"
-
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """Where the matrices and integrals of a batch lie."""
-
-    indices: Whole                          # folded (records.Indices)
-    orbitals: Int[np.ndarray, "molecule"]
-    size: int                               # orbitals of the padded matrices
-    inside: Int[np.ndarray, "element"] | None   # places of the matrix elements among the padded ones; None: nothing is padded
-
-
-@dataclass(frozen=True, eq=False)
-class Arrays:
-    """The integrals of a batch in flat arrays, eV."""
-
-    h: Float[np.ndarray, "element"]         # core Hamiltonian of one molecule after the other
-    one: Float[np.ndarray, "element"]       # one-centre blocks, as the plan places them
-    two: Float[np.ndarray, "element"]       # two-centre blocks
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,41 +147,43 @@ def rules(tolerance: float, steps: int = STEPS) -> Rules:
                  newton.SMALLEST_PIVOT)
 
 
-def solve(plan: Plan, arrays: Arrays, start: Start, occupations: Float[np.ndarray, "molecule spin level"], rules: Rules) -> Found:
-    """The self-consistent field of every molecule from `start`; the energy counts no cores."""
-    filled, molecules = occupations.sum(-1).round().astype(np.int64), len(plan.orbitals)
-    half = ((occupations > 0) & (occupations < 1)).any((1, 2))
-    made = ends(molecules, len(arrays.h) * filled.shape[1], None if start.orbitals else start.matrices.copy())
-    if start.orbitals:
-        made.C[:] = start.matrices
-    made.residual[half] = np.inf
-    chosen = np.flatnonzero(~half & (plan.orbitals > 0))
-    _share(plan, arrays, start.orbitals, filled, rules, made, chosen)
+def solve(flat: Flat, h: Float[np.ndarray, "element"], start: Start, occupations: Float[np.ndarray, "molecule spin level"],
+          rules: Rules) -> Found:
+    """The self-consistent field of every molecule from `start`; the energy counts no cores. h: core Hamiltonians of one molecule
+    after the other, eV.
+    """
+    plan, filled = flat.plan, occupations.sum(-1).round().astype(np.int64)
+    special = (occupations != (np.arange(occupations.shape[-1]) < filled[..., None])).any((1, 2))
+    made = ends(len(filled), len(h) * filled.shape[1])
+    (made.C if start.orbitals else made.D)[:] = start.matrices
+    made.residual[special] = np.inf
+    _share(flat, h, start.orbitals, filled, rules, made, np.flatnonzero(~special))
     smallest = GAP_FOLLOWED if start.orbitals or start.followed else GAP
     good = (made.residual <= rules.tolerance) & (made.gap > smallest)
     if bool(good.all()):
-        return Found(made, [None] * molecules)
+        return Found(made, [None] * len(filled))
     why: list[Why | None] = []
-    for solved, is_half, residual in zip(good.tolist(), half.tolist(), made.residual.tolist(), strict=True):
-        why.append(None if solved else Why.HALF if is_half else Why.FINITE if residual != residual
+    for solved, is_special, residual in zip(good.tolist(), special.tolist(), made.residual.tolist(), strict=True):
+        why.append(None if solved else Why.OCCUPATIONS if is_special else Why.FINITE if residual != residual
                    else Why.GAP if residual <= rules.tolerance else Why.STEPS)
     return Found(made, why)
 
 
-def _share(plan: Plan, arrays: Arrays, from_orbitals: bool, filled: Whole, rules: Rules, made: Ends, chosen: Whole) -> None:
+def _share(flat: Flat, h: Float[np.ndarray, "element"], from_orbitals: bool, filled: Whole, rules: Rules, made: Ends,
+           chosen: Whole) -> None:
     """Solve the `chosen` molecules, in as many threads as torch has where there are several."""
     from nddo_ml.scf.kernels.fixed_point import fixed_points
     from nddo_ml.scf.kernels.newton import newtons
 
     def work(members: Whole, single: bool) -> None:
-        one, two = (arrays.one, arrays.two) if not single else rough
+        one, two = rough if single else (flat.one, flat.two)
         if not from_orbitals:
-            fixed_points(members, plan.indices, arrays.h, one, two, filled, rules, made)
-        newtons(members, plan.indices, arrays.h, arrays.one, arrays.two, one, two, single and not from_orbitals, filled, rules,
-                made)
+            fixed_points(members, plan.indices, h, one, two, filled, rules, made)
+        newtons(members, plan.indices, h, flat.one, flat.two, one, two, single and not from_orbitals, filled, rules, made)
 
+    plan = flat.plan
     large = plan.orbitals[chosen] >= FLOAT32_FROM
-    rough = (arrays.one.astype(np.float32), arrays.two.astype(np.float32)) if bool(large.any()) else (arrays.one, arrays.two)
+    rough = (flat.one.astype(np.float32), flat.two.astype(np.float32)) if bool(large.any()) else (flat.one, flat.two)
     groups = [(members, single) for members, single in ((chosen[~large], False), (chosen[large], True)) if len(members)]
     threads, cost = torch.get_num_threads(), plan.orbitals[chosen].astype(float)**3
     if threads == 1 or len(chosen) == 1 or float(cost.sum()) < WORTH:
@@ -213,15 +197,23 @@ def _share(plan: Plan, arrays: Arrays, from_orbitals: bool, filled: Whole, rules
             done.result()
 
 
-def first_rung(problem: Problem, start: Float[Tensor, "molecule spin orbital orbital"], rules: Rules, followed: bool
+def first_rung(problem: Problem, start: Float[Tensor, "molecule spin orbital orbital"], scf: SCF, followed: bool
                ) -> tuple[Solution, list[int]]:
-    """The solution, and the molecules that are handed over to the torch ladder."""
-    arrays, placed = problem.arrays, plan(problem.layout)
-    if arrays is None:
-        blocks = problem.integrals
-        arrays = Arrays(taken(placed, problem.h), _joined(blocks.one), _joined(blocks.two))
-    found = solve(placed, arrays, Start(taken(placed, start), followed=followed), problem.occupations.numpy(), rules)
-    return _solution(placed, found, start.shape[1])
+    """The solution, and the molecules that are handed over to the torch ladder: whatever their part of the solution says, they are
+    not solved."""
+    flat = problem.flat
+    if flat is None:
+        flat = Flat(plan(problem.layout), _joined(problem.integrals.one), _joined(problem.integrals.two))
+    placed = flat.plan
+    limits = rules(scf.tolerance, min(STEPS, scf.max_steps))
+    found = solve(flat, taken(placed, problem.h), Start(taken(placed, start), followed=followed), problem.occupations.numpy(),
+                  limits)
+    ended, spins = found.ends, start.shape[1]
+    energy, residual, gap = torch.from_numpy(ended.energy), torch.from_numpy(ended.residual), torch.from_numpy(ended.gap)
+    iterations = torch.from_numpy(ended.iterations.astype(np.int64))
+    solution = Solution(padded(placed, ended.D, spins), padded(placed, ended.F, spins), energy, residual <= scf.tolerance,
+                        residual, iterations, torch.zeros_like(iterations), gap)
+    return solution, [k for k, why in enumerate(found.why) if why is not None]
 
 
 def _joined(blocks: list[Tensor]) -> Float[np.ndarray, "element"]:

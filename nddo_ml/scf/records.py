@@ -5,9 +5,11 @@ atoms and pairs, then the fields of `Indices` one after another. The kernels fin
 (kernels/places.py).
 """
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
@@ -19,7 +21,7 @@ class Indices(NamedTuple):
 
     atoms: Whole            # (molecule + 1): where the atoms of a molecule begin
     pairs: Whole            # (molecule + 1): and its pairs
-    elements: Whole         # (molecule + 1): and the elements of its matrices; with two spins the two matrices follow each other
+    elements: Whole         # (molecule + 1): and the elements of one of its matrices; those of two spins follow each other
     orbitals: Whole         # (molecule)
     first: Whole            # (atom): first orbital, counted from that of its molecule
     n_ao: Whole             # (atom): orbitals
@@ -75,14 +77,32 @@ class Ends(NamedTuple):
     iterations: Array
 
 
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Where the matrices and integrals of a batch lie."""
+
+    indices: Whole                              # folded
+    orbitals: Int[np.ndarray, "molecule"]
+    size: int                                   # orbitals of the padded matrices
+    inside: Int[np.ndarray, "element"] | None   # places of the matrix elements among the padded ones; None: nothing is padded
+
+
+@dataclass(frozen=True, eq=False)
+class Flat:
+    """The two-electron integrals of a batch in flat arrays, eV."""
+
+    plan: Plan
+    one: Float[np.ndarray, "element"]       # one-centre blocks, where the plan places them
+    two: Float[np.ndarray, "element"]       # two-centre blocks
+
+
 def folded(indices: Indices) -> Whole:
     """The indices in one array."""
     counts = len(indices.orbitals), len(indices.first), len(indices.pair_i)
     return np.concatenate([counts, *indices]).astype(np.int64)
 
 
-def ends(molecules: int, elements: int, start: Any = None) -> Ends:
-    """Room for so many molecules whose matrices have so many elements; start: densities, which are overwritten."""
-    D = np.empty(elements) if start is None else start
-    return Ends(D, np.empty(elements), np.empty(elements), np.full(molecules, 0.0), np.zeros(molecules),
-                np.full(molecules, np.inf), np.zeros(molecules))
+def ends(molecules: int, elements: int) -> Ends:
+    """Room for so many molecules whose matrices have so many elements."""
+    D, F, C = (np.empty(elements) for _ in range(3))
+    return Ends(D, F, C, np.zeros(molecules), np.zeros(molecules), np.full(molecules, np.inf), np.zeros(molecules))
