@@ -24,8 +24,9 @@ from nddo_ml.scf.problem import FLOAT32_FROM, Problem, Solution
 from nddo_ml.scf.records import Ends, Flat, Indices, Plan, Rules, Whole, ends, folded
 
 STEPS = 15              # iterations in all, beyond which a case counts as difficult
-GAP = 5.0               # eV: below, there may be several states, and the ladder has more ways of finding the lowest
-GAP_FOLLOWED = 1.0      # eV: the same for what follows an earlier state; below, levels may be inverted (ladder.CLEAR_GAP)
+# eV: below, there may be several states, and which one is found a matter of rounding: torch is to find its own. For what follows
+# an earlier state, and for molecules that would take long (from FLOAT32_FROM orbitals on), below 1 eV alone (ladder.CLEAR_GAP)
+GAP, GAP_FOLLOWED = 5.0, 1.0
 WORTH = 3e6             # cubes of orbitals, summed over molecules, from which on threads share them (some milliseconds)
 
 
@@ -158,7 +159,8 @@ def solve(flat: Flat, h: Float[np.ndarray, "element"], start: Start, occupations
     (made.C if start.orbitals else made.D)[:] = start.matrices
     made.residual[special] = np.inf
     _share(flat, h, start.orbitals, filled, rules, made, np.flatnonzero(~special))
-    smallest = GAP_FOLLOWED if start.orbitals or start.followed else GAP
+    clear = start.orbitals or start.followed or (plan.orbitals >= FLOAT32_FROM)
+    smallest = np.where(clear, GAP_FOLLOWED, GAP)
     good = (made.residual <= rules.tolerance) & (made.gap > smallest)
     if bool(good.all()):
         return Found(made, [None] * len(filled))
