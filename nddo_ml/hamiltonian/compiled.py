@@ -27,9 +27,12 @@ from nddo_ml.integrals.records import Adjoint
 from nddo_ml.integrals.topology import Topology
 from nddo_ml.molecules import COINCIDENT, Molecules, PointCharges, Surroundings
 from nddo_ml.properties.populations import about_centre_of_mass
+from nddo_ml.scf.compiled import arranged
 from nddo_ml.scf.density import aufbau
 from nddo_ml.scf.fock import one_centre_energy
 from nddo_ml.scf.problem import Electrons, Problem
+from nddo_ml.scf.records import Flat
+from nddo_ml.scf.records import Plan as FieldPlan
 
 Spins = tuple[bytes, bytes, int, bool]      # charges and unpaired electrons of the molecules, spin channels, biradicals
 
@@ -50,6 +53,7 @@ class Planned:
 
     topology: Topology
     plan: Plan
+    field: FieldPlan                # of the self-consistent field
     parameters: Parameters
     filled: dict[Spins, Filling] = field(default_factory=dict)
 
@@ -75,7 +79,13 @@ class Planned:
 
 def planned(topology: Topology, parameters: Parameters) -> Planned | None:
     """What is kept of molecules of these species; None: this path does not serve them."""
-    return Planned(topology, compiled.plan(topology, parameters), parameters) if topology.layout.atoms else None
+    if not topology.layout.atoms:
+        return None
+    plan = compiled.plan(topology, parameters)
+    n_ao, (i, j, at) = plan.atoms.n_ao, (plan.pairs.i, plan.pairs.j, plan.pairs.two_at)
+    stride = n_ao[j] * (n_ao[j] + 1) // 2
+    field = arranged(n_ao, plan.atoms.molecule, (plan.one_at, plan.one_stride), (i, j, at, stride), plan.size)
+    return Planned(topology, plan, field, parameters)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +104,8 @@ class Placement:
         def groups() -> Any:
             return compiled.blocks_of_groups(planned.plan, planned.topology, blocks)
 
-        return Problem(planned.topology.layout, groups, torch.from_numpy(blocks.h), filling.occupations)
+        flat = Flat(planned.field, planned.plan.one, blocks.two)
+        return Problem(planned.topology.layout, groups, torch.from_numpy(blocks.h), filling.occupations, flat)
 
 
 def placement(planned: Planned, molecules: Molecules, surroundings: Surroundings) -> Placement | None:
