@@ -264,7 +264,7 @@ class Hamiltonian(nn.Module):
                 R = distances.R
                 shifts, refused = self._asked(topology, molecules, distances)
                 gathered = self._gathered(molecules, version)[1]
-                made = shifted.shifted(topology, gathered, shifts) if isinstance(gathered, Parent) else gathered
+                made = shifted.shifted(topology, gathered, shifts, 1) if isinstance(gathered, Parent) else gathered
                 parameters = tape.enter(made)
                 planned = planned.with_parameters(parameters)
             with torch.no_grad():
