@@ -23,7 +23,7 @@ from nddo_ml.common.files import alone, write_text
 PACKAGE = Path(__file__).parents[1]
 # what machine code is made from: kernels, what they import, and the calculations that bring them all
 SOURCES = ("units.py", "common/jit.py", "common/code_cache.py", "scf/kernels/*.py", "integrals/kernels/*.py",
-           "integrals/records.py", "integrals/nuclear.py", "integrals/frame.py", "hamiltonian/warm_up.py")
+           "scf/records.py", "integrals/records.py", "integrals/nuclear.py", "integrals/frame.py", "hamiltonian/warm_up.py")
 COMPILERS = ("numba", "llvmlite", "numpy")
 PROCESSOR = ("vendor_id", "cpu family", "model", "model name", "flags", "Features", "CPU implementer", "CPU architecture",
              "CPU variant", "CPU part")                                      # lines of /proc/cpuinfo

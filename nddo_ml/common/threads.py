@@ -42,6 +42,17 @@ def blas_threads() -> AbstractContextManager[None]:
     return _blas
 
 
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Scipy's linear algebra with one thread while the context lasts: for threads that each call kernels."""
+    with _blas:
+        before = _blas.put([1] * len(_blas.libraries or []))
+        try:
+            yield
+        finally:
+            _blas.put(before)
+
+
 class _Blas(AbstractContextManager[None]):
     """The libraries, found when they are first needed, and how many threads they had before."""
 
@@ -57,21 +68,24 @@ class _Blas(AbstractContextManager[None]):
             if self.libraries is None:
                 self.libraries = _libraries()
             if self.depth == 0:
-                count = torch.get_num_threads()
-                self.before = [read() for read, _ in self.libraries]
-                for (_, put), before in zip(self.libraries, self.before, strict=True):
-                    if before != count:
-                        put(count)
+                self.before = self.put([torch.get_num_threads()] * len(self.libraries))
             self.depth += 1
 
     def __exit__(self, *error: object) -> None:
         """Restore what was."""
         with self.lock:
             self.depth -= 1
-            if self.depth == 0 and self.libraries:
-                for (read, put), before in zip(self.libraries, self.before, strict=True):
-                    if before != read():
-                        put(before)
+            if self.depth == 0:
+                self.put(self.before)
+
+    def put(self, counts: list[int]) -> list[int]:
+        """How many threads the libraries had, after they are given so many."""
+        before: list[int] = []
+        for (read, put), count in zip(self.libraries or [], counts, strict=True):
+            before.append(read())
+            if before[-1] != count:
+                put(count)
+        return before
 
 
 _blas = _Blas()

@@ -18,7 +18,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nddo_ml.common import compiling
 from nddo_ml.common.struct import choose
+from nddo_ml.scf import compiled
 from nddo_ml.scf.density import diagonalise
 from nddo_ml.scf.newton import Converged, newton
 from nddo_ml.scf.options import SCF, USUAL
@@ -32,14 +34,36 @@ CLEAR_GAP = 1.0         # eV: beyond it the rough gap of the last step proves th
 MIXING = ((1.0, None), (1.0, 1), (1.0, 1), (1.0, 1), (1.0, None), (0.3, 1), (0.3, None))
 
 
-def solve(problem: Problem, start: Float[Tensor, "molecule spin orbital orbital"], scf: SCF = USUAL) -> Solution:
+def solve(problem: Problem, start: Float[Tensor, "molecule spin orbital orbital"], scf: SCF = USUAL, followed: bool = False
+          ) -> Solution:
     """The self-consistent field from the density `start`, each molecule to a commutator below `scf.tolerance` (eV), or reported
-    as not converged after `scf.max_steps` iterations.
+    as not converged after `scf.max_steps` iterations. followed: whether the start is the density of an earlier state.
+
+    Where kernels are ready, molecules climb the first rung compiled, and those with a clear end do without torch.
     """
     with torch.no_grad():
         if not problem.layout.atoms:
             return _empty(problem)
-        return climb(problem, start, scf, LADDER if scf.ladder is None else scf.ladder)
+        ladder = LADDER if scf.ladder is None else scf.ladder
+        if not _has_kernels(problem, scf):
+            return climb(problem, start, scf, ladder)
+        try:
+            solution, left = compiled.first_rung(problem, start, scf, followed)
+        except Exception as error:
+            compiling.broken(error)
+            return climb(problem, start, scf, ladder)
+        if not left:
+            return solution
+        if len(left) == len(start):
+            return climb(problem, start, scf, ladder)
+        harder = subset(problem, left)
+        return replaced(solution, climb(harder, start[left][..., :harder.layout.size, :harder.layout.size], scf, ladder), left)
+
+
+def _has_kernels(problem: Problem, scf: SCF) -> bool:
+    """Whether kernels may climb the first rung."""
+    plain = scf.ladder is None and scf.density is None and problem.h.device.type == "cpu"
+    return plain and problem.h.dtype is torch.float64 and problem.whole and compiling.ready()
 
 
 def climb(problem: Problem, start: Float[Tensor, "molecule spin orbital orbital"], scf: SCF, ladder: Sequence[Rung],

@@ -20,6 +20,7 @@ from nddo_ml.integrals.blocks import Integrals
 from nddo_ml.orbitals import Layout, layout
 from nddo_ml.scf.density import Matrices, Orbitals, aufbau
 from nddo_ml.scf.fock import Kernel, kernel, one_electron
+from nddo_ml.scf.records import Flat
 
 FLOAT32_FROM = 60       # orbitals: from here on early iterations and inner solves run in float32
 APART = 1.0e3           # eV by which levels of occupation 1 are lowered to be diagonalised apart from empty ones
@@ -43,6 +44,7 @@ class Problem:
     blocks: Integrals | Callable[[], Integrals]             # eV, off the tape; or how to make them
     h: Float[Tensor, "molecule orbital orbital"]            # core Hamiltonian, eV
     occupations: Float[Tensor, "molecule spin level"]       # of the levels in ascending order; 1/2: half-electron states
+    flat: Flat | None = None                                # the two-electron integrals once more, in flat arrays
 
     @cached_property
     def integrals(self) -> Integrals:

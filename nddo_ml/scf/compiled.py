@@ -1,0 +1,222 @@
+"""The self-consistent field, compiled: the first rung of the ladder for every molecule of a batch by itself, in one call.
+
+The kernels (folder `kernels`) take the decisions of the torch ladder with its constants, so they need its iterations; molecules
+that they do not bring to a clear end within STEPS are handed over, with the reason. A `Plan` says where the integrals of a batch
+lie in flat arrays; it is made from a layout, or from atoms whose blocks lie pair after pair. Call these functions where kernels
+are ready (common/compiling.py).
+"""
+
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from nddo_ml.common.threads import blas_threads, one_blas_thread
+from nddo_ml.orbitals import DISTRIBUTIONS, Layout
+from nddo_ml.scf import accelerate, newton, rungs
+from nddo_ml.scf.options import SCF
+from nddo_ml.scf.problem import FLOAT32_FROM, Problem, Solution
+from nddo_ml.scf.records import Ends, Flat, Indices, Plan, Rules, Whole, ends, folded
+
+STEPS = 15              # iterations in all, beyond which a case counts as difficult
+GAP = 5.0               # eV: below, there may be several states, and the ladder has more ways of finding the lowest
+GAP_FOLLOWED = 1.0      # eV: the same for what follows an earlier state; below, levels may be inverted (ladder.CLEAR_GAP)
+WORTH = 3e6             # cubes of orbitals, summed over molecules, from which on threads share them (some milliseconds)
+
+
+class Why(Enum):
+    """Why a molecule is handed over to the torch ladder."""
+
+    STEPS = f"not converged within {STEPS} iterations"
+    GAP = "the gap is small"
+    OCCUPATIONS = "levels are half filled, or not in ascending order"
+    FINITE = "numbers are not finite"
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """What molecules begin with: matrices of one molecule after the other, (spin, orbital, orbital) each."""
+
+    matrices: Float[np.ndarray, "element"]
+    orbitals: bool = False      # whether they are orbitals (rows, occupied ones first), from which Newton's method begins, or
+    #                             densities
+    followed: bool = False      # whether they are those of an earlier state
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Where molecules ended, and which of them are handed over."""
+
+    ends: Ends
+    why: list[Why | None]       # of each molecule; None: it is solved
+
+
+def arranged(n_ao: Whole, molecule: Whole, places: tuple[Whole, Whole], pairs: tuple[Whole, Whole, Whole, Whole],
+             size: int | None = None) -> Plan:
+    """The plan of atoms with `n_ao` orbitals each, owned by `molecule` (non-decreasing).
+
+    places: where the one-centre blocks begin, and from row to row there. pairs: first atom (the one with more orbitals), second
+    atom, where the block begins and from row to row there; in any order, those of a molecule together. size: of the padded
+    matrices.
+    """
+    count = int(molecule[-1]) + 1 if len(molecule) else 0
+    orbitals = np.bincount(molecule, weights=n_ao, minlength=count).astype(np.int64)
+    elements = np.concatenate([[0], np.cumsum(orbitals**2)])
+    before = np.cumsum(n_ao) - n_ao
+    first = before - (np.cumsum(orbitals) - orbitals)[molecule]
+    bounds = np.arange(count + 1)
+    atoms = np.searchsorted(molecule, bounds)
+    i, j, at, stride = pairs
+    owner = molecule[i]
+    indices = Indices(atoms, np.searchsorted(owner, bounds), elements, orbitals, first, n_ao, *places, i - atoms[owner],
+                      j - atoms[owner], at, stride)
+    size = int(orbitals.max(initial=1)) if size is None else size
+    inside = None
+    if int(elements[-1]) != count * size * size:
+        real = np.arange(size)[None] < orbitals[:, None]
+        inside = np.flatnonzero(real[:, :, None] & real[:, None, :])
+    return Plan(folded(indices), orbitals, size, inside)
+
+
+_plans: "weakref.WeakKeyDictionary[Layout, Plan]" = weakref.WeakKeyDictionary()     # layouts are kept while atoms move
+
+
+def plan(layout: Layout) -> Plan:
+    """The plan of a batch whose integrals lie in the blocks of the layout's groups, one group after another."""
+    if layout not in _plans:
+        _plans[layout] = _plan(layout)
+    return _plans[layout]
+
+
+def _plan(layout: Layout) -> Plan:
+    n_ao, molecule = layout.n_ao.numpy(), layout.molecule.numpy()
+    one_at, one_stride = np.zeros_like(n_ao), np.ones_like(n_ao)
+    start = 0
+    for group in layout.atoms:
+        atoms, m = group.atoms.numpy(), DISTRIBUTIONS[group.orbitals]
+        one_at[atoms], one_stride[atoms] = start + m * m * np.arange(len(atoms)), m
+        start += m * m * len(atoms)
+    columns, start = [np.zeros((4, 0), dtype=np.int64)], 0
+    for group in layout.pairs:
+        i, j, (m_i, m_j) = group.i.numpy(), group.j.numpy(), (DISTRIBUTIONS[n] for n in group.shells)
+        at, stride = start + m_i * m_j * np.arange(len(i)), np.full(len(i), m_j)
+        start += m_i * m_j * len(i)
+        swap = n_ao[i] < n_ao[j]        # an s atom treated as sp, before a real one: its distributions are the rows
+        columns.append(np.stack([np.where(swap, j, i), np.where(swap, i, j), at, np.where(swap, 1, stride)]))
+    pairs = np.concatenate(columns, 1)
+    pairs = pairs[:, np.argsort(molecule[pairs[0]], kind="stable")]
+    return arranged(n_ao, molecule, (one_at, one_stride), (pairs[0], pairs[1], pairs[2], pairs[3]), layout.size)
+
+
+def taken(plan: Plan, matrices: Float[Tensor, "molecule *spin orbital orbital"]) -> Float[np.ndarray, "element"]:
+    """Padded matrices as one molecule after the other; they may share memory."""
+    flat = matrices.contiguous().numpy().reshape(-1)
+    spins = matrices.shape[1] if matrices.dim() == 4 else 1
+    if plan.inside is None:
+        return flat
+    return flat[plan.inside if spins == 1 else _of_spins(plan, spins)]
+
+
+def padded(plan: Plan, matrices: Float[np.ndarray, "element"], spins: int) -> Float[Tensor, "molecule spin orbital orbital"]:
+    """The padded matrices of one molecule after the other; they may share memory."""
+    shape = len(plan.orbitals), spins, plan.size, plan.size
+    if plan.inside is None:
+        return torch.from_numpy(matrices).view(shape)
+    wide = np.zeros(shape)
+    wide.reshape(-1)[plan.inside if spins == 1 else _of_spins(plan, spins)] = matrices
+    return torch.from_numpy(wide)
+
+
+def _of_spins(plan: Plan, spins: int) -> Int[np.ndarray, "element"]:
+    """The places of matrix elements among padded ones with so many spins."""
+    square = plan.size**2
+    real = np.arange(plan.size)[None] < plan.orbitals[:, None]
+    one = (real[:, :, None] & real[:, None, :]).reshape(len(real), 1, square)
+    return np.flatnonzero(np.broadcast_to(one, (len(real), spins, square)))
+
+
+def rules(tolerance: float, steps: int = STEPS) -> Rules:
+    """The constants of the first rung of the torch ladder."""
+    return Rules(tolerance, steps, rungs.SWITCH, accelerate.RIDGE, rungs.HISTORY, newton.RADIUS, newton.LARGEST_RADIUS,
+                 newton.SHORTENINGS, newton.NEAR, newton.COARSE, newton.FINEST, newton.LAST_FRACTION, newton.INNER,
+                 newton.SMALLEST_PIVOT)
+
+
+def solve(flat: Flat, h: Float[np.ndarray, "element"], start: Start, occupations: Float[np.ndarray, "molecule spin level"],
+          rules: Rules) -> Found:
+    """The self-consistent field of every molecule from `start`; the energy counts no cores. h: core Hamiltonians of one molecule
+    after the other, eV.
+    """
+    plan, filled = flat.plan, occupations.sum(-1).round().astype(np.int64)
+    special = (occupations != (np.arange(occupations.shape[-1]) < filled[..., None])).any((1, 2))
+    made = ends(len(filled), len(h) * filled.shape[1])
+    (made.C if start.orbitals else made.D)[:] = start.matrices
+    made.residual[special] = np.inf
+    _share(flat, h, start.orbitals, filled, rules, made, np.flatnonzero(~special))
+    smallest = GAP_FOLLOWED if start.orbitals or start.followed else GAP
+    good = (made.residual <= rules.tolerance) & (made.gap > smallest)
+    if bool(good.all()):
+        return Found(made, [None] * len(filled))
+    why: list[Why | None] = []
+    for solved, is_special, residual in zip(good.tolist(), special.tolist(), made.residual.tolist(), strict=True):
+        why.append(None if solved else Why.OCCUPATIONS if is_special else Why.FINITE if residual != residual
+                   else Why.GAP if residual <= rules.tolerance else Why.STEPS)
+    return Found(made, why)
+
+
+def _share(flat: Flat, h: Float[np.ndarray, "element"], from_orbitals: bool, filled: Whole, rules: Rules, made: Ends,
+           chosen: Whole) -> None:
+    """Solve the `chosen` molecules, in as many threads as torch has where there are several."""
+    from nddo_ml.scf.kernels.fixed_point import fixed_points
+    from nddo_ml.scf.kernels.newton import newtons
+
+    def work(members: Whole, single: bool) -> None:
+        one, two = rough if single else (flat.one, flat.two)
+        if not from_orbitals:
+            fixed_points(members, plan.indices, h, one, two, filled, rules, made)
+        newtons(members, plan.indices, h, flat.one, flat.two, one, two, single and not from_orbitals, filled, rules, made)
+
+    plan = flat.plan
+    large = plan.orbitals[chosen] >= FLOAT32_FROM
+    rough = (flat.one.astype(np.float32), flat.two.astype(np.float32)) if bool(large.any()) else (flat.one, flat.two)
+    groups = [(members, single) for members, single in ((chosen[~large], False), (chosen[large], True)) if len(members)]
+    threads, cost = torch.get_num_threads(), plan.orbitals[chosen].astype(float)**3
+    if threads == 1 or len(chosen) == 1 or float(cost.sum()) < WORTH:
+        with blas_threads():
+            for members, single in groups:
+                work(members, single)
+        return
+    with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
+        shares = [(members[t::threads], single) for members, single in groups for t in range(threads)]
+        for done in [pool.submit(work, members, single) for members, single in shares if len(members)]:
+            done.result()
+
+
+def first_rung(problem: Problem, start: Float[Tensor, "molecule spin orbital orbital"], scf: SCF, followed: bool
+               ) -> tuple[Solution, list[int]]:
+    """The solution, and the molecules that are handed over to the torch ladder: whatever their part of the solution says, they are
+    not solved."""
+    flat = problem.flat
+    if flat is None:
+        flat = Flat(plan(problem.layout), _joined(problem.integrals.one), _joined(problem.integrals.two))
+    placed = flat.plan
+    limits = rules(scf.tolerance, min(STEPS, scf.max_steps))
+    found = solve(flat, taken(placed, problem.h), Start(taken(placed, start), followed=followed), problem.occupations.numpy(),
+                  limits)
+    ended, spins = found.ends, start.shape[1]
+    energy, residual, gap = torch.from_numpy(ended.energy), torch.from_numpy(ended.residual), torch.from_numpy(ended.gap)
+    iterations = torch.from_numpy(ended.iterations.astype(np.int64))
+    solution = Solution(padded(placed, ended.D, spins), padded(placed, ended.F, spins), energy, residual <= scf.tolerance,
+                        residual, iterations, torch.zeros_like(iterations), gap)
+    return solution, [k for k, why in enumerate(found.why) if why is not None]
+
+
+def _joined(blocks: list[Tensor]) -> Float[np.ndarray, "element"]:
+    """Blocks of groups end to end."""
+    flat = [block.reshape(-1) for block in blocks]
+    return (flat[0] if len(flat) == 1 else torch.cat(flat) if flat else torch.zeros(0, dtype=torch.float64)).numpy()
