@@ -24,12 +24,17 @@ from nddo_ml.integrals import compiled
 from nddo_ml.integrals.compiled import Blocks, Placed, Plan
 from nddo_ml.integrals.placed import Parameters
 from nddo_ml.integrals.records import Adjoint
+from nddo_ml.integrals.sparse import ORBITALS
 from nddo_ml.integrals.topology import Topology
 from nddo_ml.molecules import COINCIDENT, Molecules, PointCharges, Surroundings
+from nddo_ml.orbitals import DISTRIBUTIONS
 from nddo_ml.properties.populations import about_centre_of_mass
+from nddo_ml.scf.compiled import arranged
 from nddo_ml.scf.density import aufbau
 from nddo_ml.scf.fock import one_centre_energy
 from nddo_ml.scf.problem import Electrons, Problem
+from nddo_ml.scf.records import Flat
+from nddo_ml.scf.records import Plan as ScfPlan
 
 Spins = tuple[bytes, bytes, int, bool]      # charges and unpaired electrons of the molecules, spin channels, biradicals
 
@@ -50,6 +55,7 @@ class Planned:
 
     topology: Topology
     plan: Plan
+    places: ScfPlan                 # of the two-electron integrals, for the self-consistent field
     parameters: Parameters
     filled: dict[Spins, Filling] = field(default_factory=dict)
 
@@ -75,7 +81,15 @@ class Planned:
 
 def planned(topology: Topology, parameters: Parameters) -> Planned | None:
     """What is kept of molecules of these species; None: this path does not serve them."""
-    return Planned(topology, compiled.plan(topology, parameters), parameters) if topology.layout.atoms else None
+    if not topology.layout.atoms:
+        return None
+    plan = compiled.plan(topology, parameters)
+    pairs, atoms = plan.pairs, plan.atoms
+    inside = np.flatnonzero(atoms.n_ao[pairs.j] > 0)
+    stride = np.array([DISTRIBUTIONS[n] for n in ORBITALS])[pairs.shell_j]
+    columns = tuple(column[inside] for column in (pairs.i, pairs.j, pairs.two_at, stride))
+    places = arranged(atoms.n_ao, atoms.molecule, (plan.one_at, plan.one_stride), columns, plan.size)
+    return Planned(topology, plan, places, parameters)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +108,8 @@ class Placement:
         def groups() -> Any:
             return compiled.blocks_of_groups(planned.plan, planned.topology, blocks)
 
-        return Problem(planned.topology.layout, groups, torch.from_numpy(blocks.h), filling.occupations)
+        flat = Flat(planned.places, planned.plan.one, blocks.two)
+        return Problem(planned.topology.layout, groups, torch.from_numpy(blocks.h), filling.occupations, flat)
 
 
 def placement(planned: Planned, molecules: Molecules, surroundings: Surroundings) -> Placement | None:
