@@ -274,7 +274,7 @@ class Hamiltonian(nn.Module):
                 filling = planned.filling(molecules, bucket.channels, scf.biradical, index)
                 if not filling.whole:
                     return None
-                start = starts.earlier(topology, bucket.channels, bucket.guess, index) or filling.start
+                start = starts.earlier(topology, bucket.channels, bucket.guess, index, filling.occupations) or filling.start
                 state = replace(walk.state(topology, molecules, here.problem(filling), scf, start), index=index)
                 state = state.without(refused)
                 D = state.solution.D

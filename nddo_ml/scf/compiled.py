@@ -197,23 +197,29 @@ def _share(flat: Flat, h: Float[np.ndarray, "element"], from_orbitals: bool, fil
             done.result()
 
 
-def first_rung(problem: Problem, start: Float[Tensor, "molecule spin orbital orbital"], scf: SCF, followed: bool
-               ) -> tuple[Solution, list[int]]:
-    """The solution, and the molecules that are handed over to the torch ladder: whatever their part of the solution says, they are
-    not solved."""
+def first_rung(problem: Problem, start: Start, scf: SCF) -> tuple[Solution, list[int]]:
+    """The solution, and the molecules that are handed over to the torch ladder: whatever their part of the solution says, they
+    are not solved."""
     flat = problem.flat
     if flat is None:
         flat = Flat(plan(problem.layout), _joined(problem.integrals.one), _joined(problem.integrals.two))
-    placed = flat.plan
+    places = flat.plan
     limits = rules(scf.tolerance, min(STEPS, scf.max_steps))
-    found = solve(flat, taken(placed, problem.h), Start(taken(placed, start), followed=followed), problem.occupations.numpy(),
-                  limits)
-    ended, spins = found.ends, start.shape[1]
+    found = solve(flat, taken(places, problem.h), start, problem.occupations.numpy(), limits)
+    ended, spins = found.ends, problem.occupations.shape[1]
     energy, residual, gap = torch.from_numpy(ended.energy), torch.from_numpy(ended.residual), torch.from_numpy(ended.gap)
     iterations = torch.from_numpy(ended.iterations.astype(np.int64))
-    solution = Solution(padded(placed, ended.D, spins), padded(placed, ended.F, spins), energy, residual <= scf.tolerance,
-                        residual, iterations, torch.zeros_like(iterations), gap)
+    D, F, C = (padded(places, matrices, spins) for matrices in (ended.D, ended.F, ended.C))
+    solution = Solution(D, F, energy, residual <= scf.tolerance, residual, iterations, torch.zeros_like(iterations), gap, C)
     return solution, [k for k, why in enumerate(found.why) if why is not None]
+
+
+def begun(problem: Problem, density: Float[Tensor, "molecule spin orbital orbital"],
+          orbitals: Float[Tensor, "molecule spin orbital orbital"] | None, followed: bool) -> Start:
+    """Where molecules begin: padded matrices as the kernels take them. orbitals: see Solution.C; they come before the density."""
+    places = plan(problem.layout) if problem.flat is None else problem.flat.plan
+    given = density if orbitals is None else orbitals
+    return Start(taken(places, given), orbitals is not None, followed)
 
 
 def _joined(blocks: list[Tensor]) -> Float[np.ndarray, "element"]:

@@ -6,7 +6,7 @@ and `replaced` take members out and put them back.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -78,6 +78,8 @@ class Solution:
     iterations: Int[Tensor, "molecule"]                     # in all
     rung: Int[Tensor, "molecule"]                           # of the ladder, from 0
     gap: Float[Tensor, "molecule"]                          # between occupied and empty levels, roughly, eV
+    # orbitals as rows, occupied ones first, not canonical; None where they were not kept
+    C: Float[Tensor, "molecule spin orbital orbital"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +167,8 @@ def selected(solution: Solution, molecules: list[int], size: int) -> Solution:
 def replaced(first: Solution, second: Solution, molecules: list[int]) -> Solution:
     """`first` with the given molecules replaced by `second`, whose matrices may be smaller."""
     index = torch.tensor(molecules, device=first.energy.device)
+
+    first, second = replace(first, C=None), replace(second, C=None)
 
     def put(wide: Tensor, narrow: Tensor) -> Tensor:
         values = wide[index].clone().zero_()
