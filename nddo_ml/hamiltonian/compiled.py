@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from nddo_ml.hamiltonian import starts
@@ -46,7 +46,7 @@ class Filling:
     electrons: Electrons
     occupations: Float[Tensor, "molecule spin level"]
     start: Start                    # neutral atoms
-    whole: bool                     # no half-electron state
+    filled: Int[np.ndarray, "molecule spin"] | None     # electrons of each spin; None: a half-electron state
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +65,10 @@ class Planned:
         if key not in self.filled:
             electrons = starts.electrons(self.topology, molecules, channels, biradical, names)
             occupations = aufbau(electrons.alpha, electrons.beta, channels, self.topology.layout.size)
-            whole = not bool((occupations * (1 - occupations)).any())
-            self.filled[key] = Filling(electrons, occupations, starts.neutral_atoms(self.topology, electrons), whole)
+            numbers = np.stack([electrons.alpha.numpy(), electrons.beta.numpy()], 1)[:, :channels]
+            filled = np.ascontiguousarray(numbers) if channels == 2 or bool((electrons.alpha == electrons.beta).all()) else None
+            start = starts.neutral_atoms(self.topology, electrons)
+            self.filled[key] = Filling(electrons, occupations, start, filled)
         return self.filled[key]
 
     @property
@@ -109,7 +111,8 @@ class Placement:
             return compiled.blocks_of_groups(planned.plan, planned.topology, blocks)
 
         flat = Flat(planned.places, planned.plan.one, blocks.two)
-        return Problem(planned.topology.layout, groups, torch.from_numpy(blocks.h), filling.occupations, flat)
+        return Problem(planned.topology.layout, groups, torch.from_numpy(blocks.h), filling.occupations, flat,
+                       filling.filled)
 
 
 def placement(planned: Planned, molecules: Molecules, surroundings: Surroundings) -> Placement | None:

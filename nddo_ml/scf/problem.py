@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -45,6 +46,8 @@ class Problem:
     h: Float[Tensor, "molecule orbital orbital"]            # core Hamiltonian, eV
     occupations: Float[Tensor, "molecule spin level"]       # of the levels in ascending order; 1/2: half-electron states
     flat: Flat | None = None                                # the two-electron integrals once more, in flat arrays
+    # electrons of each spin, if it is known that as many levels are full and all others empty
+    filled: Int[np.ndarray, "molecule spin"] | None = None
 
     @cached_property
     def integrals(self) -> Integrals:
@@ -54,7 +57,7 @@ class Problem:
     @cached_property
     def whole(self) -> bool:
         """Whether every level is full or empty: no half-electron states."""
-        return not bool((self.occupations * (1 - self.occupations)).any())
+        return self.filled is not None or not bool((self.occupations * (1 - self.occupations)).any())
 
     @property
     def electrons(self) -> Electrons:
