@@ -196,16 +196,17 @@ def check(molecules: Molecules) -> None:
     x, names = molecules.positions.detach(), None if len(molecules) == 1 else range(len(molecules))
     if x.dtype != torch.float64:
         raise InvalidMolecule(f"The positions are {x.dtype}: expected torch.float64 (positions.double(), or Molecules.batch).")
-    if atoms > 1 and bool((molecules.molecule[1:] < molecules.molecule[:-1]).any()):
+    owner, unpaired = molecules.molecule.cpu().numpy(), molecules.unpaired.cpu().numpy()
+    if (owner[1:] < owner[:-1]).any():
         raise InvalidMolecule("The atoms of a batch must be ordered by molecule: owners in `molecule` may not decrease.")
     if not float(torch.linalg.vector_norm(x, torch.inf)) <= FARTHEST:       # NaN included
         bad = ~(x.abs() <= FARTHEST)
         atom = int(bad.any(-1).nonzero()[0, 0])
         raise InvalidMolecule(f"Atom {named(molecules.molecule, names, atom)} has coordinates {x[atom].tolist()}: all "
                               f"coordinates must be finite and below {FARTHEST:g}, in angstrom.")
-    if bool((molecules.unpaired < 0).any()):
-        k = int((molecules.unpaired < 0).nonzero()[0, 0])
-        raise InvalidMolecule(f"Molecule {k} has multiplicity {int(molecules.unpaired[k]) + 1}: it must be 1 or more.")
+    if (unpaired < 0).any():
+        k = int((unpaired < 0).nonzero()[0][0])
+        raise InvalidMolecule(f"Molecule {k} has multiplicity {int(unpaired[k]) + 1}: it must be 1 or more.")
 
 
 def check_charges(charges: PointCharges, molecules: Molecules) -> None:

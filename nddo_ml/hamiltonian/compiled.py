@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from nddo_ml.hamiltonian import starts
@@ -24,15 +24,17 @@ from nddo_ml.integrals import compiled
 from nddo_ml.integrals.compiled import Blocks, Placed, Plan
 from nddo_ml.integrals.placed import Parameters
 from nddo_ml.integrals.records import Adjoint
+from nddo_ml.integrals.sparse import ORBITALS
 from nddo_ml.integrals.topology import Topology
 from nddo_ml.molecules import COINCIDENT, Molecules, PointCharges, Surroundings
+from nddo_ml.orbitals import DISTRIBUTIONS
 from nddo_ml.properties.populations import about_centre_of_mass
 from nddo_ml.scf.compiled import arranged
 from nddo_ml.scf.density import aufbau
 from nddo_ml.scf.fock import one_centre_energy
 from nddo_ml.scf.problem import Electrons, Problem
 from nddo_ml.scf.records import Flat
-from nddo_ml.scf.records import Plan as FieldPlan
+from nddo_ml.scf.records import Plan as ScfPlan
 
 Spins = tuple[bytes, bytes, int, bool]      # charges and unpaired electrons of the molecules, spin channels, biradicals
 
@@ -44,7 +46,9 @@ class Filling:
     electrons: Electrons
     occupations: Float[Tensor, "molecule spin level"]
     start: Start                    # neutral atoms
-    whole: bool                     # no half-electron state
+    filled: Int[np.ndarray, "molecule spin"] | None     # electrons of each spin; None: a half-electron state
+    s2: Float[np.ndarray, "molecule"]       # S_z (S_z + 1)
+    charged: bool                           # whether any molecule is an ion
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +57,7 @@ class Planned:
 
     topology: Topology
     plan: Plan
-    field: FieldPlan                # of the self-consistent field
+    places: ScfPlan                 # of the two-electron integrals, for the self-consistent field
     parameters: Parameters
     filled: dict[Spins, Filling] = field(default_factory=dict)
 
@@ -63,8 +67,11 @@ class Planned:
         if key not in self.filled:
             electrons = starts.electrons(self.topology, molecules, channels, biradical, names)
             occupations = aufbau(electrons.alpha, electrons.beta, channels, self.topology.layout.size)
-            whole = not bool((occupations * (1 - occupations)).any())
-            self.filled[key] = Filling(electrons, occupations, starts.neutral_atoms(self.topology, electrons), whole)
+            numbers = np.stack([electrons.alpha.numpy(), electrons.beta.numpy()], 1)[:, :channels]
+            filled = np.ascontiguousarray(numbers) if channels == 2 or bool((electrons.alpha == electrons.beta).all()) else None
+            start = starts.neutral_atoms(self.topology, electrons)
+            s_z = molecules.unpaired.numpy() / 2
+            self.filled[key] = Filling(electrons, occupations, start, filled, s_z * (s_z + 1), bool(molecules.charge.any()))
         return self.filled[key]
 
     @property
@@ -82,10 +89,12 @@ def planned(topology: Topology, parameters: Parameters) -> Planned | None:
     if not topology.layout.atoms:
         return None
     plan = compiled.plan(topology, parameters)
-    n_ao, (i, j, at) = plan.atoms.n_ao, (plan.pairs.i, plan.pairs.j, plan.pairs.two_at)
-    stride = n_ao[j] * (n_ao[j] + 1) // 2
-    field = arranged(n_ao, plan.atoms.molecule, (plan.one_at, plan.one_stride), (i, j, at, stride), plan.size)
-    return Planned(topology, plan, field, parameters)
+    pairs, atoms = plan.pairs, plan.atoms
+    inside = np.flatnonzero(atoms.n_ao[pairs.j] > 0)
+    stride = np.array([DISTRIBUTIONS[n] for n in ORBITALS])[pairs.shell_j]
+    columns = tuple(column[inside] for column in (pairs.i, pairs.j, pairs.two_at, stride))
+    places = arranged(atoms.n_ao, atoms.molecule, (plan.one_at, plan.one_stride), columns, plan.size)
+    return Planned(topology, plan, places, parameters)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,8 +113,9 @@ class Placement:
         def groups() -> Any:
             return compiled.blocks_of_groups(planned.plan, planned.topology, blocks)
 
-        flat = Flat(planned.field, planned.plan.one, blocks.two)
-        return Problem(planned.topology.layout, groups, torch.from_numpy(blocks.h), filling.occupations, flat)
+        flat = Flat(planned.places, planned.plan.one, blocks.two)
+        return Problem(planned.topology.layout, groups, torch.from_numpy(blocks.h), filling.occupations, flat,
+                       filling.filled)
 
 
 def placement(planned: Planned, molecules: Molecules, surroundings: Surroundings) -> Placement | None:
@@ -117,12 +127,14 @@ def placement(planned: Planned, molecules: Molecules, surroundings: Surroundings
     return Placement(planned, x, around, blocks) if apart else None
 
 
-def populations(here: Placement, molecules: Molecules, D: Float[Tensor, "molecule spin orbital orbital"]
+def populations(here: Placement, molecules: Molecules, D: Float[Tensor, "molecule spin orbital orbital"], filling: Filling
                 ) -> Mapping[str, Tensor]:
     """`properties.populations`, by name."""
-    made = compiled.populations(here.planned.plan, here.x, D.numpy(), molecules.unpaired.numpy())
-    values = {name: torch.from_numpy(value) for name, value in made._asdict().items()}
-    return values | {"dipole": about_centre_of_mass(values["dipole"], molecules)}
+    made = compiled.populations(here.planned.plan, here.x, D.numpy(), filling.s2)
+    charges, dipole, spin_populations, s2 = map(torch.from_numpy, made)
+    if filling.charged:
+        dipole = about_centre_of_mass(dipole, molecules)
+    return {"charges": charges, "dipole": dipole, "spin_populations": spin_populations, "s2": s2}
 
 
 @dataclass(frozen=True, eq=False)

@@ -264,7 +264,7 @@ class Hamiltonian(nn.Module):
                 R = distances.R
                 shifts, refused = self._asked(topology, molecules, distances)
                 gathered = self._gathered(molecules, version)[1]
-                made = shifted.shifted(topology, gathered, shifts) if isinstance(gathered, Parent) else gathered
+                made = shifted.shifted(topology, gathered, shifts, 1) if isinstance(gathered, Parent) else gathered
                 parameters = tape.enter(made)
                 planned = planned.with_parameters(parameters)
             with torch.no_grad():
@@ -272,10 +272,12 @@ class Hamiltonian(nn.Module):
                 if here is None:
                     return None
                 filling = planned.filling(molecules, bucket.channels, scf.biradical, index)
-                if not filling.whole:
+                if filling.filled is None:
                     return None
-                start = starts.earlier(topology, bucket.channels, bucket.guess, index) or filling.start
-                state = replace(walk.state(topology, molecules, here.problem(filling), scf, start), index=index)
+                start = starts.earlier(topology, bucket.channels, bucket.guess, index, filling.occupations) or filling.start
+                state = walk.state(topology, molecules, here.problem(filling), scf, start)
+                if state.index != index:
+                    state = replace(state, index=index)
                 state = state.without(refused)
                 D = state.solution.D
                 held = compiled.populations(here, molecules, D)
@@ -294,7 +296,8 @@ class Hamiltonian(nn.Module):
                 state = replace(state, shifts=shifts)
             added, by_positions = self._corrections(topology, molecules, recorded, tape.forces)
             parts |= added
-            if self._learned:
+            learned = self._learned
+            if learned:
                 zero = self.atom_offsets.new_zeros(len(molecules))
                 offsets = self.atom_offsets.index_select(0, topology.rows)
                 parts["atoms"] = zero.index_add(0, molecules.molecule, offsets)
@@ -302,7 +305,8 @@ class Hamiltonian(nn.Module):
                     parts["local"] = zero.index_add(0, molecules.molecule, shifts.local)
             state = self._judged(state, molecules, planned, held["charges"], bucket.names, R)
             energy = reduce(torch.add, parts.values())
-            if not bool(torch.isfinite(energy.detach()).all() & state.solution.converged.all()):
+            sound = bool(state.solution.converged.all()) and bool(torch.isfinite(energy.detach()).all())
+            if not sound:
                 state = state.without(_not_finite(parts, state.solution.converged))
             converged, on_atoms, on_charges = state.solution.converged, None, None
             if tape.forces and recorded:
@@ -310,11 +314,14 @@ class Hamiltonian(nn.Module):
             elif slopes is not None:
                 on_atoms = -slopes.on_atoms if by_positions is None else -slopes.on_atoms - by_positions
                 on_charges = None if slopes.on_sites is None else -slopes.on_sites
-        energy = torch.where(converged, energy, torch.nan)
+        energy = energy if sound else torch.where(converged, energy, torch.nan)
+        unknown = torch.full_like(energy, torch.nan)
         quantities = {"energy": energy, "forces": on_atoms, "point_charge_forces": on_charges,
-                      "heat_of_formation": self._heat(topology, molecules, parameters, energy),
-                      "atomization_energy": self._atomization(topology, molecules, energy), **tape.advance(held)}
-        return Part(index, state, *tape.leave((quantities, parts))).valid(molecules, around)
+                      "heat_of_formation": unknown if learned else self._heat(topology, molecules, parameters, energy),
+                      "atomization_energy": self._atomization(topology, molecules, energy) if learned else unknown,
+                      **(tape.advance(held) if tape.on else held)}
+        part = Part(index, state, *(tape.leave((quantities, parts)) if recorded else (quantities, parts)))
+        return part if sound else part.valid(molecules, around)
 
     def _corrections(self, topology: Topology, molecules: Molecules, recorded: bool, sloped: bool
                      ) -> tuple[dict[str, Tensor], Tensor | None]:

@@ -60,8 +60,9 @@ def parent(topology: Topology, rows: Rows) -> Parent:
     return Parent(fitted, atoms, pair_values(rows.pairs, topology.rules), shells, factors)
 
 
-def shifted(topology: Topology, base: Parent, shifts: Shifts | None) -> Parameters:
-    """The parent's parameters where they are used, with the shifts of a network (None: as they are)."""
+def shifted(topology: Topology, base: Parent, shifts: Shifts | None, derivatives: int = 3) -> Parameters:
+    """The parent's parameters where they are used, with the shifts of a network (None: as they are), which can be differentiated
+    by them once or three times."""
     if shifts is None:
         return placed(topology, base.atoms, base.fitted, base.pairs)
     allowed = base.factors
@@ -69,7 +70,7 @@ def shifted(topology: Topology, base: Parent, shifts: Shifts | None) -> Paramete
         allowed = allowed * _without_beta(allowed.device)
     factors = None if shifts.factors is None else torch.exp(shifts.factors * allowed)
     fitted = shifted_atoms(base, shifts.U, factors)
-    atoms = atom_integrals(fitted, topology.elements, topology.recipe.constants, base.atoms.slater)
+    atoms = atom_integrals(fitted, topology.elements, topology.recipe.constants, base.atoms.slater, derivatives)
     atoms = replace(atoms, EISOL=base.atoms.EISOL)
     core = atoms.core
     if shifts.charges is not None:

@@ -114,13 +114,27 @@ class Start:
 
     density: Float[Tensor, "molecule spin orbital orbital"]
     followed: bool      # whether it is that of an earlier state
+    # of that state as rows, occupied ones first, if they are known
+    orbitals: Float[Tensor, "molecule spin orbital orbital"] | None = None
 
 
-def earlier(topology: Topology, channels: int, result: HasDensity | None, index: list[int]) -> Start | None:
-    """The densities of the molecules `index` in an earlier result, None where there is none or it does not fit."""
+def earlier(topology: Topology, channels: int, result: HasDensity | None, index: list[int],
+            occupations: Float[Tensor, "molecule spin level"] | None = None) -> Start | None:
+    """The densities of the molecules `index` in an earlier result, None where there is none or it does not fit.
+
+    occupations: of the levels that are to be filled; where they were filled alike, the orbitals are taken too.
+    """
     layout = topology.layout
     if result is None or len(result.molecules) <= max(index):
         return None
+    states = getattr(result, "states", ())
+    if len(states) == 1 and states[0].index == index and states[0].solution.D.shape == (
+            layout.molecules, channels, layout.size, layout.size):
+        held = states[0]
+        alike = occupations is not None and torch.equal(held.problem.occupations, occupations)
+        same = torch.equal(held.problem.layout.orbitals, layout.orbitals)
+        if same:
+            return Start(held.solution.D, True, held.solution.C if alike else None)
     densities = [result.density(k) for k in index]
     if any(len(D) != channels or D.shape[-1] != int(n) for D, n in zip(densities, layout.orbitals, strict=True)):
         return None

@@ -88,6 +88,8 @@ class State:
 def routes(state: State) -> list[str]:
     """How each molecule of a state converged, in words."""
     climbed = [rung.words for rung in state.ladder]
+    if state.lowered is state.trapped and not state.refused:        # nobody looked for lower states
+        return ["; ".join(climbed[:rung + 1]) for rung in state.solution.rung.tolist()]
     columns = torch.stack([state.solution.rung, state.lowered, state.trapped], 1).tolist()
     words = ["; ".join(climbed[:int(rung) + 1]) + (f"; left an instability, {fall:.4f} eV lower" if fall > 0 else "")
              + (f"; stopped on a saddle point, eigenvalue {trapped:.4f} eV" if trapped < 0 else "")

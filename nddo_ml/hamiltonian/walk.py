@@ -119,7 +119,7 @@ def state(topology: Topology, molecules: Molecules, problem: Problem, scf: SCF =
         InvalidMolecule: the stability of a half-electron state is asked for.
     """
     start = starts.neutral_atoms(topology, problem.electrons) if start is None else start
-    solution = solve(problem, start.density, scf, start.followed)
+    solution = solve(problem, start.density, scf, start.orbitals, start.followed)
     none = torch.zeros_like(solution.energy)
     ladder = LADDER if scf.ladder is None else scf.ladder
     plain = State(list(range(len(molecules))), problem, solution, none, none, ladder)

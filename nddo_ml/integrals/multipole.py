@@ -70,11 +70,13 @@ class AtomIntegrals:
 
 
 def atom_integrals(
-    parameters: AtomParameters, elements: Elements, constants: Constants, slater: Float[Tensor, "row 12"] | None = None
+    parameters: AtomParameters, elements: Elements, constants: Constants, slater: Float[Tensor, "row 12"] | None = None,
+    derivatives: int = 3,
 ) -> AtomIntegrals:
     """All geometry-independent quantities of each row, from its parameters.
 
     slater: the Slater-Condon parameters (eV) if they are known; the g and h of `parameters` are then taken as they are.
+    derivatives: how often the additive terms can be differentiated, 1 or 3; once costs less.
     """
     t = parameters
     if slater is None:
@@ -89,12 +91,13 @@ def atom_integrals(
     # a row without p functions is given harmless operands here and its own values below
     D1, Q = separations_sp(elements.m_sp, torch.where(p, t.zeta_s, 1.0), torch.where(p, zeta_p, 1.0))
     h_pp = (g_pp - g_p2) / 2
-    rho1 = additive_dipole(torch.where(p, h_sp, 1.0), D1, constants.hartree)
-    rho2 = additive_quadrupole(torch.where(p, h_pp.clamp_min(H_PP_FLOOR), 1.0), Q, constants.hartree)
+    rho1 = additive_dipole(torch.where(p, h_sp, 1.0), D1, constants.hartree, derivatives)
+    rho2 = additive_quadrupole(torch.where(p, h_pp.clamp_min(H_PP_FLOOR), 1.0), Q, constants.hartree, derivatives)
     D1, Q = torch.where(p, D1, 0.0), torch.where(p, Q, 0.0)
     rho1, rho2 = torch.where(p, rho1, rho0), torch.where(p, rho2, rho0)
     sp = torch.stack((t.zeta_s, zeta_p, t.zeta_d, Q, h_pp, rho1, rho2), 1)
-    D_sd, D_pd, D_dd, rho_sd, rho_pd, rho_dd, rho_dd0, rho1c, rho2c = _with_d(elements, sp, slater, constants.hartree).unbind(1)
+    D_sd, D_pd, D_dd, rho_sd, rho_pd, rho_dd, rho_dd0, rho1c, rho2c = _with_d(
+        elements, sp, slater, constants.hartree, derivatives).unbind(1)
     return AtomIntegrals(
         U_ss=t.U_ss, U_pp=t.U_pp, U_dd=t.U_dd, beta_s=t.beta_s, beta_p=t.beta_p, beta_d=t.beta_d,
         zeta_s=t.zeta_s, zeta_p=zeta_p, zeta_d=zeta_d, g_ss=g_ss, g_sp=g_sp, g_pp=g_pp, g_p2=g_p2, h_sp=h_sp,
@@ -106,7 +109,8 @@ def atom_integrals(
 
 
 def _with_d(
-    elements: Elements, sp: Float[Tensor, "row 7"], slater: Float[Tensor, "row 12"], hartree: float
+    elements: Elements, sp: Float[Tensor, "row 7"], slater: Float[Tensor, "row 12"], hartree: float,
+    derivatives: int
 ) -> Float[Tensor, "row 9"]:
     """D_sd, D_pd, D_dd, rho_sd, rho_pd, rho_dd, rho_dd0, rho1c, rho2c of each row; only rows with d functions cost.
 
@@ -125,9 +129,10 @@ def _with_d(
     D_sd, D_pd, D_dd = separations_d(n, zeta).unbind(1)
     # the charges of M_2m lie at D/sqrt(2) = Q in the notation of the linear quadrupole
     h = torch.stack((G2sd / 5, 3 / 49 * F2dd, h_pp), 1)
-    quadrupoles = additive_quadrupole(h, torch.stack((D_sd / sqrt(2), D_dd / sqrt(2), Q), 1), hartree).clamp(*RHO_RANGE)
+    quadrupoles = additive_quadrupole(h, torch.stack((D_sd / sqrt(2), D_dd / sqrt(2), Q), 1), hartree,
+                                      derivatives).clamp(*RHO_RANGE)
     rho_sd, rho_dd, rho_pp = quadrupoles.unbind(1)
-    rho_pd = additive_dipole(4 / 15 * G1pd, D_pd, hartree).clamp(*RHO_RANGE)
+    rho_pd = additive_dipole(4 / 15 * G1pd, D_pd, hartree, derivatives).clamp(*RHO_RANGE)
     rho_dd0 = torch.where(F0dd > 0, hartree / (2 * torch.where(F0dd > 0, F0dd, 1.0)), RHO_NONE)
     metal = elements.main_group.index_select(0, rows) == 0
     rho1c, rho2c = torch.where(metal, rho1.clamp(*RHO_RANGE), rho1), torch.where(metal, rho_pp, rho2)
@@ -177,24 +182,26 @@ def additive_charge(g_ss: Float[Tensor, "row"], hartree: float) -> Float[Tensor,
     return torch.where(given, hartree / (2 * torch.where(given, g_ss, 1.0)), RHO_BARE)
 
 
-def additive_dipole(h: Float[Tensor, "*row"], D: Float[Tensor, "*row"], hartree: float) -> Float[Tensor, "*row"]:
+def additive_dipole(h: Float[Tensor, "*row"], D: Float[Tensor, "*row"], hartree: float, derivatives: int = 3
+                    ) -> Float[Tensor, "*row"]:
     """rho (bohr) at which two dipoles of separation D at one place interact with h (eV).
 
     h = EV/4 [1/rho - (rho^2 + D^2)^(-1/2)]: rho -> EV/(4h) as D/rho -> infinity, (EV D^2/(8h))^(1/3) as D/rho -> 0.
     Infinite for h = 0; a smaller h counts as 1e-30.                                  Dewar & Thiel (1977)
     """
     log_y = torch.log(4 / hartree * h.clamp_min(1e-30) * D)
-    return D * torch.exp(_root(_dipole, log_y, power=3, offset=log(1 / 2), sharpness=1.36))
+    return D * torch.exp(_root(_dipole, log_y, power=3, offset=log(1 / 2), sharpness=1.36, derivatives=derivatives))
 
 
-def additive_quadrupole(h: Float[Tensor, "*row"], Q: Float[Tensor, "*row"], hartree: float) -> Float[Tensor, "*row"]:
+def additive_quadrupole(h: Float[Tensor, "*row"], Q: Float[Tensor, "*row"], hartree: float, derivatives: int = 3
+                        ) -> Float[Tensor, "*row"]:
     """rho (bohr) at which two quadrupoles (xz) of charges at (+-Q, +-Q) at one place interact with h (eV).
 
     h = EV/8 [1/rho - 2 (rho^2 + Q^2)^(-1/2) + (rho^2 + 2 Q^2)^(-1/2)]: rho -> EV/(8h) as Q/rho -> infinity,
     (3 EV Q^4/(32 h))^(1/5) as Q/rho -> 0. Infinite for h = 0; a smaller h counts as 1e-30.       Dewar & Thiel (1977)
     """
     log_y = torch.log(8 / hartree * h.clamp_min(1e-30) * Q)
-    return Q * torch.exp(_root(_quadrupole, log_y, power=5, offset=log(3 / 4), sharpness=0.92))
+    return Q * torch.exp(_root(_quadrupole, log_y, power=5, offset=log(3 / 4), sharpness=0.92, derivatives=derivatives))
 
 
 def _dipole(u: Float[Tensor, "*row"]) -> tuple[Float[Tensor, "*row"], Float[Tensor, "*row"]]:
@@ -218,21 +225,25 @@ def _quadrupole(u: Float[Tensor, "*row"]) -> tuple[Float[Tensor, "*row"], Float[
 
 def _root(
     interaction: Callable[[Tensor], tuple[Tensor, Tensor]], log_y: Float[Tensor, "*row"], power: int, offset: float,
-    sharpness: float,
+    sharpness: float, derivatives: int = 3,
 ) -> Float[Tensor, "*row"]:
     """u with interaction(u) = log_y, where interaction -> -u for u -> -infinity and offset - power u for u -> infinity.
 
     In these logarithms the interaction is concave and falling, so Newton's iteration needs no safeguards; from a smooth
     minimum of the roots of the two asymptotes (sharpness fitted) three steps reach machine precision for any log_y.
     This search stays off the tape. Seen from its result, a constant, the root of a varied log_y is off by a first order of the
-    variation; a Newton step on tape squares that, so two leave a fourth order: value and three derivatives are exact.
+    variation; a Newton step on tape squares that, so two leave a fourth order: value and three derivatives are exact. For one derivative
+    the slope at the root is enough.
     """
     with torch.no_grad():
         target = log_y.detach()     # the search is not differentiated: the last two steps are
         u = torch.logaddexp(sharpness * target, (target - offset) * (sharpness / power)) / -sharpness
-        for _ in range(3):
+        for _ in range(3 if derivatives > 1 else 4):
             value, slope = interaction(u)
             u = u - (value - target) / slope
+        slope = interaction(u)[1] if derivatives == 1 else None
+    if slope is not None:
+        return u + (log_y - target) / slope
     for _ in range(2):
         value, slope = interaction(u)
         u = u - (value - log_y) / slope

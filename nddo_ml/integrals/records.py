@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
-ROOM = 5086        # numbers that the scratch of a kernel takes
+ROOM = 5235        # numbers that the scratch of a kernel takes
 
 
 class Turning(NamedTuple):
@@ -190,7 +190,9 @@ class Scratch(NamedTuple):
     orbital_harmonics: Array
     components: Array
     E: Array
+    vectors: Array
     quadrupole: Array
+    quadrupole_back: Array
     row: Array
     M: Array
     W: Array

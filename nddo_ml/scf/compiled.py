@@ -13,7 +13,7 @@ from enum import Enum
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nddo_ml.common.threads import blas_threads, one_blas_thread
@@ -148,27 +148,41 @@ def rules(tolerance: float, steps: int = STEPS) -> Rules:
                  newton.SMALLEST_PIVOT)
 
 
-def solve(flat: Flat, h: Float[np.ndarray, "element"], start: Start, occupations: Float[np.ndarray, "molecule spin level"],
-          rules: Rules) -> Found:
+def solve(flat: Flat, h: Float[np.ndarray, "element"], start: Start, filled: Int[np.ndarray, "molecule spin"],
+          rules: Rules, special: Bool[np.ndarray, "molecule"] | None = None) -> Found:
     """The self-consistent field of every molecule from `start`; the energy counts no cores. h: core Hamiltonians of one molecule
-    after the other, eV.
+    after the other, eV; filled: electrons of each spin; special: molecules that are handed over for their occupations.
     """
-    plan, filled = flat.plan, occupations.sum(-1).round().astype(np.int64)
-    special = (occupations != (np.arange(occupations.shape[-1]) < filled[..., None])).any((1, 2))
-    made = ends(len(filled), len(h) * filled.shape[1])
+    made, count = ends(len(filled), len(h) * filled.shape[1]), len(filled)
     (made.C if start.orbitals else made.D)[:] = start.matrices
-    made.residual[special] = np.inf
-    _share(flat, h, start.orbitals, filled, rules, made, np.flatnonzero(~special))
-    clear = start.orbitals or start.followed or (plan.orbitals >= FLOAT32_FROM)
-    smallest = np.where(clear, GAP_FOLLOWED, GAP)
-    good = (made.residual <= rules.tolerance) & (made.gap > smallest)
-    if bool(good.all()):
-        return Found(made, [None] * len(filled))
+    chosen = np.arange(count)
+    if special is not None:
+        made.residual[special] = np.inf
+        chosen = chosen[~special]
+    _share(flat, h, start.orbitals, filled, rules, made, chosen)
+    clear = start.orbitals or start.followed or (flat.plan.orbitals >= FLOAT32_FROM)
+    smallest = np.broadcast_to(np.where(clear, GAP_FOLLOWED, GAP), count)
     why: list[Why | None] = []
-    for solved, is_special, residual in zip(good.tolist(), special.tolist(), made.residual.tolist(), strict=True):
-        why.append(None if solved else Why.OCCUPATIONS if is_special else Why.FINITE if residual != residual
-                   else Why.GAP if residual <= rules.tolerance else Why.STEPS)
+    for k, (residual, gap) in enumerate(zip(made.residual.tolist(), made.gap.tolist(), strict=True)):
+        if special is not None and special[k]:
+            why.append(Why.OCCUPATIONS)
+        elif residual != residual:
+            why.append(Why.FINITE)
+        elif residual > rules.tolerance:
+            why.append(Why.STEPS)
+        else:
+            why.append(None if gap > smallest[k] else Why.GAP)
     return Found(made, why)
+
+
+def _filled(problem: Problem) -> tuple[Int[np.ndarray, "molecule spin"], Bool[np.ndarray, "molecule"] | None]:
+    """The electrons of each spin, and which molecules have levels that are half filled or not in ascending order; None: none."""
+    if problem.filled is not None:
+        return problem.filled, None
+    occupations = problem.occupations.numpy()
+    filled = occupations.sum(-1).round().astype(np.int64)
+    special = (occupations != (np.arange(occupations.shape[-1]) < filled[..., None])).any((1, 2))
+    return filled, special if bool(special.any()) else None
 
 
 def _share(flat: Flat, h: Float[np.ndarray, "element"], from_orbitals: bool, filled: Whole, rules: Rules, made: Ends,
@@ -177,18 +191,20 @@ def _share(flat: Flat, h: Float[np.ndarray, "element"], from_orbitals: bool, fil
     from nddo_ml.scf.kernels.fixed_point import fixed_points
     from nddo_ml.scf.kernels.newton import newtons
 
+    plan = flat.plan
+    sizes = plan.orbitals[chosen]
+    large = sizes >= FLOAT32_FROM
+    rough = (flat.one.astype(np.float32), flat.two.astype(np.float32)) if large.any() else (flat.one, flat.two)
+
     def work(members: Whole, single: bool) -> None:
         one, two = rough if single else (flat.one, flat.two)
         if not from_orbitals:
             fixed_points(members, plan.indices, h, one, two, filled, rules, made)
         newtons(members, plan.indices, h, flat.one, flat.two, one, two, single and not from_orbitals, filled, rules, made)
 
-    plan = flat.plan
-    large = plan.orbitals[chosen] >= FLOAT32_FROM
-    rough = (flat.one.astype(np.float32), flat.two.astype(np.float32)) if bool(large.any()) else (flat.one, flat.two)
     groups = [(members, single) for members, single in ((chosen[~large], False), (chosen[large], True)) if len(members)]
-    threads, cost = torch.get_num_threads(), plan.orbitals[chosen].astype(float)**3
-    if threads == 1 or len(chosen) == 1 or float(cost.sum()) < WORTH:
+    threads = torch.get_num_threads()
+    if threads == 1 or len(chosen) == 1 or float((sizes.astype(float)**3).sum()) < WORTH:
         with blas_threads():
             for members, single in groups:
                 work(members, single)
@@ -199,23 +215,30 @@ def _share(flat: Flat, h: Float[np.ndarray, "element"], from_orbitals: bool, fil
             done.result()
 
 
-def first_rung(problem: Problem, start: Float[Tensor, "molecule spin orbital orbital"], scf: SCF, followed: bool
-               ) -> tuple[Solution, list[int]]:
-    """The solution, and the molecules that are handed over to the torch ladder: whatever their part of the solution says, they are
-    not solved."""
+def first_rung(problem: Problem, start: Start, scf: SCF) -> tuple[Solution, list[int]]:
+    """The solution, and the molecules that are handed over to the torch ladder: whatever their part of the solution says, they
+    are not solved."""
     flat = problem.flat
     if flat is None:
         flat = Flat(plan(problem.layout), _joined(problem.integrals.one), _joined(problem.integrals.two))
-    placed = flat.plan
+    places = flat.plan
     limits = rules(scf.tolerance, min(STEPS, scf.max_steps))
-    found = solve(flat, taken(placed, problem.h), Start(taken(placed, start), followed=followed), problem.occupations.numpy(),
-                  limits)
-    ended, spins = found.ends, start.shape[1]
+    filled, special = _filled(problem)
+    found = solve(flat, taken(places, problem.h), start, filled, limits, special)
+    ended, spins = found.ends, problem.occupations.shape[1]
     energy, residual, gap = torch.from_numpy(ended.energy), torch.from_numpy(ended.residual), torch.from_numpy(ended.gap)
     iterations = torch.from_numpy(ended.iterations.astype(np.int64))
-    solution = Solution(padded(placed, ended.D, spins), padded(placed, ended.F, spins), energy, residual <= scf.tolerance,
-                        residual, iterations, torch.zeros_like(iterations), gap)
+    D, F, C = (padded(places, matrices, spins) for matrices in (ended.D, ended.F, ended.C))
+    solution = Solution(D, F, energy, residual <= scf.tolerance, residual, iterations, torch.zeros_like(iterations), gap, C)
     return solution, [k for k, why in enumerate(found.why) if why is not None]
+
+
+def begun(problem: Problem, density: Float[Tensor, "molecule spin orbital orbital"],
+          orbitals: Float[Tensor, "molecule spin orbital orbital"] | None, followed: bool) -> Start:
+    """Where molecules begin: padded matrices as the kernels take them. orbitals: see Solution.C; they come before the density."""
+    places = plan(problem.layout) if problem.flat is None else problem.flat.plan
+    given = density if orbitals is None else orbitals
+    return Start(taken(places, given), orbitals is not None, followed)
 
 
 def _joined(blocks: list[Tensor]) -> Float[np.ndarray, "element"]:

@@ -34,10 +34,11 @@ CLEAR_GAP = 1.0         # eV: beyond it the rough gap of the last step proves th
 MIXING = ((1.0, None), (1.0, 1), (1.0, 1), (1.0, 1), (1.0, None), (0.3, 1), (0.3, None))
 
 
-def solve(problem: Problem, start: Float[Tensor, "molecule spin orbital orbital"], scf: SCF = USUAL, followed: bool = False
-          ) -> Solution:
+def solve(problem: Problem, start: Float[Tensor, "molecule spin orbital orbital"], scf: SCF = USUAL,
+          orbitals: Float[Tensor, "molecule spin orbital orbital"] | None = None, followed: bool = False) -> Solution:
     """The self-consistent field from the density `start`, each molecule to a commutator below `scf.tolerance` (eV), or reported
-    as not converged after `scf.max_steps` iterations. followed: whether the start is the density of an earlier state.
+    as not converged after `scf.max_steps` iterations. followed: whether the start is the density of an earlier state; orbitals:
+    its orbitals, if they are known (Solution.C).
 
     Where kernels are ready, molecules climb the first rung compiled, and those with a clear end do without torch.
     """
@@ -48,7 +49,7 @@ def solve(problem: Problem, start: Float[Tensor, "molecule spin orbital orbital"
         if not _has_kernels(problem, scf):
             return climb(problem, start, scf, ladder)
         try:
-            solution, left = compiled.first_rung(problem, start, scf, followed)
+            solution, left = compiled.first_rung(problem, compiled.begun(problem, start, orbitals, followed), scf)
         except Exception as error:
             compiling.broken(error)
             return climb(problem, start, scf, ladder)

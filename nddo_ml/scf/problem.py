@@ -6,10 +6,11 @@ and `replaced` take members out and put them back.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -45,6 +46,8 @@ class Problem:
     h: Float[Tensor, "molecule orbital orbital"]            # core Hamiltonian, eV
     occupations: Float[Tensor, "molecule spin level"]       # of the levels in ascending order; 1/2: half-electron states
     flat: Flat | None = None                                # the two-electron integrals once more, in flat arrays
+    # electrons of each spin, if it is known that as many levels are full and all others empty
+    filled: Int[np.ndarray, "molecule spin"] | None = None
 
     @cached_property
     def integrals(self) -> Integrals:
@@ -54,7 +57,7 @@ class Problem:
     @cached_property
     def whole(self) -> bool:
         """Whether every level is full or empty: no half-electron states."""
-        return not bool((self.occupations * (1 - self.occupations)).any())
+        return self.filled is not None or not bool((self.occupations * (1 - self.occupations)).any())
 
     @property
     def electrons(self) -> Electrons:
@@ -78,6 +81,8 @@ class Solution:
     iterations: Int[Tensor, "molecule"]                     # in all
     rung: Int[Tensor, "molecule"]                           # of the ladder, from 0
     gap: Float[Tensor, "molecule"]                          # between occupied and empty levels, roughly, eV
+    # orbitals as rows, occupied ones first, not canonical; None where they were not kept
+    C: Float[Tensor, "molecule spin orbital orbital"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +170,8 @@ def selected(solution: Solution, molecules: list[int], size: int) -> Solution:
 def replaced(first: Solution, second: Solution, molecules: list[int]) -> Solution:
     """`first` with the given molecules replaced by `second`, whose matrices may be smaller."""
     index = torch.tensor(molecules, device=first.energy.device)
+
+    first, second = replace(first, C=None), replace(second, C=None)
 
     def put(wide: Tensor, narrow: Tensor) -> Tensor:
         values = wide[index].clone().zero_()

@@ -75,6 +75,7 @@ class Lowered:
 
 def lower(problem: Problem, solution: Solution, scf: SCF, doubted: Bool[Tensor, "molecule"]) -> Lowered:
     """The solution after leaving every instability of the `doubted` molecules, in at most `scf.max_steps` iterations each."""
+    solution = replace(solution, C=None)
     with torch.no_grad():
         if bool(doubted.all()):
             return _lower(problem, solution, scf)

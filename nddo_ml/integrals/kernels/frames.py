@@ -13,37 +13,41 @@ TENSORS = np.ascontiguousarray(D_TENSORS)
 
 
 @bare_inlined
-def turn(u, E, quadrupole):
-    """E (3, 3): axes of the frame along u, rows e_x, e_y, e_z = u.  quadrupole (5, 5): d functions of the laboratory (rows) by
-    those of the frame (columns); left alone where it has no rows.
+def turn(u, scratch):
+    """The frame along u: scratch.E its axes as rows e_x, e_y, e_z = u, scratch.vectors its transpose; scratch.quadrupole the d
+    functions of the laboratory (rows) by those of the frame (columns), scratch.quadrupole_back its transpose.
     """
-    s = np.copysign(1.0, u[2])
+    E, back, D, D_back = scratch.E, scratch.vectors, scratch.quadrupole, scratch.quadrupole_back
+    s = 1.0 if u[2] > 0.0 or (u[2] == 0.0 and 1.0 / u[2] > 0.0) else -1.0
     v0, v1, v2 = u[0], u[1], u[2] + s
-    v = (v0, v1, v2)
+    E[0, 0], E[0, 1], E[0, 2] = v0 * v0 / v2 - s, v0 * v1 / v2, v0
+    E[1, 0], E[1, 1], E[1, 2] = v1 * v0 / v2, v1 * v1 / v2 - s, v1
+    E[2, 0], E[2, 1], E[2, 2] = v0, v1, u[2]
     for a in range(3):
         for b in range(3):
-            E[a, b] = v[a] * v[b] / v2 - (s if a == b else 0.0)
-    if len(quadrupole) == 0:
-        return
-    k = 2.0 * TENSORS[0, 0, 0] / 3.0 * 2.0
+            back[a, b] = E[b, a]
+    k = 4.0 / 3.0 * TENSORS[0, 0, 0]
     half = 0.5 * k
     for m in range(5):
         xx = yy = zz = xy = xz = yz = 0.0
         for A in range(3):
-            for B in range(3):
-                t = TENSORS[m, A, B]
-                if t != 0.0:
-                    xx += E[A, 0] * t * E[B, 0]
-                    yy += E[A, 1] * t * E[B, 1]
-                    zz += E[A, 2] * t * E[B, 2]
-                    xy += E[A, 0] * t * E[B, 1]
-                    xz += E[A, 0] * t * E[B, 2]
-                    yz += E[A, 1] * t * E[B, 2]
-        quadrupole[0, m] = half * (xx - yy)      # 2/3 Tr(T_a X)
-        quadrupole[1, m] = k * xz
-        quadrupole[2, m] = (2.0 * zz - xx - yy) / 3.0
-        quadrupole[3, m] = k * yz
-        quadrupole[4, m] = k * xy
+            # row A of T_m E
+            x = TENSORS[m, A, 0] * E[0, 0] + TENSORS[m, A, 1] * E[1, 0] + TENSORS[m, A, 2] * E[2, 0]
+            y = TENSORS[m, A, 0] * E[0, 1] + TENSORS[m, A, 1] * E[1, 1] + TENSORS[m, A, 2] * E[2, 1]
+            z = TENSORS[m, A, 0] * E[0, 2] + TENSORS[m, A, 1] * E[1, 2] + TENSORS[m, A, 2] * E[2, 2]
+            xx += E[A, 0] * x
+            yy += E[A, 1] * y
+            zz += E[A, 2] * z
+            xy += E[A, 0] * y
+            xz += E[A, 0] * z
+            yz += E[A, 1] * z
+        D[0, m] = half * (xx - yy)      # 2/3 Tr(T_a X)
+        D[1, m] = k * xz
+        D[2, m] = (2.0 * zz - xx - yy) / 3.0
+        D[3, m] = k * yz
+        D[4, m] = k * xy
+        for a in range(5):
+            D_back[m, a] = D[a, m]
 
 
 @bare_inlined
@@ -76,92 +80,63 @@ def along(u, momenta, values, slopes):
 
 
 @bare_inlined
-def to_laboratory(M, momenta_i, momenta_j, E, quadrupole, row):
-    """M <- R_i M R_j^T in place: a matrix of components of two atoms, or of their orbitals, from the frame of the pair to the
-    laboratory. row: scratch of 5 values."""
+def turn_rows(M, start, l, columns, R, row):
+    """Rows start to start + 2 l of M (l = 1 or 2) become those of R times them, in place; R (2 l + 1, 2 l + 1), row: scratch."""
+    size = 2 * l + 1
+    for a in range(size):
+        for c in range(columns):
+            row[a, c] = R[a, 0] * M[start, c]
+        for A in range(1, size):
+            for c in range(columns):
+                row[a, c] += R[a, A] * M[start + A, c]
+    for a in range(size):
+        for c in range(columns):
+            M[start + a, c] = row[a, c]
+
+
+@bare_inlined
+def turn_columns(M, start, l, rows, R, row):
+    """Columns start to start + 2 l of M become themselves times R^T, in place."""
+    size = 2 * l + 1
+    for r in range(rows):
+        for a in range(size):
+            total = 0.0
+            for A in range(size):
+                total += R[a, A] * M[r, start + A]
+            row[0, a] = total
+        for a in range(size):
+            M[r, start + a] = row[0, a]
+
+
+@bare_inlined
+def both_sides(M, momenta_i, momenta_j, vectors, quadrupoles, row):
+    """M <- R_i M R_j^T in place, R made of the blocks `vectors` for l = 1 and `quadrupoles` for l = 2."""
     columns = 0
     for l in momenta_j:
         columns += 2 * l + 1
     rows = 0
     for l in momenta_i:
-        if l == 1:
-            for c in range(columns):
-                for a in range(3):
-                    row[a] = E[0, a] * M[rows, c] + E[1, a] * M[rows + 1, c] + E[2, a] * M[rows + 2, c]
-                for a in range(3):
-                    M[rows + a, c] = row[a]
-        elif l == 2:
-            for c in range(columns):
-                for a in range(5):
-                    total = 0.0
-                    for A in range(5):
-                        total += quadrupole[a, A] * M[rows + A, c]
-                    row[a] = total
-                for a in range(5):
-                    M[rows + a, c] = row[a]
+        if l:
+            turn_rows(M, rows, l, columns, vectors if l == 1 else quadrupoles, row)
         rows += 2 * l + 1
     place = 0
     for l in momenta_j:
-        if l == 1:
-            for r in range(rows):
-                for a in range(3):
-                    row[a] = E[0, a] * M[r, place] + E[1, a] * M[r, place + 1] + E[2, a] * M[r, place + 2]
-                for a in range(3):
-                    M[r, place + a] = row[a]
-        elif l == 2:
-            for r in range(rows):
-                for a in range(5):
-                    total = 0.0
-                    for A in range(5):
-                        total += quadrupole[a, A] * M[r, place + A]
-                    row[a] = total
-                for a in range(5):
-                    M[r, place + a] = row[a]
+        if l:
+            turn_columns(M, place, l, rows, vectors if l == 1 else quadrupoles, row)
         place += 2 * l + 1
 
 
 @bare_inlined
-def to_frame(M, momenta_i, momenta_j, E, quadrupole, row):
+def to_laboratory(M, momenta_i, momenta_j, scratch):
+    """M <- R_i M R_j^T in place: a matrix of components of two atoms, or of their orbitals, from the frame of the pair (`turn`)
+    to the laboratory."""
+    both_sides(M, momenta_i, momenta_j, scratch.vectors, scratch.quadrupole, scratch.row)
+
+
+@bare_inlined
+def to_frame(M, momenta_i, momenta_j, scratch):
     """M <- R_i^T M R_j in place, the adjoint of `to_laboratory`."""
-    columns = 0
-    for l in momenta_j:
-        columns += 2 * l + 1
-    rows = 0
-    for l in momenta_i:
-        if l == 1:
-            for c in range(columns):
-                for A in range(3):
-                    row[A] = E[A, 0] * M[rows, c] + E[A, 1] * M[rows + 1, c] + E[A, 2] * M[rows + 2, c]
-                for A in range(3):
-                    M[rows + A, c] = row[A]
-        elif l == 2:
-            for c in range(columns):
-                for A in range(5):
-                    total = 0.0
-                    for a in range(5):
-                        total += quadrupole[a, A] * M[rows + a, c]
-                    row[A] = total
-                for A in range(5):
-                    M[rows + A, c] = row[A]
-        rows += 2 * l + 1
-    place = 0
-    for l in momenta_j:
-        if l == 1:
-            for r in range(rows):
-                for A in range(3):
-                    row[A] = E[A, 0] * M[r, place] + E[A, 1] * M[r, place + 1] + E[A, 2] * M[r, place + 2]
-                for A in range(3):
-                    M[r, place + A] = row[A]
-        elif l == 2:
-            for r in range(rows):
-                for A in range(5):
-                    total = 0.0
-                    for a in range(5):
-                        total += quadrupole[a, A] * M[r, place + a]
-                    row[A] = total
-                for A in range(5):
-                    M[r, place + A] = row[A]
-        place += 2 * l + 1
+    both_sides(M, momenta_i, momenta_j, scratch.E, scratch.quadrupole_back, scratch.row)
 
 
 @bare_inlined

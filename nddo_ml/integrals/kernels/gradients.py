@@ -53,7 +53,7 @@ def repulsion_weights(D, at_i, at_j, shell_i, shell_j, q_i, q_j, W):
 @bare_inlined
 def pull_with_charge(kind, shell, charges, scratch, u, V, count):
     """For the weights V of the distributions of an atom whose partner is a charge in the direction u: the energy; derivatives
-    by R and the features into scratch.pulled (`count` values), by u into scratch.by_axis. scratch.given holds R and features."""
+    by R and the features, in scratch.given, into scratch.pulled (`count` values), by u into scratch.by_axis."""
     interactions(kind, charges, scratch)
     local, weights, by_axis, first = scratch.local, scratch.weights, scratch.by_axis, charges.integrals[kind]
     by_axis[0] = by_axis[1] = by_axis[2] = 0.0
@@ -92,7 +92,7 @@ def pull_repulsion_block(kind, shell_i, shell_j, charges, scratch, u, W, count):
     M, energy, first = scratch.M, 0.0, charges.integrals[kind]
     component_weights(W, (shell_i.at, shell_i.of, shell_i.value), (shell_j.at, shell_j.of, shell_j.value), M,
                       shell_i.size, shell_j.size)
-    to_frame(M, shell_i.components, shell_j.components, scratch.E, scratch.quadrupole, scratch.row)
+    to_frame(M, shell_i.components, shell_j.components, scratch)
     for k in range(charges.integrals[kind + 1] - first):
         p, c, value = charges.row[first + k], charges.column[first + k], scratch.local[k]
         scratch.weights[k] = M[p, c]
@@ -140,7 +140,7 @@ def pull_resonance(k, i, j, shell_i, shell_j, D, u, atoms, pairs, constants, sca
     if alone:
         along(u, shell_i.momenta, scratch.orbital_harmonics, scratch.harmonic_slopes)
     else:
-        to_frame(H, shell_i.momenta, shell_j.momenta, scratch.E, scratch.quadrupole, scratch.row)
+        to_frame(H, shell_i.momenta, shell_j.momenta, scratch)
     order = pairs.order[k]
     fade = scaling.fade[order, 0] if len(scaling.fade) else 1.0
     by_R = by_fade = 0.0
@@ -193,8 +193,8 @@ def pair_gradient(start, end, x, densities, tables, batch, join, fade, factors, 
     """
     constants, atoms, pairs, cores = unfold.constants(tables), unfold.atoms(batch), unfold.pairs(batch), unfold.cores(batch)
     scaling, scratch = unfold.scaling(batch, join, fade, factors), unfold.scratch(room)
-    charges, u, W, V, V_j, across = constants.charges, scratch.u, scratch.W, scratch.weights_i, scratch.weights_j, scratch.across
-    q_i, q_j, opposite = scratch.q_i, scratch.q_j, scratch.opposite
+    charges, u, W, V, V_j = constants.charges, scratch.u, scratch.W, scratch.weights_i, scratch.weights_j
+    q_i, q_j, opposite, across = scratch.q_i, scratch.q_j, scratch.opposite, scratch.across
     for k in range(start, end):
         i, j, kind, order = pairs.i[k], pairs.j[k], pairs.kind[k], pairs.order[k]
         D = densities[atoms.molecule[i]]
@@ -202,7 +202,7 @@ def pair_gradient(start, end, x, densities, tables, batch, join, fade, factors, 
         R = r / constants.bohr
         shell_i, shell_j = constants.shells[pairs.shell_i[k]], constants.shells[pairs.shell_j[k]]
         if shell_j.orbitals > 1:
-            turn(u, scratch.E, scratch.quadrupole if shell_i.orbitals > 1 else scratch.quadrupole[:0])
+            turn(u, scratch)
         weight, limit = joined(order, r, scaling)
         weight_slope, limit_slope = 0.0, 0.0
         if len(scaling.join):

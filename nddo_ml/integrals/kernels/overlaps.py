@@ -6,7 +6,7 @@
 W are the constants of `overlap.polynomials` at the Gauss-Legendre nodes nu_q.
 """
 
-from math import exp
+from math import exp, sqrt
 
 from nddo_ml.common.jit import bare_inlined
 
@@ -23,9 +23,28 @@ def quadrature(R, low, high, powers, slater):
 
 
 @bare_inlined
+def halves(c, sign, start, count, nodes, values):
+    """exp[c (1 + sign nu)] at the nodes nu, which lie symmetrically about zero: two of them share an exponential."""
+    twice = exp(2.0 * c)
+    for q in range(count // 2):
+        value = exp(c * (1.0 + sign * nodes[start + q]))
+        values[q], values[count - 1 - q] = value, twice / value
+
+
+@bare_inlined
+def whole_power(x, n):
+    """x to a whole power."""
+    result = 1.0
+    for _ in range(n):
+        result *= x
+    return result
+
+
+@bare_inlined
 def overlaps(kind, R, zeta, i, j, slater, scratch):
     """Overlaps of the Slater functions of atoms i and j, a pair of the class `kind`, R in bohr, into the columns of
-    scratch.overlap: S, dS/dR, dS/dzeta_i, dS/dzeta_j of each integral. zeta (atom, shell) in 1/bohr. False: all are below 1e-13.
+    scratch.overlap: S, dS/dR, dS/dzeta_i, dS/dzeta_j of each integral. zeta (atom, shell) in 1/bohr. False: all are below
+    1e-13.
     """
     shells_i, shells_j, result = slater.shells[kind, 0], slater.shells[kind, 1], scratch.overlap
     low = high = zeta[i, 0]
@@ -39,13 +58,9 @@ def overlaps(kind, R, zeta, i, j, slater, scratch):
     start, count = slater.nodes_at[rule], slater.nodes_at[rule + 1] - slater.nodes_at[rule]
     A, B, X = scratch.A, scratch.B, scratch.X
     for a in range(shells_i):
-        c = -0.5 * R * zeta[i, a]
-        for q in range(count):
-            A[a, q] = exp(c * (1.0 + slater.nodes[start + q]))
+        halves(-0.5 * R * zeta[i, a], 1.0, start, count, slater.nodes, A[a])
     for b in range(shells_j):
-        c = -0.5 * R * zeta[j, b]
-        for q in range(count):
-            B[b, q] = exp(c * (1.0 - slater.nodes[start + q]))
+        halves(-0.5 * R * zeta[j, b], -1.0, start, count, slater.nodes, B[b])
     place = slater.weights_at[kind, rule]
     before_a = before_b = -1
     for o in range(slater.integrals[kind], slater.integrals[kind + 1]):
@@ -70,7 +85,7 @@ def overlaps(kind, R, zeta, i, j, slater, scratch):
             S_a -= 0.5 * power * (v + w)
             S_b -= 0.5 * power * (v - w)
             power *= x
-        front = (zeta_a / z) ** (n_a + 0.5) * (zeta_b / z) ** (n_b + 0.5)
+        front = sqrt(zeta_a * zeta_b) / z * whole_power(zeta_a / z, n_a) * whole_power(zeta_b / z, n_b)
         total, o = n_a + n_b + 1.0, o - slater.integrals[kind]
         result[o, 0] = front * S
         result[o, 1] = front * (S_x / R + zeta_a * S_a + zeta_b * S_b)

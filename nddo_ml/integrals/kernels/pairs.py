@@ -62,7 +62,7 @@ def repulsion(kind, shell_i, shell_j, charges, scratch, u, W):
     first = charges.integrals[kind]
     for k in range(charges.integrals[kind + 1] - first):
         M[charges.row[first + k], charges.column[first + k]] = scratch.local[k]
-    to_laboratory(M, shell_i.components, shell_j.components, scratch.E, scratch.quadrupole, scratch.row)
+    to_laboratory(M, shell_i.components, shell_j.components, scratch)
     packed_rows(M, (shell_i.at, shell_i.of, shell_i.value), (shell_j.at, shell_j.of, shell_j.value), W)
 
 
@@ -169,7 +169,7 @@ def pair_integrals(start, end, x, tables, batch, join, fade, factors, room, h, t
         shell_i, shell_j = constants.shells[pairs.shell_i[k]], constants.shells[pairs.shell_j[k]]
         W = two[pairs.two_at[k]:pairs.two_at[k] + shell_i.packed * shell_j.packed].reshape((shell_i.packed, shell_j.packed))
         if shell_j.orbitals > 1:
-            turn(u, scratch.E, scratch.quadrupole if shell_i.orbitals > 1 else scratch.quadrupole[:0])
+            turn(u, scratch)
         weight, limit = joined(pairs.order[k], r, scaling)
         if shell_j.orbitals:
             gathered(kind, charges, atoms.features, i, j, R, scratch)
@@ -216,7 +216,7 @@ def pair_integrals(start, end, x, tables, batch, join, fade, factors, room, h, t
             along(u, shell_i.momenta, scratch.orbital_harmonics, scratch.harmonic_slopes)
         resonance_block(k, i, j, (shell_i, shell_j), atoms, pairs, constants, scaling, scratch, u, H)
         if shell_j.orbitals > 1:
-            to_laboratory(H, shell_i.momenta, shell_j.momenta, scratch.E, scratch.quadrupole, scratch.row)
+            to_laboratory(H, shell_i.momenta, shell_j.momenta, scratch)
         at_i, at_j = atoms.first[i], atoms.first[j]
         for a in range(shell_i.orbitals):
             for b in range(shell_j.orbitals):

@@ -102,7 +102,9 @@ def scratch(room):
     return Scratch(
         room[0:3], room[3:6], room[6:46], room[46:366], room[366:766], room[766:926], room[926:1086], room[1086:1406],
         room[1406:1446], room[1446:1470], room[1470:1542].reshape((24, 3)), room[1542:1551], room[1551:1575],
-        room[1575:1584].reshape((3, 3)), room[1584:1609].reshape((5, 5)), room[1609:1614], room[1614:2190].reshape((24, 24)),
-        room[2190:4215].reshape((45, 45)), room[4215:4296].reshape((9, 9)), room[4296:4341], room[4341:4386], room[4386:4431],
-        room[4431:4476], room[4476:4521], room[4521:4566], room[4566:4569], room[4569:4571], room[4571:4574],
-        room[4574:4766].reshape((3, 64)), room[4766:4958].reshape((3, 64)), room[4958:5022], room[5022:5086].reshape((16, 4)))
+        room[1575:1584].reshape((3, 3)), room[1584:1593].reshape((3, 3)), room[1593:1618].reshape((5, 5)),
+        room[1618:1643].reshape((5, 5)), room[1643:1763].reshape((5, 24)), room[1763:2339].reshape((24, 24)),
+        room[2339:4364].reshape((45, 45)), room[4364:4445].reshape((9, 9)), room[4445:4490], room[4490:4535],
+        room[4535:4580], room[4580:4625], room[4625:4670], room[4670:4715], room[4715:4718], room[4718:4720],
+        room[4720:4723], room[4723:4915].reshape((3, 64)), room[4915:5107].reshape((3, 64)), room[5107:5171],
+        room[5171:5235].reshape((16, 4)))
