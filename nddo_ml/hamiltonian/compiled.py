@@ -47,6 +47,8 @@ class Filling:
     occupations: Float[Tensor, "molecule spin level"]
     start: Start                    # neutral atoms
     filled: Int[np.ndarray, "molecule spin"] | None     # electrons of each spin; None: a half-electron state
+    s2: Float[np.ndarray, "molecule"]       # S_z (S_z + 1)
+    charged: bool                           # whether any molecule is an ion
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +70,8 @@ class Planned:
             numbers = np.stack([electrons.alpha.numpy(), electrons.beta.numpy()], 1)[:, :channels]
             filled = np.ascontiguousarray(numbers) if channels == 2 or bool((electrons.alpha == electrons.beta).all()) else None
             start = starts.neutral_atoms(self.topology, electrons)
-            self.filled[key] = Filling(electrons, occupations, start, filled)
+            s_z = molecules.unpaired.numpy() / 2
+            self.filled[key] = Filling(electrons, occupations, start, filled, s_z * (s_z + 1), bool(molecules.charge.any()))
         return self.filled[key]
 
     @property
@@ -124,12 +127,14 @@ def placement(planned: Planned, molecules: Molecules, surroundings: Surroundings
     return Placement(planned, x, around, blocks) if apart else None
 
 
-def populations(here: Placement, molecules: Molecules, D: Float[Tensor, "molecule spin orbital orbital"]
+def populations(here: Placement, molecules: Molecules, D: Float[Tensor, "molecule spin orbital orbital"], filling: Filling
                 ) -> Mapping[str, Tensor]:
     """`properties.populations`, by name."""
-    made = compiled.populations(here.planned.plan, here.x, D.numpy(), molecules.unpaired.numpy())
-    values = {name: torch.from_numpy(value) for name, value in made._asdict().items()}
-    return values | {"dipole": about_centre_of_mass(values["dipole"], molecules)}
+    made = compiled.populations(here.planned.plan, here.x, D.numpy(), filling.s2)
+    charges, dipole, spin_populations, s2 = map(torch.from_numpy, made)
+    if filling.charged:
+        dipole = about_centre_of_mass(dipole, molecules)
+    return {"charges": charges, "dipole": dipole, "spin_populations": spin_populations, "s2": s2}
 
 
 @dataclass(frozen=True, eq=False)
