@@ -42,7 +42,7 @@ class Tables:
         """Whether not a bit of the columns has changed. Values are compared, not their histories, so that edits of `.data` are
         seen too."""
         here = [column.data_ptr() for column in columns.values()]
-        return here == self.places and np.array_equal(np.concatenate(self.views), self.values)
+        return here == self.places and bool((np.concatenate(self.views) == self.values).all())
 
 
 def tables(columns: Mapping[str, Tensor], method: Method, earlier: Tables | None) -> Tables:

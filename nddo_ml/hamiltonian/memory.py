@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 MOST_PAIRS = 500_000    # of the topologies kept, in all
 
-Species = tuple[bytes, bytes, str]      # numbers and owners of the atoms, device
+Species = tuple[bytes, bytes, torch.device]      # numbers and owners of the atoms, device
 
 
 @dataclass
@@ -61,9 +61,12 @@ class Memory:
     def topology(self, molecules: Molecules, most: int, make: Callable[[], Topology]) -> Kept:
         """What is kept of these species, made by `make` where it is not known; at most so many are kept."""
         numbers, owners = (values.cpu().numpy().tobytes() for values in (molecules.numbers, molecules.molecule))
-        key = numbers, owners, str(molecules.numbers.device)
-        kept = self._topologies.pop(key, None) or Kept(make())
-        self._topologies[key] = kept
+        key = numbers, owners, molecules.numbers.device
+        kept = self._topologies.get(key)
+        if kept is not None:
+            self._topologies.move_to_end(key)
+            return kept
+        kept = self._topologies[key] = Kept(make())
         pairs = sum(len(each.topology.i) for each in self._topologies.values())
         while len(self._topologies) > 1 and (len(self._topologies) > most or pairs > MOST_PAIRS):
             pairs -= len(self._topologies.popitem(last=False)[1].topology.i)

@@ -11,6 +11,7 @@ channels.
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from functools import reduce
+from math import isfinite
 from typing import Any, Unpack, cast
 
 import torch
@@ -280,7 +281,7 @@ class Hamiltonian(nn.Module):
                     state = replace(state, index=index)
                 state = state.without(refused)
                 D = state.solution.D
-                held = compiled.populations(here, molecules, D)
+                held = compiled.populations(here, molecules, D, filling)
             parts = {"electronic": state.solution.energy, "core_core": torch.from_numpy(here.blocks.core)}
             by_gamma = None
             if live and R is not None:
@@ -305,7 +306,7 @@ class Hamiltonian(nn.Module):
                     parts["local"] = zero.index_add(0, molecules.molecule, shifts.local)
             state = self._judged(state, molecules, planned, held["charges"], bucket.names, R)
             energy = reduce(torch.add, parts.values())
-            sound = bool(state.solution.converged.all()) and bool(torch.isfinite(energy.detach()).all())
+            sound = bool(state.solution.converged.all()) and isfinite(float(energy.detach().sum()))
             if not sound:
                 state = state.without(_not_finite(parts, state.solution.converged))
             converged, on_atoms, on_charges = state.solution.converged, None, None
@@ -397,7 +398,7 @@ class Hamiltonian(nn.Module):
     @property
     def has_offsets(self) -> bool:
         """Whether any element has an offset: the energies are on the zero of a reference then."""
-        return bool(self.atom_offsets.any())
+        return bool(self.atom_offsets.detach().cpu().numpy().any())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Hamiltonian":
         """What .to(), .cuda(), .float() and the like call: only what keeps double precision, on a device that exists."""
@@ -495,8 +496,8 @@ class Hamiltonian(nn.Module):
         if self._learned:
             return torch.full_like(energy, torch.nan)
         kcal_mol = self.method.constants.kcal_mol
-        free_atoms = topology.elements.EHEAT - kcal_mol * parameters.atoms.EISOL
-        return (kcal_mol * energy).index_add(0, molecules.molecule, free_atoms)
+        free_atoms = torch.sub(topology.elements.EHEAT, parameters.atoms.EISOL, alpha=kcal_mol)
+        return torch.index_add(kcal_mol * energy, 0, molecules.molecule, free_atoms)
 
 
 def _not_finite(parts: Mapping[str, Tensor], converged: Tensor) -> dict[int, str]:

@@ -194,11 +194,11 @@ class Populations(NamedTuple):
 
 
 def populations(plan: Plan, x: Float[np.ndarray, "atom 3"], densities: Float[np.ndarray, "molecule spin orbital orbital"],
-                unpaired: Float[np.ndarray, "molecule"]) -> Populations:
-    """`properties.populations` of densities at the positions x (angstrom), with so many unpaired electrons."""
+                s2: Float[np.ndarray, "molecule"]) -> Populations:
+    """`properties.populations` of densities at the positions x (angstrom); s2: S_z (S_z + 1)."""
     from nddo_ml.integrals.kernels import external
 
-    made = Populations(np.empty(len(x)), np.zeros((len(densities), 3)), np.empty(len(x)), unpaired / 2 * (unpaired / 2 + 1))
+    made = Populations(np.empty(len(x)), np.zeros((len(densities), 3)), np.empty(len(x)), s2.copy())
     external.populations(x, densities, plan.constants, plan.batch, np.empty(45), *made)
     return made
 

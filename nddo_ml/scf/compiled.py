@@ -55,6 +55,8 @@ class Found:
     """Where molecules ended, and which of them are handed over."""
 
     ends: Ends
+    matrices: Float[np.ndarray, "3 element"]        # its D, F and C
+    numbers: Float[np.ndarray, "4 molecule"]        # its energies, residuals, gaps and iterations
     why: list[Why | None]       # of each molecule; None: it is solved
 
 
@@ -154,15 +156,15 @@ def solve(flat: Flat, h: Float[np.ndarray, "element"], start: Start, filled: Int
     """The self-consistent field of every molecule from `start`; the energy counts no cores. h: core Hamiltonians of one
     molecule after the other, eV; filled: electrons of each spin; special: molecules that are handed over for their occupations.
     """
-    made, count = ends(len(filled), len(h) * filled.shape[1]), len(filled)
+    count = len(filled)
+    made, matrices, numbers = ends(count, len(h) * filled.shape[1])
     (made.C if start.orbitals else made.D)[:] = start.matrices
     chosen = np.arange(count)
     if special is not None:
         made.residual[special] = np.inf
         chosen = chosen[~special]
     _share(flat, h, start.orbitals, filled, rules, made, chosen)
-    clear = start.orbitals or start.followed or (flat.plan.orbitals >= FLOAT32_FROM)
-    smallest = np.broadcast_to(np.where(clear, GAP_FOLLOWED, GAP), count)
+    followed, sizes = start.orbitals or start.followed, flat.plan.orbitals.tolist()
     why: list[Why | None] = []
     for k, (residual, gap) in enumerate(zip(made.residual.tolist(), made.gap.tolist(), strict=True)):
         if special is not None and special[k]:
@@ -172,8 +174,9 @@ def solve(flat: Flat, h: Float[np.ndarray, "element"], start: Start, filled: Int
         elif residual > rules.tolerance:
             why.append(Why.STEPS)
         else:
-            why.append(None if gap > smallest[k] else Why.GAP)
-    return Found(made, why)
+            clear = GAP_FOLLOWED if followed or sizes[k] >= FLOAT32_FROM else GAP
+            why.append(None if gap > clear else Why.GAP)
+    return Found(made, matrices, numbers, why)
 
 
 def _filled(problem: Problem) -> tuple[Int[np.ndarray, "molecule spin"], Bool[np.ndarray, "molecule"] | None]:
@@ -226,11 +229,14 @@ def first_rung(problem: Problem, start: Start, scf: SCF) -> tuple[Solution, list
     limits = rules(scf.tolerance, min(STEPS, scf.max_steps))
     filled, special = _filled(problem)
     found = solve(flat, taken(places, problem.h), start, filled, limits, special)
-    ended, spins = found.ends, problem.occupations.shape[1]
-    energy, residual, gap = torch.from_numpy(ended.energy), torch.from_numpy(ended.residual), torch.from_numpy(ended.gap)
-    iterations = torch.from_numpy(ended.iterations.astype(np.int64))
-    D, F, C = (padded(places, matrices, spins) for matrices in (ended.D, ended.F, ended.C))
-    solution = Solution(D, F, energy, residual <= scf.tolerance, residual, iterations, torch.zeros_like(iterations), gap, C)
+    shape = len(filled), filled.shape[1], places.size, places.size
+    if places.inside is None:
+        D, F, C = torch.from_numpy(found.matrices).view(3, *shape).unbind(0)
+    else:
+        D, F, C = (padded(places, matrices, shape[1]) for matrices in found.matrices)
+    energy, residual, gap, iterations = torch.from_numpy(found.numbers).unbind(0)
+    rung = torch.zeros(len(filled), dtype=torch.long)
+    solution = Solution(D, F, energy, residual <= scf.tolerance, residual, iterations.long(), rung, gap, C)
     return solution, [k for k, why in enumerate(found.why) if why is not None]
 
 

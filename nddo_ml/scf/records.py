@@ -102,7 +102,9 @@ def folded(indices: Indices) -> Whole:
     return np.concatenate([counts, *indices]).astype(np.int64)
 
 
-def ends(molecules: int, elements: int) -> Ends:
-    """Room for so many molecules whose matrices have so many elements."""
-    D, F, C = (np.empty(elements) for _ in range(3))
-    return Ends(D, F, C, np.zeros(molecules), np.zeros(molecules), np.full(molecules, np.inf), np.zeros(molecules))
+def ends(molecules: int, elements: int) -> tuple[Ends, Array, Array]:
+    """Room for so many molecules whose matrices have so many elements, as it is and as the two arrays that it consists of: the
+    matrices, and the numbers."""
+    matrices, numbers = np.empty((3, elements)), np.zeros((4, molecules))
+    numbers[2] = np.inf
+    return Ends(*matrices, *numbers), matrices, numbers

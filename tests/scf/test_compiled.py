@@ -25,7 +25,7 @@ from nddo_ml.scf.problem import FLOAT32_FROM
 from nddo_ml.scf.records import Flat
 from nddo_ml.scf.rungs import LADDER
 
-pytestmark = pytest.mark.skipif(bool(compiling.unable()) or os.environ.get(compiling.SWITCH) == "0", reason="torch serves alone")
+pytestmark = pytest.mark.skipif(bool(compiling.unable()) or os.environ.get(compiling.SWITCH) == "0", reason="torch serves")
 
 
 @pytest.fixture(autouse=True)
