@@ -92,7 +92,7 @@ def planned(topology: Topology, parameters: Parameters) -> Planned | None:
     pairs, atoms = plan.pairs, plan.atoms
     inside = np.flatnonzero(atoms.n_ao[pairs.j] > 0)
     stride = np.array([DISTRIBUTIONS[n] for n in ORBITALS])[pairs.shell_j]
-    columns = tuple(column[inside] for column in (pairs.i, pairs.j, pairs.two_at, stride))
+    columns = pairs.i[inside], pairs.j[inside], pairs.two_at[inside], stride[inside]
     places = arranged(atoms.n_ao, atoms.molecule, (plan.one_at, plan.one_stride), columns, plan.size)
     return Planned(topology, plan, places, parameters)
 

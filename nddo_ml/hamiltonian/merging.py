@@ -54,8 +54,9 @@ def merged(method: Method, molecules: Molecules, surroundings: Surroundings, par
     """The result of all molecules, in the order of the input."""
     if len(parts) == 1:         # in the order of the input already
         part, solution = parts[0], parts[0].state.solution
-        return Result(molecules=molecules, method=method.name, constants=method.constants, energies=part.energies,
-                      **part.quantities, converged=solution.converged, residual=solution.residual,
+        values: dict[str, Any] = {**part.quantities}
+        return Result(molecules=molecules, method=method.name, constants=method.constants, energies=part.energies, **values,
+                      converged=solution.converged, residual=solution.residual,
                       iterations=solution.iterations, route=routes(part.state), states=[part.state],
                       implausible=list(part.state.implausible) or [""] * len(part.index))
     indices = [k for part in parts for k in part.index]

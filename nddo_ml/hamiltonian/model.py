@@ -8,33 +8,27 @@ puts the energy on their tape. Molecules of a batch are solved together in bucke
 channels.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import reduce
-from math import isfinite
 from typing import Any, Unpack, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nddo_ml.common import compiling
 from nddo_ml.common.devices import check_conversion, check_plain, usable
-from nddo_ml.common.struct import ordinary, outside_inference, record
-from nddo_ml.common.threads import blas_threads
+from nddo_ml.common.struct import ordinary, outside_inference
 from nddo_ml.errors import InvalidMolecule, UnknownOption
-from nddo_ml.hamiltonian import compiled, faults, shifted, starts, walk, weights
-from nddo_ml.hamiltonian.compiled import Planned
+from nddo_ml.hamiltonian import accounts, faults, shifted, starts, sweep, walk, weights
+from nddo_ml.hamiltonian.buckets import Assembly, Bucket
 from nddo_ml.hamiltonian.memory import Memory
 from nddo_ml.hamiltonian.merging import Part, merged, reported
-from nddo_ml.hamiltonian.plausibility import implausible
 from nddo_ml.hamiltonian.results import Result
 from nddo_ml.hamiltonian.shifted import Parent, Rows
 from nddo_ml.hamiltonian.starts import HasDensity, Start
-from nddo_ml.hamiltonian.state import State
 from nddo_ml.hamiltonian.tape import Tape, check_order, forces, movable
-from nddo_ml.integrals.blocks import Integrals
-from nddo_ml.integrals.corrections import GROUPS, concerning, corrections
+from nddo_ml.integrals.corrections import GROUPS
 from nddo_ml.integrals.corrections.d3 import DispersionD3BJ
 from nddo_ml.integrals.parameters import PARAMETER_NAMES, AtomParameters, PairParameters
 from nddo_ml.integrals.placed import Parameters
@@ -45,34 +39,9 @@ from nddo_ml.molecules import NOTHING, Molecules, PointCharges, Surroundings, ch
 from nddo_ml.networks.shifts import Shifts
 from nddo_ml.pairs import Distances
 from nddo_ml.properties.populations import populations
-from nddo_ml.scf.options import SCF, SCFKeywords, asked
+from nddo_ml.scf.options import SCFKeywords, asked
 from nddo_ml.scf.orders import Order
 from nddo_ml.scf.problem import Problem
-
-
-@record
-class Assembly:
-    """What a Hamiltonian makes of molecules before it knows their density."""
-
-    topology: Topology
-    distances: Distances
-    shifts: Shifts | None           # what a network said
-    parameters: Parameters
-    integrals: Integrals
-    faults: Mapping[int, str]       # why molecules, by their place, were given published parameters instead
-
-
-@record
-class Bucket:
-    """Molecules that are solved together, and how."""
-
-    index: list[int]                # which of the batch they are
-    names: list[int] | None         # what errors call them; None: a single molecule
-    molecules: Molecules
-    surroundings: Surroundings
-    channels: int                   # of spin
-    guess: HasDensity | None
-    scf: SCF
 
 
 class Hamiltonian(nn.Module):
@@ -191,8 +160,8 @@ class Hamiltonian(nn.Module):
         """The walk of molecules that are solved together."""
         scf, index = bucket.scf, bucket.index
         tape = Tape(self._taped(bucket), with_forces, Order(order))
-        if order == 1 and self._compiled(bucket, tape):
-            part = self._swept(bucket, tape)
+        if order == 1 and sweep.serves(self, bucket, tape):
+            part = sweep.swept(self, bucket, tape)
             if part is not None:
                 return part
         given, around = bucket.molecules, bucket.surroundings
@@ -208,135 +177,22 @@ class Hamiltonian(nn.Module):
             electronic, density = walk.energy(molecules, made.integrals, state, order, scf.response_tolerance)
             if tape.on:
                 state = replace(state, tape=None if order == 1 else (made.integrals, density, tape.order), shifts=made.shifts)
-            parts = {"electronic": electronic, **self._other_parts(made, molecules)}
+            parts = {"electronic": electronic, **self.other_parts(made, molecules)}
             with tape.responding():
                 held = populations(topology, density, molecules, made.parameters.atoms)
             held = tape.advance(held)
-            state = self._judged(state, molecules, made, held["charges"], bucket.names, made.distances.R)
-            state = state.without(_not_finite(parts, state.solution.converged))
+            if self.judges:
+                own = made.parameters.atoms.core, held["charges"]
+                state = accounts.judged(state, molecules, topology, made.distances.R, own, bucket.names)
+            state = state.without(accounts.not_finite(parts, state.solution.converged))
             energy, converged = reduce(torch.add, parts.values()), state.solution.converged
             on_atoms = on_charges = None
             if with_forces:
                 on_atoms, on_charges = forces(torch.where(converged, energy, 0.0), leaf, leaf_around.charges, tape)
         energy = torch.where(converged, energy, torch.nan)
         quantities = {"energy": energy, "forces": on_atoms, "point_charge_forces": on_charges,
-                      "heat_of_formation": self._heat(topology, molecules, made.parameters, energy),
-                      "atomization_energy": self._atomization(topology, molecules, energy), **held}
+                      **self.thermochemistry(topology, molecules, made.parameters, energy), **held}
         return Part(index, state, *tape.leave((quantities, parts))).valid(molecules, surroundings)
-
-    def _compiled(self, bucket: Bucket, tape: Tape) -> bool:
-        """Whether the compiled walk may serve molecules."""
-        scf, around = bucket.scf, bucket.surroundings
-        if scf.ladder is not None or scf.density is not None or (scf.unrestricted is False and bucket.channels == 1 and bool(
-                bucket.molecules.unpaired.any())):
-            return False
-        live = self.network is not None or self._table_taped()
-        if (around.field is not None and (tape.on or live)) or (around.charges is not None and tape.on and any(
-                tensor.requires_grad for tensor in (around.charges.charges, around.charges.rho))):
-            return False        # their derivatives are not among those of the sweep
-        return self.U_ss.device.type == "cpu" and compiling.ready()
-
-    def _swept(self, bucket: Bucket, tape: Tape) -> Part | None:
-        """The compiled walk of molecules that are solved together; None where it does not serve them."""
-        scf, index, version = bucket.scf, bucket.index, self.version()
-        if version.bad:
-            return None
-        kept = self.memory.topology(bucket.molecules, self.remembered, lambda: walk.topology(self.method, bucket.molecules))
-        topology = kept.topology
-
-        def plan() -> Planned | None:
-            gathered = self._gathered(bucket.molecules, version)[1]
-            base = gathered if isinstance(gathered, Parameters) else shifted.shifted(topology, gathered, None)
-            return compiled.planned(topology, base)
-
-        with torch.no_grad():
-            planned = self.memory.kept(kept, version, "planned", plan)
-        live = self.network is not None or self._table_taped()      # whether the parameters are others at every call
-        if planned is None or not (live or planned.repels):
-            return None
-        recorded = tape.on or (live and tape.forces)
-        leaf, leaf_around = movable(bucket.molecules, bucket.surroundings) if tape.forces and recorded else (
-            bucket.molecules, bucket.surroundings)
-        with blas_threads(), torch.set_grad_enabled(recorded):
-            molecules, around = tape.enter(leaf), tape.enter(leaf_around)
-            parameters, shifts, refused, R = planned.parameters, None, {}, None
-            if live:
-                distances = walk.distances(topology, molecules.positions, bucket.names)
-                R = distances.R
-                shifts, refused = self._asked(topology, molecules, distances)
-                gathered = self._gathered(molecules, version)[1]
-                made = shifted.shifted(topology, gathered, shifts, 1) if isinstance(gathered, Parent) else gathered
-                parameters = tape.enter(made)
-                planned = planned.with_parameters(parameters)
-            with torch.no_grad():
-                here = compiled.placement(planned, molecules, around)
-                if here is None:
-                    return None
-                filling = planned.filling(molecules, bucket.channels, scf.biradical, index)
-                if filling.filled is None:
-                    return None
-                start = starts.earlier(topology, bucket.channels, bucket.guess, index, filling.occupations) or filling.start
-                state = walk.state(topology, molecules, here.problem(filling), scf, start)
-                if state.index != index:
-                    state = replace(state, index=index)
-                state = state.without(refused)
-                D = state.solution.D
-                held = compiled.populations(here, molecules, D, filling)
-            parts = {"electronic": state.solution.energy, "core_core": torch.from_numpy(here.blocks.core)}
-            by_gamma = None
-            if live and R is not None:
-                repulsion, by_gamma = compiled.repulsion(here, parameters, R)
-                parts["core_core"] = parts["core_core"] + repulsion
-            slopes = None
-            if tape.forces or tape.on:
-                slopes = compiled.slopes(here, molecules, D, held["charges"], by_gamma)
-            if recorded and slopes is not None:
-                parts["electronic"] = parts["electronic"] + compiled.on_tape(here, parameters, molecules, around.charges, D,
-                                                                            slopes)
-            if tape.on:
-                state = replace(state, shifts=shifts)
-            added, by_positions = self._corrections(topology, molecules, recorded, tape.forces)
-            parts |= added
-            learned = self._learned
-            if learned:
-                zero = self.atom_offsets.new_zeros(len(molecules))
-                offsets = self.atom_offsets.index_select(0, topology.rows)
-                parts["atoms"] = zero.index_add(0, molecules.molecule, offsets)
-                if shifts is not None and shifts.local is not None:
-                    parts["local"] = zero.index_add(0, molecules.molecule, shifts.local)
-            state = self._judged(state, molecules, planned, held["charges"], bucket.names, R)
-            energy = reduce(torch.add, parts.values())
-            sound = bool(state.solution.converged.all()) and isfinite(float(energy.detach().sum()))
-            if not sound:
-                state = state.without(_not_finite(parts, state.solution.converged))
-            converged, on_atoms, on_charges = state.solution.converged, None, None
-            if tape.forces and recorded:
-                on_atoms, on_charges = forces(torch.where(converged, energy, 0.0), leaf, leaf_around.charges, tape)
-            elif slopes is not None:
-                on_atoms = -slopes.on_atoms if by_positions is None else -slopes.on_atoms - by_positions
-                on_charges = None if slopes.on_sites is None else -slopes.on_sites
-        energy = energy if sound else torch.where(converged, energy, torch.nan)
-        unknown = torch.full_like(energy, torch.nan)
-        quantities = {"energy": energy, "forces": on_atoms, "point_charge_forces": on_charges,
-                      "heat_of_formation": unknown if learned else self._heat(topology, molecules, parameters, energy),
-                      "atomization_energy": self._atomization(topology, molecules, energy) if learned else unknown,
-                      **(tape.advance(held) if tape.on else held)}
-        part = Part(index, state, *(tape.leave((quantities, parts)) if recorded else (quantities, parts)))
-        return part if sound else part.valid(molecules, around)
-
-    def _corrections(self, topology: Topology, molecules: Molecules, recorded: bool, sloped: bool
-                     ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """The energies of the correction terms by name, eV, on the tape of the positions if that is `recorded`; and the
-        derivative of their sum by the positions, eV/angstrom, where it is not and is asked for (None: zero)."""
-        composition, constants = topology.composition, topology.recipe.constants
-        if recorded or not concerning(self.terms, composition):
-            return corrections(self.terms, composition, molecules.positions, None, constants), None
-        with torch.set_grad_enabled(sloped):
-            leaf = molecules.positions.detach().requires_grad_(sloped)
-            energies = corrections(self.terms, composition, leaf, None, constants)
-            taped = [energy for energy in energies.values() if energy.requires_grad]
-            slopes = torch.autograd.grad(reduce(torch.add, taped).sum(), leaf)[0] if taped else None
-        return {name: energy.detach() for name, energy in energies.items()}, slopes
 
     @outside_inference
     def assembled(self, molecules: Molecules, surroundings: Surroundings = NOTHING, names: list[int] | None = None,
@@ -346,9 +202,9 @@ class Hamiltonian(nn.Module):
         names: what errors call the molecules, None: a single one. enter: applied to the parameters before they are used.
         """
         version = self.version()
-        topology, gathered = self._gathered(molecules, version)
+        topology, gathered = self.gathered(molecules, version)
         distances = walk.distances(topology, molecules.positions, names)
-        shifts, refused = self._asked(topology, molecules, distances)
+        shifts, refused = self.shifts(topology, molecules, distances)
         if version.bad:
             refused = {**refused, **faults.of_tables(self.method, topology, self._columns(), version.bad)}
         parameters = shifted.shifted(topology, gathered, shifts) if isinstance(gathered, Parent) else gathered
@@ -374,7 +230,7 @@ class Hamiltonian(nn.Module):
             made = self.assembled(molecules, names=list(range(len(molecules))))
             electrons = walk.electrons(made.topology, molecules, channels.pop())
             return (walk.problem(made.topology, made.integrals, electrons), starts.neutral_atoms(made.topology, electrons),
-                    self._other_parts(made, molecules))
+                    self.other_parts(made, molecules))
 
     @outside_inference
     def rows(self) -> Rows:
@@ -388,7 +244,7 @@ class Hamiltonian(nn.Module):
         def make() -> Rows:
             return walk.rows(self.method, fitted, pairs)
 
-        return make() if self._table_taped() else replace(self.memory.rows(version, make), fitted=fitted, pairs=pairs)
+        return make() if self.table_taped() else replace(self.memory.rows(version, make), fitted=fitted, pairs=pairs)
 
     @outside_inference
     def version(self) -> faults.Tables:
@@ -419,11 +275,11 @@ class Hamiltonian(nn.Module):
         given = (bucket.molecules.positions, *bucket.surroundings.tensors(), *self._columns().values(), *learned)
         return any(tensor.requires_grad for tensor in given)
 
-    def _table_taped(self) -> bool:
+    def table_taped(self) -> bool:
         """Whether the parameters of the table are on a tape."""
         return torch.is_grad_enabled() and any(column.requires_grad for column in self._columns().values())
 
-    def _gathered(self, molecules: Molecules, version: faults.Tables) -> tuple[Topology, Parameters | Parent]:
+    def gathered(self, molecules: Molecules, version: faults.Tables) -> tuple[Topology, Parameters | Parent]:
         """The topology of molecules and their parameters from the tables alone: Parameters where they are used, or the Parent
         that a network will shift. Remembered by species; parameters only while nothing asks for gradients of the tables."""
         kept = self.memory.topology(molecules, self.remembered, lambda: walk.topology(self.method, molecules))
@@ -432,11 +288,11 @@ class Hamiltonian(nn.Module):
             gathered = shifted.parent(kept.topology, self.rows())
             return shifted.shifted(kept.topology, gathered, None) if self.network is None else gathered
 
-        if self._table_taped():
+        if self.table_taped():
             return kept.topology, make()
         return kept.topology, self.memory.kept(kept, version, "gathered", make)
 
-    def _asked(self, topology: Topology, molecules: Molecules, distances: Distances) -> tuple[Shifts | None, dict[int, str]]:
+    def shifts(self, topology: Topology, molecules: Molecules, distances: Distances) -> tuple[Shifts | None, dict[int, str]]:
         """What the network says, and of which molecules it says nothing that can be used: those shifts are zero."""
         if self.network is None:
             return None, {}
@@ -449,59 +305,39 @@ class Hamiltonian(nn.Module):
             shifts = faults.without(shifts, topology, bad)
         return shifts, refused
 
-    def _judged(self, state: State, molecules: Molecules, made: Assembly | Planned, charges: Float[Tensor, "atom"],
-                names: list[int] | None, R: Float[Tensor, "pair"] | None) -> State:
-        """The state; of a learned Hamiltonian with what is implausible about it, its members then not converged."""
-        if self.network is None and self.method.card is None:
-            return state
-        converged = state.solution.converged
-        core = made.parameters.atoms.core.detach()
-        if R is None:
-            R = walk.distances(made.topology, molecules.positions).R
-        reasons = implausible(made.topology, molecules, R.detach(), core, charges.detach(), names)
-        reasons = [reason if done else "" for reason, done in zip(reasons, converged.tolist(), strict=True)]
-        if not any(reasons):
-            return state
-        good = converged & torch.tensor([not reason for reason in reasons], device=converged.device)
-        return replace(state, implausible=reasons, solution=replace(state.solution, converged=good))
+    @property
+    def judges(self) -> bool:
+        """Whether states are looked at for what no molecule does (plausibility.py): those of learned Hamiltonians."""
+        return self.network is not None or self.method.card is not None
 
     @property
-    def _learned(self) -> bool:
+    def learned(self) -> bool:
         """Whether the energies are those of a reference rather than a published method's."""
         return self.network is not None or self.has_offsets
 
-    def _other_parts(self, made: Assembly, molecules: Molecules) -> dict[str, Tensor]:
+    def other_parts(self, made: Assembly, molecules: Molecules) -> dict[str, Tensor]:
         """The energies that do not depend on the density by name, eV: of the cores, the corrections, and of a Hamiltonian with
         offsets or a network the offsets and what the network adds to each atom."""
-        topology, owner = made.topology, molecules.molecule
-        parts = walk.parts(topology, molecules.positions, made.distances, made.integrals, self.terms)
-        if not self._learned:
-            return parts
-        zero = self.atom_offsets.new_zeros(len(molecules))
-        parts = parts | {"atoms": zero.index_add(0, owner, self.atom_offsets.index_select(0, topology.rows))}
-        local = None if made.shifts is None else made.shifts.local
+        parts = walk.parts(made.topology, molecules.positions, made.distances, made.integrals, self.terms)
+        return parts | self.reference_parts(made.topology, molecules, made.shifts) if self.learned else parts
+
+    def reference_parts(self, topology: Topology, molecules: Molecules, shifts: Shifts | None) -> dict[str, Tensor]:
+        """The offsets of the atoms and what a network adds to each of them, summed over molecules, eV."""
+        zero, owner = self.atom_offsets.new_zeros(len(molecules)), molecules.molecule
+        parts = {"atoms": zero.index_add(0, owner, self.atom_offsets.index_select(0, topology.rows))}
+        local = None if shifts is None else shifts.local
         return parts if local is None else parts | {"local": zero.index_add(0, owner, local)}
 
-    def _atomization(self, topology: Topology, molecules: Molecules, energy: Float[Tensor, "molecule"]
-                     ) -> Float[Tensor, "molecule"]:
-        """Energy of the free atoms less that of the molecule, eV, at the level the Hamiltonian was trained on; NaN where
-        unknown."""
-        if not self._learned:
-            return torch.full_like(energy, torch.nan)
-        return (-energy).index_add(0, molecules.molecule, self.atom_energies.index_select(0, topology.rows))
-
-    def _heat(self, topology: Topology, molecules: Molecules, parameters: Parameters, energy: Float[Tensor, "molecule"]
-              ) -> Float[Tensor, "molecule"]:
-        """Heat of formation at 298 K, kcal/mol; NaN with a network or offsets, whose energies hold no thermal motion."""
-        if self._learned:
-            return torch.full_like(energy, torch.nan)
+    def thermochemistry(self, topology: Topology, molecules: Molecules, parameters: Parameters,
+                        energy: Float[Tensor, "molecule"]) -> dict[str, Tensor]:
+        """The heat of formation at 298 K, kcal/mol, of a published method; the energy of the free atoms less that of the
+        molecule, eV, at the level a learned one was trained on. NaN for the other kind: the energies of a network or with
+        offsets hold no thermal motion."""
+        unknown = torch.full_like(energy, torch.nan)
+        if self.learned:
+            free = self.atom_energies.index_select(0, topology.rows)
+            return {"heat_of_formation": unknown, "atomization_energy": (-energy).index_add(0, molecules.molecule, free)}
         kcal_mol = self.method.constants.kcal_mol
-        free_atoms = torch.sub(topology.elements.EHEAT, parameters.atoms.EISOL, alpha=kcal_mol)
-        return torch.index_add(kcal_mol * energy, 0, molecules.molecule, free_atoms)
-
-
-def _not_finite(parts: Mapping[str, Tensor], converged: Tensor) -> dict[int, str]:
-    """Which molecules have an energy that is none although their SCF converged, and the part of it that is to blame."""
-    lost = converged & ~torch.isfinite(torch.stack(list(parts.values())).detach()).all(0)
-    return {k: "not finite: the energy's part " + ", ".join(n for n, v in parts.items() if not bool(torch.isfinite(v[k])))
-            for k in lost.nonzero()[:, 0].tolist()}
+        free = torch.sub(topology.elements.EHEAT, parameters.atoms.EISOL, alpha=kcal_mol)
+        return {"heat_of_formation": torch.index_add(kcal_mol * energy, 0, molecules.molecule, free),
+                "atomization_energy": unknown}

@@ -61,8 +61,8 @@ def parent(topology: Topology, rows: Rows) -> Parent:
 
 
 def shifted(topology: Topology, base: Parent, shifts: Shifts | None, derivatives: int = 3) -> Parameters:
-    """The parent's parameters where they are used, with the shifts of a network (None: as they are), which can be differentiated
-    by them once or three times."""
+    """The parent's parameters where they are used, with the shifts of a network (None: as they are). derivatives: how often
+    they can be differentiated by the shifts, 1 or 3."""
     if shifts is None:
         return placed(topology, base.atoms, base.fitted, base.pairs)
     allowed = base.factors

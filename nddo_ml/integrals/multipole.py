@@ -232,8 +232,8 @@ def _root(
     In these logarithms the interaction is concave and falling, so Newton's iteration needs no safeguards; from a smooth
     minimum of the roots of the two asymptotes (sharpness fitted) three steps reach machine precision for any log_y.
     This search stays off the tape. Seen from its result, a constant, the root of a varied log_y is off by a first order of the
-    variation; a Newton step on tape squares that, so two leave a fourth order: value and three derivatives are exact. For one derivative
-    the slope at the root is enough.
+    variation; a Newton step on tape squares that, so two leave a fourth order: value and three derivatives are exact. For
+    one derivative the slope at the root is enough.
     """
     with torch.no_grad():
         target = log_y.detach()     # the search is not differentiated: the last two steps are

@@ -101,7 +101,8 @@ def _charges(kinds: tuple[int, ...], hartree: float) -> Charges:
         first.append(len(feature))
         weights = kernel.integrals.numpy()
         given = np.flatnonzero((weights != 0).any(0))
-        for part, matrix in zip(parts, (kernel.coordinates.numpy().T, kernel.distances.numpy().T, weights[:, given]), strict=True):
+        matrices = kernel.coordinates.numpy().T, kernel.distances.numpy().T, weights[:, given]
+        for part, matrix in zip(parts, matrices, strict=True):
             for store, values in zip(part, _rows(matrix), strict=True):
                 store += values
         squares.append(squares[-1] + kernel.coordinates.shape[1])
@@ -110,11 +111,13 @@ def _charges(kinds: tuple[int, ...], hartree: float) -> Charges:
         columns = component_starts(n_j)[1] if isinstance(n_j, int) else 1
         row += (given // columns).tolist()
         column += (given % columns).tolist()
-    sparse = [array for counts, of, value in parts for array in (_ends(counts), _integers(of), np.array(value, dtype=float))]
+    forms, distances, of_integrals = (
+        (_ends(counts), _integers(of), np.array(value, dtype=float)) for counts, of, value in parts)
     to_core = _integers([-1] + [KINDS.index((n, CORE)) for n in ORBITALS[1:]])
     to_core[0] = to_core[1]     # never read: an atom without orbitals has no distributions
-    return Charges(_integers(first), _integers(second), _integers(feature), _integers(squares), *sparse[:3], _integers(terms),
-                   *sparse[3:], _integers(integrals), _integers(row), _integers(column), to_core, FEATURES.index("rho_core"))
+    return Charges(_integers(first), _integers(second), _integers(feature), _integers(squares), *forms, _integers(terms),
+                   *distances, *of_integrals, _integers(integrals), _integers(row), _integers(column), to_core,
+                   FEATURES.index("rho_core"))
 
 
 def _slater(classes: tuple[Class, ...], bohr: float) -> Slater:

@@ -1,0 +1,143 @@
+"""The compiled walk of molecules that are solved together: integrals, self-consistent field and gradients in machine code.
+
+It serves whatever is differentiated once at most: published methods, learned ones, their trainings. What it does not serve
+(`serves` is False, or `swept` returns None) the walk of torch calculates, and whatever is wrong with the input: the errors are
+those of one path.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import reduce
+from math import isfinite
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from nddo_ml.common import compiling
+from nddo_ml.common.threads import blas_threads
+from nddo_ml.hamiltonian import accounts, compiled, shifted, starts, walk
+from nddo_ml.hamiltonian.buckets import Bucket
+from nddo_ml.hamiltonian.compiled import Planned
+from nddo_ml.hamiltonian.merging import Part
+from nddo_ml.hamiltonian.shifted import Parent
+from nddo_ml.hamiltonian.tape import Tape, forces, movable
+from nddo_ml.integrals.corrections import Term, concerning, corrections
+from nddo_ml.integrals.placed import Parameters
+from nddo_ml.integrals.topology import Topology
+from nddo_ml.molecules import Molecules
+
+if TYPE_CHECKING:
+    from nddo_ml.hamiltonian.model import Hamiltonian
+
+
+def serves(model: "Hamiltonian", bucket: Bucket, tape: Tape) -> bool:
+    """Whether the compiled walk may serve molecules."""
+    scf, around = bucket.scf, bucket.surroundings
+    if scf.ladder is not None or scf.density is not None or (scf.unrestricted is False and bucket.channels == 1 and bool(
+            bucket.molecules.unpaired.any())):
+        return False
+    live = model.network is not None or model.table_taped()
+    if (around.field is not None and (tape.on or live)) or (around.charges is not None and tape.on and any(
+            tensor.requires_grad for tensor in (around.charges.charges, around.charges.rho))):
+        return False        # their derivatives are not among those of the sweep
+    return model.U_ss.device.type == "cpu" and compiling.ready()
+
+
+def swept(model: "Hamiltonian", bucket: Bucket, tape: Tape) -> Part | None:
+    """The compiled walk of molecules that are solved together; None where it does not serve them."""
+    scf, index, version = bucket.scf, bucket.index, model.version()
+    if version.bad:
+        return None
+    kept = model.memory.topology(bucket.molecules, model.remembered, lambda: walk.topology(model.method, bucket.molecules))
+    topology = kept.topology
+
+    def plan() -> Planned | None:
+        gathered = model.gathered(bucket.molecules, version)[1]
+        base = gathered if isinstance(gathered, Parameters) else shifted.shifted(topology, gathered, None)
+        return compiled.planned(topology, base)
+
+    with torch.no_grad():
+        planned = model.memory.kept(kept, version, "planned", plan)
+    live = model.network is not None or model.table_taped()      # whether the parameters are others at every call
+    if planned is None or not (live or planned.repels):
+        return None
+    recorded = tape.on or (live and tape.forces)
+    leaf, leaf_around = movable(bucket.molecules, bucket.surroundings) if tape.forces and recorded else (
+        bucket.molecules, bucket.surroundings)
+    with blas_threads(), torch.set_grad_enabled(recorded):
+        molecules, around = tape.enter(leaf), tape.enter(leaf_around)
+        parameters, shifts, refused, R = planned.parameters, None, {}, None
+        if live:
+            distances = walk.distances(topology, molecules.positions, bucket.names)
+            R = distances.R
+            shifts, refused = model.shifts(topology, molecules, distances)
+            gathered = model.gathered(molecules, version)[1]
+            made = shifted.shifted(topology, gathered, shifts, 1) if isinstance(gathered, Parent) else gathered
+            parameters = tape.enter(made)
+            planned = planned.with_parameters(parameters)
+        with torch.no_grad():
+            here = compiled.placement(planned, molecules, around)
+            if here is None:
+                return None
+            filling = planned.filling(molecules, bucket.channels, scf.biradical, index)
+            if filling.filled is None:
+                return None
+            start = starts.earlier(topology, bucket.channels, bucket.guess, index, filling.occupations) or filling.start
+            state = walk.state(topology, molecules, here.problem(filling), scf, start)
+            if state.index != index:
+                state = replace(state, index=index)
+            state = state.without(refused)
+            D = state.solution.D
+            held = compiled.populations(here, molecules, D, filling)
+        parts = {"electronic": state.solution.energy, "core_core": torch.from_numpy(here.blocks.core)}
+        by_gamma = None
+        if live and R is not None:
+            repulsion, by_gamma = compiled.repulsion(here, parameters, R)
+            parts["core_core"] = parts["core_core"] + repulsion
+        slopes = None
+        if tape.forces or tape.on:
+            slopes = compiled.slopes(here, molecules, D, held["charges"], by_gamma)
+        if recorded and slopes is not None:
+            parts["electronic"] = parts["electronic"] + compiled.on_tape(here, parameters, molecules, around.charges, D,
+                                                                        slopes)
+        if tape.on:
+            state = replace(state, shifts=shifts)
+        added, by_positions = _corrections(model.terms, topology, molecules, recorded, tape.forces)
+        parts |= added
+        if model.learned:
+            parts |= model.reference_parts(topology, molecules, shifts)
+        if model.judges:
+            R = walk.distances(topology, molecules.positions).R if R is None else R
+            state = accounts.judged(state, molecules, topology, R, (parameters.atoms.core, held["charges"]), bucket.names)
+        energy = reduce(torch.add, parts.values())
+        sound = bool(state.solution.converged.all()) and isfinite(float(energy.detach().sum()))
+        if not sound:
+            state = state.without(accounts.not_finite(parts, state.solution.converged))
+        converged, on_atoms, on_charges = state.solution.converged, None, None
+        if tape.forces and recorded:
+            on_atoms, on_charges = forces(torch.where(converged, energy, 0.0), leaf, leaf_around.charges, tape)
+        elif slopes is not None:
+            on_atoms = -slopes.on_atoms if by_positions is None else -slopes.on_atoms - by_positions
+            on_charges = None if slopes.on_sites is None else -slopes.on_sites
+    energy = energy if sound else torch.where(converged, energy, torch.nan)
+    quantities = {"energy": energy, "forces": on_atoms, "point_charge_forces": on_charges,
+                  **model.thermochemistry(topology, molecules, parameters, energy),
+                  **(tape.advance(held) if tape.on else held)}
+    part = Part(index, state, *(tape.leave((quantities, parts)) if recorded else (quantities, parts)))
+    return part if sound else part.valid(molecules, around)
+
+
+def _corrections(terms: Mapping[str, Term], topology: Topology, molecules: Molecules, recorded: bool, sloped: bool
+                 ) -> tuple[dict[str, Tensor], Tensor | None]:
+    """The energies of the correction terms by name, eV, on the tape of the positions if that is `recorded`; and the
+    derivative of their sum by the positions, eV/angstrom, where it is not and is asked for (None: zero)."""
+    composition, constants = topology.composition, topology.recipe.constants
+    if recorded or not concerning(terms, composition):
+        return corrections(terms, composition, molecules.positions, None, constants), None
+    with torch.set_grad_enabled(sloped):
+        leaf = molecules.positions.detach().requires_grad_(sloped)
+        energies = corrections(terms, composition, leaf, None, constants)
+        taped = [energy for energy in energies.values() if energy.requires_grad]
+        slopes = torch.autograd.grad(reduce(torch.add, taped).sum(), leaf)[0] if taped else None
+    return {name: energy.detach() for name, energy in energies.items()}, slopes
