@@ -12,10 +12,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nddo_ml.common.struct import choose, record, tensor_map
-from nddo_ml.scf.fock import kernel
 from nddo_ml.scf.newton import newton
 from nddo_ml.scf.options import SCF
-from nddo_ml.scf.problem import FLOAT32_FROM, Prepared, Problem, Solution, canonical, replaced, selected, subset
+from nddo_ml.scf.problem import FLOAT32_FROM, Prepared, Problem, Solution, canonical, kernel_of, replaced, selected, subset
 from nddo_ml.scf.rotations import Operator, Spaces, levels, response, rotate, spaces
 
 UNSTABLE = -1e-4        # eV: an eigenvalue below is an instability, above it is noise or a symmetry's zero mode
@@ -51,13 +50,13 @@ def stability(problem: Problem, solution: Solution) -> Stability:
         allowed = own.weight > 0
         if not bool(allowed.any()):
             return Stability(gap.new_full((len(gap),), torch.inf), torch.zeros_like(gap), own)
-        exact, count = response(problem.layout, kernel(problem.layout, problem.integrals), own, within), gap[0].numel()
+        exact, count = response(problem.layout, kernel_of(problem), own, within), gap[0].numel()
         if count <= DENSE and len(gap) * count <= DENSE_VECTORS:
             return Stability(*_dense(exact, allowed), own)
         if problem.layout.size < FLOAT32_FROM:
             return Stability(*_davidson(exact, torch.where(allowed, gap, torch.inf), allowed), own)
         small, within = tensor_map(torch.Tensor.float, own), tensor_map(torch.Tensor.float, within)
-        rough = response(problem.layout, kernel(problem.layout, problem.integrals, torch.float32), small, within)
+        rough = response(problem.layout, kernel_of(problem, torch.float32), small, within)
         _, vector = _davidson(rough, torch.where(allowed, within.gap, torch.inf), allowed)
         vector = vector.double()
         vector = vector / vector.flatten(1).norm(dim=1)[:, None, None, None].clamp(min=1e-14)
@@ -123,7 +122,7 @@ def _leave(problem: Problem, solution: Solution, saddle: Stability, unstable: Bo
 
 def _downhill(problem: Problem, start: Spaces, before: Solution, scf: SCF) -> Solution:
     """Newton's method from the orbitals `start`."""
-    exact = kernel(problem.layout, problem.integrals)
+    exact = kernel_of(problem)
     ended = newton(Prepared(problem, exact, exact), start, scf.tolerance, scf.max_steps)
     return Solution(ended.D, ended.F, ended.energy, ended.residual <= scf.tolerance, ended.residual,
                     before.iterations + ended.steps.to(torch.long), before.rung, ended.gap)
