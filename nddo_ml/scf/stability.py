@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nddo_ml.common.struct import choose, record, tensor_map
+from nddo_ml.scf.density import Orbitals
 from nddo_ml.scf.newton import newton
 from nddo_ml.scf.options import SCF
 from nddo_ml.scf.problem import FLOAT32_FROM, Prepared, Problem, Solution, canonical, kernel_of, replaced, selected, subset
@@ -44,7 +45,7 @@ def stability(problem: Problem, solution: Solution) -> Stability:
     value good to a tenth.
     """
     with torch.no_grad():
-        own = spaces(canonical(problem, solution.D, solution.F), problem.layout.real)
+        own = spaces(_orbitals(problem, solution), problem.layout.real)
         within = levels(solution.F, own)
         gap = within.gap
         allowed = own.weight > 0
@@ -63,6 +64,13 @@ def stability(problem: Problem, solution: Solution) -> Stability:
         return Stability((vector * exact(vector[:, None])[:, 0]).sum((1, 2, 3)), vector, own)   # the verdict in float64
 
 
+def _orbitals(problem: Problem, solution: Solution) -> Orbitals:
+    """Orbitals of a solution, occupied before virtual: those that it kept, which need not be canonical, or canonical ones."""
+    if solution.C is None or problem.filled is None:
+        return canonical(problem, solution.D, solution.F)
+    return Orbitals(solution.C.mT, torch.zeros_like(problem.occupations), problem.occupations)
+
+
 @record
 class Lowered:
     """A solution after leaving what instabilities it had."""
@@ -74,7 +82,6 @@ class Lowered:
 
 def lower(problem: Problem, solution: Solution, scf: SCF, doubted: Bool[Tensor, "molecule"]) -> Lowered:
     """The solution after leaving every instability of the `doubted` molecules, in at most `scf.max_steps` iterations each."""
-    solution = replace(solution, C=None)
     with torch.no_grad():
         if bool(doubted.all()):
             return _lower(problem, solution, scf)
@@ -92,6 +99,7 @@ def _lower(problem: Problem, solution: Solution, scf: SCF) -> Lowered:
         unstable = (lowest.eigenvalue < UNSTABLE) & solution.converged
         left = torch.zeros_like(unstable)
         if k < ROUNDS and bool(unstable.any()):
+            solution = replace(solution, C=None)
             solution, left = _leave(problem, solution, lowest, unstable, scf)
         stays = unstable & ~left
         trapped = torch.where(stays, lowest.eigenvalue, trapped)
