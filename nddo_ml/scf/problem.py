@@ -112,7 +112,7 @@ def problem(layout_: Layout, integrals: Integrals, electrons: Electrons) -> Prob
 
 def kernel_of(problem: Problem, dtype: torch.dtype = torch.float64) -> Kernel | FlatKernel:
     """The two-electron integrals of a problem arranged for Fock builds in this precision, by kernels where they are ready."""
-    if problem.flat is not None and compiling.ready():
+    if problem.flat is not None and compiling.serving():
         return FlatKernel(problem.flat, dtype)
     return kernel(problem.layout, problem.integrals, dtype)
 
