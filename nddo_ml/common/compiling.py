@@ -80,7 +80,7 @@ def ready() -> bool:
 
 def due(seconds: float) -> bool:
     """Whether kernels serve a calculation that torch needs about so many seconds for: they are ready, and what torch was asked
-    for in this process is worth loading them. Estimates are counted, not time, so that the same calls are always served alike."""
+    for in this process is worth loading them. Estimates are counted, not time, so that the same calls are served alike."""
     here = ready()
     _process.asked += seconds
     return here and serving()

@@ -25,7 +25,7 @@ Kernel = TypeVar("Kernel", bound=Callable[..., object])
 
 # sums may be reordered and multiplications fused; infinities and NaN keep their meaning
 PLAIN: dict[str, Any] = {"nogil": True, "fastmath": {"contract", "reassoc", "nsz", "arcp"}, "error_model": "numpy"}
-BARE = PLAIN | {"_nrt": False}
+BARE: dict[str, Any] = PLAIN | {"_nrt": False}
 
 
 def jit(function: Kernel) -> Kernel:
