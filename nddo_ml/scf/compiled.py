@@ -188,7 +188,7 @@ def _share(flat: Flat, h: Float[np.ndarray, "element"], from_orbitals: bool, fil
                 work(members, single)
         return
     with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
-        shares = [(members[t::threads], single) for members, single in groups for t in range(threads)]
+        shares = [(np.ascontiguousarray(members[t::threads]), single) for members, single in groups for t in range(threads)]
         for done in [pool.submit(work, members, single) for members, single in shares if len(members)]:
             done.result()
 

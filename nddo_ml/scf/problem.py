@@ -178,12 +178,13 @@ def selected(solution: Solution, molecules: list[int], size: int) -> Solution:
 
 
 def replaced(first: Solution, second: Solution, molecules: list[int]) -> Solution:
-    """`first` with the given molecules replaced by `second`, whose matrices may be smaller."""
+    """`first` with the given molecules replaced by `second`, whose matrices may be smaller; without the orbitals."""
     index = torch.tensor(molecules, device=first.energy.device)
-
     first, second = replace(first, C=None), replace(second, C=None)
 
-    def put(wide: Tensor, narrow: Tensor) -> Tensor:
+    def put(wide: Tensor | None, narrow: Tensor | None) -> Tensor | None:
+        if wide is None or narrow is None:
+            return None
         values = wide[index].clone().zero_()
         values[tuple(slice(n) for n in narrow.shape)] = narrow
         return wide.index_copy(0, index, values)
