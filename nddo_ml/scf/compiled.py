@@ -1,9 +1,9 @@
 """The self-consistent field, compiled: the first rung of the ladder for every molecule of a batch by itself, in one call.
 
 The kernels (folder `kernels`) take the decisions of the torch ladder with its constants, so they need its iterations; molecules
-that they do not bring to a clear end within STEPS are handed over, with the reason. A `Plan` says where the integrals of a batch
-lie in flat arrays; it is made from a layout, or from atoms whose blocks lie pair after pair. Call these functions where kernels
-are ready (common/compiling.py).
+that they do not bring to a clear end within STEPS are handed over, with the reason. A `Plan` says where the integrals of a
+batch lie in flat arrays; it is made from a layout, or from atoms whose blocks lie pair after pair. Call these functions where
+kernels are ready (common/compiling.py).
 """
 
 import weakref
@@ -24,8 +24,9 @@ from nddo_ml.scf.problem import FLOAT32_FROM, Problem, Solution
 from nddo_ml.scf.records import Ends, Flat, Indices, Plan, Rules, Whole, ends, folded
 
 STEPS = 15              # iterations in all, beyond which a case counts as difficult
-# eV: below, there may be several states, and which one is found a matter of rounding: torch is to find its own. For what follows
-# an earlier state, and for molecules that would take long (from FLOAT32_FROM orbitals on), below 1 eV alone (ladder.CLEAR_GAP)
+# eV: below, there may be several states, and which one is found a matter of rounding: torch is to find its own. For what
+# follows an earlier state, and for molecules that would take long (from FLOAT32_FROM orbitals on), below 1 eV alone: levels
+# may be inverted there (ladder.CLEAR_GAP)
 GAP, GAP_FOLLOWED = 5.0, 1.0
 WORTH = 3e6             # cubes of orbitals, summed over molecules, from which on threads share them (some milliseconds)
 
@@ -152,8 +153,8 @@ def rules(tolerance: float, steps: int = STEPS) -> Rules:
 
 def solve(flat: Flat, h: Float[np.ndarray, "element"], start: Start, filled: Int[np.ndarray, "molecule spin"],
           rules: Rules, special: Bool[np.ndarray, "molecule"] | None = None) -> Found:
-    """The self-consistent field of every molecule from `start`; the energy counts no cores. h: core Hamiltonians of one molecule
-    after the other, eV; filled: electrons of each spin; special: molecules that are handed over for their occupations.
+    """The self-consistent field of every molecule from `start`; the energy counts no cores. h: core Hamiltonians of one
+    molecule after the other, eV; filled: electrons of each spin; special: molecules that are handed over for their occupations.
     """
     count = len(filled)
     made, matrices, numbers = ends(count, len(h) * filled.shape[1])
@@ -179,7 +180,7 @@ def solve(flat: Flat, h: Float[np.ndarray, "element"], start: Start, filled: Int
 
 
 def _filled(problem: Problem) -> tuple[Int[np.ndarray, "molecule spin"], Bool[np.ndarray, "molecule"] | None]:
-    """The electrons of each spin, and which molecules have levels that are half filled or not in ascending order; None: none."""
+    """The electrons of each spin, and which molecules have half-filled levels, or levels not in ascending order; None: none."""
     if problem.filled is not None:
         return problem.filled, None
     occupations = problem.occupations.numpy()
@@ -241,7 +242,7 @@ def first_rung(problem: Problem, start: Start, scf: SCF) -> tuple[Solution, list
 
 def begun(problem: Problem, density: Float[Tensor, "molecule spin orbital orbital"],
           orbitals: Float[Tensor, "molecule spin orbital orbital"] | None, followed: bool) -> Start:
-    """Where molecules begin: padded matrices as the kernels take them. orbitals: see Solution.C; they come before the density."""
+    """Where molecules begin, as the kernels take it. orbitals: padded (Solution.C); they come before the density."""
     places = plan(problem.layout) if problem.flat is None else problem.flat.plan
     given = density if orbitals is None else orbitals
     return Start(taken(places, given), orbitals is not None, followed)

@@ -1,5 +1,5 @@
-"""Fixed-point steps with DIIS from a start density into the reach of Newton's method: `rungs.iterate` of the first rung, for one
-molecule in one precision.
+"""Fixed-point steps with DIIS from a start density into the reach of Newton's method: `rungs.iterate` of the first rung, for
+one molecule after another in one precision.
 """
 
 import numpy as np
@@ -88,9 +88,9 @@ def combined(kept, overlap, count, ridge, F):
 
 @jit
 def fixed_points(chosen, folded, h, one, two, occupied, rules, ends):
-    """Fixed-point steps for each of the `chosen` molecules from its density in `ends`, in the precision of the integrals. Orbitals
-    and iterations go there, and as residual what went wrong: infinite where the iterations are used up, nan where numbers are not
-    finite, else 0.
+    """Fixed-point steps for each of the `chosen` molecules from its density in `ends`, in the precision of the integrals.
+    Orbitals and iterations go there, and as residual what went wrong: infinite where the iterations are used up, nan where
+    numbers are not finite, else 0.
     """
     spins, kind = occupied.shape[1], one.dtype
     for k in chosen:
