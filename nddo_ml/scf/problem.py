@@ -173,7 +173,9 @@ def replaced(first: Solution, second: Solution, molecules: list[int]) -> Solutio
 
     first, second = replace(first, C=None), replace(second, C=None)
 
-    def put(wide: Tensor, narrow: Tensor) -> Tensor:
+    def put(wide: Tensor | None, narrow: Tensor) -> Tensor | None:
+        if wide is None:
+            return None
         values = wide[index].clone().zero_()
         values[tuple(slice(n) for n in narrow.shape)] = narrow
         return wide.index_copy(0, index, values)
