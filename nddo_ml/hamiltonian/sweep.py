@@ -27,6 +27,8 @@ from nddo_ml.integrals.placed import Parameters
 from nddo_ml.integrals.topology import Topology
 from nddo_ml.molecules import Molecules
 
+CALL, PAIR = 6e-3, 1e-5     # seconds that torch needs for a call, and for a pair of atoms in it, about
+
 if TYPE_CHECKING:
     from nddo_ml.hamiltonian.model import Hamiltonian
 
@@ -41,7 +43,8 @@ def serves(model: "Hamiltonian", bucket: Bucket, tape: Tape) -> bool:
     if (around.field is not None and (tape.on or live)) or (around.charges is not None and tape.on and any(
             tensor.requires_grad for tensor in (around.charges.charges, around.charges.rho))):
         return False        # their derivatives are not among those of the sweep
-    return model.U_ss.device.type == "cpu" and compiling.ready()
+    atoms, members = len(bucket.molecules.numbers), len(bucket.molecules)
+    return model.U_ss.device.type == "cpu" and compiling.due(CALL + PAIR * atoms**2 / members)
 
 
 def swept(model: "Hamiltonian", bucket: Bucket, tape: Tape) -> Part | None:

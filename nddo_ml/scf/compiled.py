@@ -19,6 +19,7 @@ from torch import Tensor
 from nddo_ml.common.threads import blas_threads, one_blas_thread
 from nddo_ml.orbitals import DISTRIBUTIONS, Layout
 from nddo_ml.scf import accelerate, newton, rungs
+from nddo_ml.scf.flat import padded, taken
 from nddo_ml.scf.options import SCF
 from nddo_ml.scf.problem import FLOAT32_FROM, Problem, Solution
 from nddo_ml.scf.records import Ends, Flat, Indices, Plan, Rules, Whole, ends, folded
@@ -115,33 +116,6 @@ def _plan(layout: Layout) -> Plan:
     pairs = np.concatenate(columns, 1)
     pairs = pairs[:, np.argsort(molecule[pairs[0]], kind="stable")]
     return arranged(n_ao, molecule, (one_at, one_stride), (pairs[0], pairs[1], pairs[2], pairs[3]), layout.size)
-
-
-def taken(plan: Plan, matrices: Float[Tensor, "molecule *spin orbital orbital"]) -> Float[np.ndarray, "element"]:
-    """Padded matrices as one molecule after the other; they may share memory."""
-    flat = matrices.contiguous().numpy().reshape(-1)
-    spins = matrices.shape[1] if matrices.dim() == 4 else 1
-    if plan.inside is None:
-        return flat
-    return flat[plan.inside if spins == 1 else _of_spins(plan, spins)]
-
-
-def padded(plan: Plan, matrices: Float[np.ndarray, "element"], spins: int) -> Float[Tensor, "molecule spin orbital orbital"]:
-    """The padded matrices of one molecule after the other; they may share memory."""
-    shape = len(plan.orbitals), spins, plan.size, plan.size
-    if plan.inside is None:
-        return torch.from_numpy(matrices).view(shape)
-    wide = np.zeros(shape)
-    wide.reshape(-1)[plan.inside if spins == 1 else _of_spins(plan, spins)] = matrices
-    return torch.from_numpy(wide)
-
-
-def _of_spins(plan: Plan, spins: int) -> Int[np.ndarray, "element"]:
-    """The places of matrix elements among padded ones with so many spins."""
-    square = plan.size**2
-    real = np.arange(plan.size)[None] < plan.orbitals[:, None]
-    one = (real[:, :, None] & real[:, None, :]).reshape(len(real), 1, square)
-    return np.flatnonzero(np.broadcast_to(one, (len(real), spins, square)))
 
 
 def rules(tolerance: float, steps: int = STEPS) -> Rules:

@@ -64,7 +64,7 @@ def solve(problem: Problem, start: Float[Tensor, "molecule spin orbital orbital"
 def _has_kernels(problem: Problem, scf: SCF) -> bool:
     """Whether kernels may climb the first rung."""
     plain = scf.ladder is None and scf.density is None and problem.h.device.type == "cpu"
-    return plain and problem.h.dtype is torch.float64 and problem.whole and compiling.ready()
+    return plain and problem.h.dtype is torch.float64 and problem.whole and compiling.serving()
 
 
 def climb(problem: Problem, start: Float[Tensor, "molecule spin orbital orbital"], scf: SCF, ladder: Sequence[Rung],
