@@ -168,24 +168,38 @@ def slopes(here: Placement, molecules: Molecules, D: Float[Tensor, "molecule spi
 def on_tape(here: Placement, parameters: Parameters, molecules: Molecules, charges: PointCharges | None,
             D: Float[Tensor, "molecule spin orbital orbital"], slopes: Slopes) -> Float[Tensor, "molecule"]:
     """Zeros, whose first derivatives by everything that is on a tape are those of the electronic energy: its linear part, each
-    integral's derivatives times what the integral is made from."""
+    integral's derivatives times what the integral is made from.
+
+    Half a square that is zero goes with it: the first derivatives are on the tape too, so that a second one is refused
+    (scf.orders) instead of nothing.
+    """
     layout, adjoint = here.planned.topology.layout, slopes.parameters
     energy = one_centre_energy(layout, parameters.U, parameters.one, D)
-    per_atom = (molecules.positions * slopes.on_atoms).sum(1)
+    energy = energy - energy.detach()
+    change = _change(molecules.positions)
+    per_atom, squared = (change * slopes.on_atoms).sum(1), change.sum(1)
     if adjoint is not None:
-        brought = torch.stack([getattr(parameters.atoms, name) for name in compiled.BROUGHT], 1)
+        change = _change(torch.stack([getattr(parameters.atoms, name) for name in compiled.BROUGHT], 1))
         weights = np.concatenate([adjoint.features, adjoint.zeta, adjoint.beta, adjoint.core[:, None]], 1)
-        per_atom = per_atom + (brought * torch.from_numpy(weights)).sum(1)
-        if parameters.resonance is not None:
-            sizes = [block.numel() for block in parameters.resonance]
-            parts = torch.from_numpy(adjoint.factors).split(sizes)
-            per_pair = torch.cat([(block * part.view(block.shape)).sum(1)
-                                  for block, part in zip(parameters.resonance, parts, strict=True)])
-            energy = energy.index_add(0, here.planned.topology.molecule, per_pair)
+        per_atom, squared = per_atom + (change * torch.from_numpy(weights)).sum(1), squared + change.sum(1)
+    squared = torch.zeros_like(energy).index_add(0, molecules.molecule, squared)
+    if adjoint is not None and parameters.resonance is not None:
+        sizes = [block.numel() for block in parameters.resonance]
+        parts, changes = torch.from_numpy(adjoint.factors).split(sizes), [_change(block) for block in parameters.resonance]
+        per_pair = torch.cat([(block * part.view(block.shape)).sum(1) for block, part in zip(changes, parts, strict=True)])
+        energy = energy.index_add(0, here.planned.topology.molecule, per_pair)
+        squared = squared.index_add(0, here.planned.topology.molecule, torch.cat([block.sum(1) for block in changes]))
     energy = energy.index_add(0, molecules.molecule, per_atom)
     if charges is not None and slopes.on_sites is not None:
-        energy = energy.index_add(0, charges.molecule, (charges.positions * slopes.on_sites).sum(1))
-    return energy - energy.detach()
+        change = _change(charges.positions)
+        energy = energy.index_add(0, charges.molecule, (change * slopes.on_sites).sum(1))
+        squared = squared.index_add(0, charges.molecule, change.sum(1))
+    return energy + 0.5 * squared.square()
+
+
+def _change(values: Tensor) -> Tensor:
+    """Zeros on the tape of the values."""
+    return values - values.detach()
 
 
 def repulsion(here: Placement, parameters: Parameters, R: Float[Tensor, "pair"]

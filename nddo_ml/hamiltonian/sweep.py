@@ -34,6 +34,8 @@ from nddo_ml.molecules import Molecules
 from nddo_ml.networks.shifts import Shifts
 from nddo_ml.pairs import Distances
 
+CALL, PAIR = 6e-3, 1e-5     # seconds that torch needs for a call, and for a pair of atoms in it, about
+
 
 @runtime_checkable
 class Sweepable(Protocol):
@@ -74,7 +76,8 @@ def serves(model: Sweepable, bucket: Bucket, tape: Tape, live: bool) -> bool:
     if (around.field is not None and (tape.on or live)) or (around.charges is not None and tape.on and any(
             tensor.requires_grad for tensor in (around.charges.charges, around.charges.rho))):
         return False        # their derivatives are not among those of the sweep
-    return model.U_ss.is_cpu and compiling.ready()
+    atoms, members = len(bucket.molecules.numbers), len(bucket.molecules)
+    return model.U_ss.is_cpu and compiling.due(CALL + PAIR * atoms**2 / members)
 
 
 def swept(model: Sweepable, bucket: Bucket, tape: Tape, live: bool) -> Part | None:

@@ -345,7 +345,7 @@ def _cores(topology: Topology, parameters: Parameters) -> Cores:
     elif energy is nuclear.damped and isinstance(rules, nuclear.DampedRules):
         form, special = DAMPED, None
         columns = alpha, x, _n(rules.square), _n(rules.extra), _n(rules.wall)
-        values = np.concatenate([column.reshape(len(x), -1) for column in columns], 1)
+        values = np.column_stack(columns)
     else:
         return NO_CORES
     half = rules.count.shape[1] // 2

@@ -59,7 +59,7 @@ def two_centre(
         V_i, V_j = with_charges(w)
         gamma = V_i[:, 0]
     if recipe.join is not None and species.separate_core and n_i == 9:
-        w = equalised(w, species)
+        w = equalised(w, species) if n_j else w
         V_i = equalised_attraction(V_i, n_i, species.elements_i, species.elements_j.n_ao >= 4)
         V_j = equalised_attraction(V_j, n_j, species.elements_j, species.elements_i.n_ao >= 4)
     near, H = resonance(species, r, turned, atoms, constants.bohr, factors)

@@ -1,9 +1,9 @@
 """The self-consistent field, compiled: the first rung of the ladder for every molecule of a batch by itself, in one call.
 
 The kernels (folder `kernels`) take the decisions of the torch ladder with its constants, so they need its iterations; molecules
-that they do not bring to a clear end within STEPS are handed over, with the reason. A `Plan` says where the integrals of a batch
-lie in flat arrays; it is made from a layout, or from atoms whose blocks lie pair after pair. Call these functions where kernels
-are ready (common/compiling.py).
+that they do not bring to a clear end within STEPS are handed over, with the reason. A `Plan` says where the integrals of a
+batch lie in flat arrays; it is made from a layout, or from atoms whose blocks lie pair after pair. Call these functions where
+kernels are ready (common/compiling.py).
 """
 
 import weakref
@@ -21,13 +21,15 @@ from torch import Tensor
 from nddo_ml.common.threads import blas_threads, one_blas_thread
 from nddo_ml.orbitals import DISTRIBUTIONS, Layout
 from nddo_ml.scf import accelerate, newton, rungs
+from nddo_ml.scf.flat import padded, taken
 from nddo_ml.scf.options import SCF
 from nddo_ml.scf.problem import FLOAT32_FROM, Problem, Solution
 from nddo_ml.scf.records import Ends, Flat, Indices, Plan, Rules, Whole, folded
 
 STEPS = 15              # iterations in all, beyond which a case counts as difficult
-# eV: below, there may be several states, and which one is found a matter of rounding: torch is to find its own. For what follows
-# an earlier state, and for molecules that would take long (from FLOAT32_FROM orbitals on), below 1 eV alone (ladder.CLEAR_GAP)
+# eV: below, there may be several states, and which one is found a matter of rounding: torch is to find its own. For what
+# follows an earlier state, and for molecules that would take long (from FLOAT32_FROM orbitals on), below 1 eV alone: levels
+# may be inverted there (ladder.CLEAR_GAP)
 GAP, GAP_FOLLOWED = 5.0, 1.0
 WORTH = 3e6             # cubes of orbitals, summed over molecules, from which on threads share them (some milliseconds)
 
@@ -116,33 +118,6 @@ def _plan(layout: Layout) -> Plan:
     return arranged(n_ao, molecule, (one_at, one_stride), (pairs[0], pairs[1], pairs[2], pairs[3]), layout.size)
 
 
-def taken(plan: Plan, matrices: Float[Tensor, "molecule *spin orbital orbital"]) -> Float[np.ndarray, "element"]:
-    """Padded matrices as one molecule after the other; they may share memory."""
-    numbers = matrices.numpy()
-    flat, spins = numbers.reshape(-1), numbers.shape[1] if numbers.ndim == 4 else 1
-    if plan.inside is None:
-        return flat
-    return flat[plan.inside if spins == 1 else _of_spins(plan, spins)]
-
-
-def padded(plan: Plan, matrices: Float[np.ndarray, "element"], spins: int) -> Float[Tensor, "molecule spin orbital orbital"]:
-    """The padded matrices of one molecule after the other; they may share memory."""
-    shape = len(plan.orbitals), spins, plan.size, plan.size
-    if plan.inside is None:
-        return torch.from_numpy(matrices.reshape(shape))
-    wide = np.zeros(shape)
-    wide.reshape(-1)[plan.inside if spins == 1 else _of_spins(plan, spins)] = matrices
-    return torch.from_numpy(wide)
-
-
-def _of_spins(plan: Plan, spins: int) -> Int[np.ndarray, "element"]:
-    """The places of matrix elements among padded ones with so many spins."""
-    square = plan.size**2
-    real = np.arange(plan.size)[None] < plan.orbitals[:, None]
-    one = (real[:, :, None] & real[:, None, :]).reshape(len(real), 1, square)
-    return np.flatnonzero(np.broadcast_to(one, (len(real), spins, square)))
-
-
 def rules(tolerance: float, steps: int = STEPS) -> Rules:
     """The constants of the first rung of the torch ladder."""
     return Rules(tolerance, steps, rungs.SWITCH, accelerate.RIDGE, rungs.HISTORY, newton.RADIUS, newton.LARGEST_RADIUS,
@@ -152,8 +127,8 @@ def rules(tolerance: float, steps: int = STEPS) -> Rules:
 
 def solve(flat: Flat, h: Float[np.ndarray, "element"], start: Begun, filled: Int[np.ndarray, "molecule spin"],
           rules: Rules, special: Bool[np.ndarray, "molecule"] | None = None) -> Climbed:
-    """The self-consistent field of every molecule from `start`; the energy counts no cores. h: core Hamiltonians of one molecule
-    after the other, eV; filled: electrons of each spin; special: molecules that are handed over for their occupations.
+    """The self-consistent field of every molecule from `start`; the energy counts no cores. h: core Hamiltonians of one
+    molecule after the other, eV; filled: electrons of each spin; special: molecules that are handed over for their occupations.
     """
     count = len(filled)
     made = _ends(count, len(h) * filled.shape[1])
@@ -188,7 +163,7 @@ def _ends(molecules: int, elements: int) -> Ends:
 
 
 def _filled(problem: Problem) -> tuple[Int[np.ndarray, "molecule spin"], Bool[np.ndarray, "molecule"] | None]:
-    """The electrons of each spin, and which molecules have levels that are half filled or not in ascending order; None: none."""
+    """The electrons of each spin, and which molecules have half-filled levels, or levels not in ascending order; None: none."""
     if problem.filled is not None:
         return problem.filled, None
     occupations = problem.occupations.numpy()
@@ -221,7 +196,7 @@ def _share(flat: Flat, h: Float[np.ndarray, "element"], from_orbitals: bool, fil
                 work(members, single)
         return
     with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
-        shares = [(members[t::threads], single) for members, single in groups for t in range(threads)]
+        shares = [(np.ascontiguousarray(members[t::threads]), single) for members, single in groups for t in range(threads)]
         for done in [pool.submit(work, members, single) for members, single in shares if len(members)]:
             done.result()
 
@@ -255,7 +230,7 @@ def first_rung(problem: Problem, start: Begun, scf: SCF) -> tuple[Solution, list
 
 def begun(problem: Problem, density: Float[Tensor, "molecule spin orbital orbital"],
           orbitals: Float[Tensor, "molecule spin orbital orbital"] | None, followed: bool) -> Begun:
-    """Where molecules begin: padded matrices as the kernels take them. orbitals: see Solution.C; they come before the density."""
+    """Where molecules begin, as the kernels take it. orbitals: padded (Solution.C); they come before the density."""
     places = plan(problem.layout) if problem.flat is None else problem.flat.plan
     given = density if orbitals is None else orbitals
     return Begun(taken(places, given), orbitals is not None, followed)

@@ -64,7 +64,7 @@ def _has_kernels(problem: Problem, scf: SCF) -> bool:
     """Whether kernels may climb the first rung."""
     if scf.ladder is not None or scf.density is not None or not problem.h.is_cpu or problem.h.dtype is not torch.float64:
         return False
-    return problem.whole and compiling.ready()
+    return problem.whole and compiling.serving()
 
 
 def climb(problem: Problem, start: Float[Tensor, "molecule spin orbital orbital"], scf: SCF, ladder: Sequence[Rung],

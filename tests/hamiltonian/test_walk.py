@@ -9,6 +9,7 @@ import torch
 
 import nddo_ml
 from nddo_ml import Hamiltonian, Molecules
+from nddo_ml.common import compiling
 from nddo_ml.hamiltonian import walk
 from nddo_ml.hamiltonian.state import routes
 from nddo_ml.scf.density import diagonalise
@@ -29,8 +30,9 @@ def example() -> str:
 
 def test_the_example_is_the_hamiltonian():
     names = {"nddo_ml": nddo_ml, "Molecules": Molecules, "walk": walk}
-    exec(example(), names)
-    result = Hamiltonian("PM6")(names["molecules"])
+    with compiling.off():       # kernels add the same numbers in yet another order (test_compiled.py)
+        exec(example(), names)
+        result = Hamiltonian("PM6")(names["molecules"])
     assert set(names["parts"]) == set(result.energies)
     for name, energy in names["parts"].items():
         assert float(energy) == pytest.approx(float(result.energies[name]), rel=SUM), name

@@ -1,4 +1,4 @@
-"""Products and factors of dense matrices that the self-consistent field needs, in either precision; all matrices are contiguous.
+"""Products and factors of dense matrices that the self-consistent field needs, in either precision, all contiguous.
 
 What BLAS does goes through np.dot into arrays that are there already. Symmetric products are made in blocks of rows, half of
 them, and mirrored.

@@ -1,5 +1,5 @@
-"""Fixed-point steps with DIIS from a start density into the reach of Newton's method: `rungs.iterate` of the first rung, for one
-molecule in one precision.
+"""Fixed-point steps with DIIS from a start density into the reach of Newton's method: `rungs.iterate` of the first rung, for
+one molecule after another in one precision.
 """
 
 import numpy as np
@@ -12,11 +12,11 @@ from nddo_ml.scf.kernels.places import matrices, places, widest
 
 @jit
 def finite(F):
-    """Whether all of F is finite."""
+    """Whether all of F is finite, in its lower triangle."""
     total = F.dtype.type(0)
     for s in range(F.shape[0]):
         for i in range(F.shape[1]):
-            for j in range(F.shape[2]):
+            for j in range(i + 1):
                 total += F[s, i, j] * 0
     return total == 0
 
@@ -88,9 +88,9 @@ def combined(kept, overlap, count, ridge, F):
 
 @jit
 def fixed_points(chosen, folded, h, one, two, occupied, rules, ends):
-    """Fixed-point steps for each of the `chosen` molecules from its density in `ends`, in the precision of the integrals. Orbitals
-    and iterations go there, and as residual what went wrong: infinite where the iterations are used up, nan where numbers are not
-    finite, else 0.
+    """Fixed-point steps for each of the `chosen` molecules from its density in `ends`, in the precision of the integrals.
+    Orbitals and iterations go there, and as residual what went wrong: infinite where the iterations are used up, nan where
+    numbers are not finite, else 0.
     """
     spins, kind = occupied.shape[1], one.dtype
     for k in chosen:
@@ -126,6 +126,9 @@ def fixed_points(chosen, folded, h, one, two, occupied, rules, ends):
                 remember(kept, F, error, overlap, (step - 1) % rules.history, count)
                 if step > 1:
                     combined(kept, overlap, count, rules.ridge, F)
+                    if not finite(F):
+                        wrong, used = np.nan, step + 1
+                        break
             for s in range(spins):
                 copy(np.linalg.eigh(F[s])[1].T, C[s])
                 projector(C[s, :occupied[k, s]], D[s])

@@ -172,7 +172,7 @@ def fock(h, D, places, one, two, q, J, F):
                     J[A, x] += w[at + stride * x] * q_b
                     v += w[at + stride * x] * q[A, x]
                 J[B, 0] += v
-            for s in range(spins):
+            for _ in range(spins):
                 if n_a == 4:
                     exchange_41(w, at, stride, D_flat, F_flat, start, step_a)
                 else:
@@ -185,7 +185,7 @@ def fock(h, D, places, one, two, q, J, F):
             continue
         if p >= 0:
             potentials(w, at, stride, n_a * (n_a + 1) // 2, n_b * (n_b + 1) // 2, q[A], q[B], J[A], J[B])
-        for s in range(spins):
+        for _ in range(spins):
             for a in range(n_a):
                 for b in range(n_b):
                     d[a, b] = D_flat[start + a * step_a + b * step_b]

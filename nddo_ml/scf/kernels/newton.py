@@ -61,8 +61,8 @@ def rotated(C, x, factor, occupied, out):
 
 @jit
 def polish(C):
-    """Makes orbitals C that are orthonormal in single precision so in double: C + (E/2 + 3/8 E^2) C with E = 1 - C C^T, two steps
-    of Newton and Schulz in one; what is small is multiplied in single precision.
+    """Makes orbitals C that are orthonormal in single precision so in double: C + (E/2 + 3/8 E^2) C with E = 1 - C C^T, two
+    steps of Newton and Schulz in one; what is small is multiplied in single precision.
     """
     n = C.shape[0]
     E, E4, C4, T = np.empty((n, n)), np.empty((n, n), np.float32), np.empty((n, n), np.float32), np.empty((n, n), np.float32)
@@ -132,8 +132,8 @@ def pivots(F_oo, F_vv, occupied, n, smallest, M):
 
 @jit
 def inner_solve(r, F, C, occupied, FC_o, places, one, two, radius, loose, inner, smallest, x_out, left_out):
-    """The smallest difference of an empty and an occupied level, eV; x with J x = -r, J the response operator (rotations.py), to
-    the relative tolerance `loose` and no longer than `radius`, and the residual -r - J x (newton.conjugate_gradients).
+    """The smallest difference of an empty and an occupied level, eV; x with J x = -r, J the response operator (rotations.py),
+    to the relative tolerance `loose` and no longer than `radius`, and the residual -r - J x (newton.conjugate_gradients).
 
     All arrays but the last two have the precision of the solve. FC_o: F C_o as rows, of both spins.
     """
@@ -148,7 +148,7 @@ def inner_solve(r, F, C, occupied, FC_o, places, one, two, radius, loose, inner,
     width = widest(places)
     q, J = np.empty((atoms, width), r.dtype), np.empty((atoms, width), r.dtype)
     x, left, p, Jp = np.zeros(N, r.dtype), np.empty(N, r.dtype), np.empty(N, r.dtype), np.empty(N, r.dtype)
-    half, dD, G, h = np.empty((n, n), r.dtype), np.empty(C.shape, r.dtype), np.empty(C.shape, r.dtype), np.zeros((n, n), r.dtype)
+    half, dD, G, h = np.empty((n, n), r.dtype), np.empty_like(C), np.empty_like(C), np.zeros((n, n), r.dtype)
     tiny = float(np.finfo(r.dtype).tiny)
     bb = rz = 0.0
     for t in range(N):
@@ -277,7 +277,7 @@ def newtons(chosen, folded, h, one, two, one_r, two_r, rough, occupied, rules, e
                     residual = np.nan
                     break
                 done = residual <= rules.tolerance or steps >= limit
-                if N == 0 or done and steps > 0:
+                if N == 0 or (done and steps > 0):
                     break
                 last = min(max(rules.last_fraction * rules.tolerance / max(residual, 1e-30), rules.finest), rules.coarse)
                 loose = rules.coarse if residual > rules.near else last
