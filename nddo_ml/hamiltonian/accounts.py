@@ -15,6 +15,7 @@ from nddo_ml.hamiltonian.state import State
 from nddo_ml.integrals.topology import Topology
 from nddo_ml.molecules import Molecules
 
+
 def total(parts: Mapping[str, Float[Tensor, "molecule"]]) -> Float[Tensor, "molecule"]:
     """The sum of the parts of an energy, which lie on the CPU; off the tape it is made by numpy, in less time."""
     if any(part.requires_grad for part in parts.values()):

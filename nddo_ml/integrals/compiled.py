@@ -213,7 +213,8 @@ class Populations(NamedTuple):
 
 
 def populations(plan: IntegralPlan, x: Float[np.ndarray, "atom 3"],
-                densities: Float[np.ndarray, "molecule spin orbital orbital"], s2: Float[np.ndarray, "molecule"]) -> Populations:
+                densities: Float[np.ndarray, "molecule spin orbital orbital"], s2: Float[np.ndarray, "molecule"]
+                ) -> Populations:
     """`properties.populations` of densities at the positions x (angstrom); s2: S_z (S_z + 1)."""
     made = Populations(np.empty(len(x)), np.zeros((len(densities), 3)), np.empty(len(x)), s2.copy())
     _kernels()[1].populations(x, densities, plan.constants, plan.batch, np.empty(45), *made)

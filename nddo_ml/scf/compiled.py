@@ -175,7 +175,7 @@ def _filled(problem: Problem) -> tuple[Int[np.ndarray, "molecule spin"], Bool[np
 def _share(flat: Flat, h: Float[np.ndarray, "element"], from_orbitals: bool, filled: Whole, rules: Rules, made: Ends,
            chosen: Whole) -> None:
     """Solve the `chosen` molecules, in as many threads as torch has where there are several."""
-    (fixed_point, newtons), plan = _kernels(), flat.plan
+    (fixed_point, newton), plan = _kernels(), flat.plan
     sizes = plan.orbitals[chosen]
     large = sizes >= FLOAT32_FROM
     some = np.count_nonzero(large)
@@ -185,7 +185,8 @@ def _share(flat: Flat, h: Float[np.ndarray, "element"], from_orbitals: bool, fil
         one, two = rough if single else (flat.one, flat.two)
         if not from_orbitals:
             fixed_point.fixed_points(members, plan.indices, h, one, two, filled, rules, made)
-        newtons.newtons(members, plan.indices, h, flat.one, flat.two, one, two, single and not from_orbitals, filled, rules, made)
+        newton.newtons(members, plan.indices, h, flat.one, flat.two, one, two, single and not from_orbitals, filled, rules,
+                       made)
 
     groups = [(chosen, False)] if not some else [
         (members, single) for members, single in ((chosen[~large], False), (chosen[large], True)) if len(members)]
