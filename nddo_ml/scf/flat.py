@@ -44,7 +44,7 @@ class FlatKernel:
 
 def taken(plan: Plan, matrices: Float[Tensor, "molecule *matrix orbital orbital"]) -> Float[np.ndarray, "element"]:
     """Padded matrices as one molecule after the other; they may share memory."""
-    flat = matrices.contiguous().numpy().reshape(-1)
+    flat = matrices.numpy().reshape(-1)
     if plan.inside is None:
         return flat
     count = matrices.shape[1:-2].numel()
@@ -55,7 +55,7 @@ def padded(plan: Plan, matrices: Float[np.ndarray, "element"], count: int) -> Fl
     """The padded matrices of one molecule after the other, `count` of each; they may share memory."""
     shape = len(plan.orbitals), count, plan.size, plan.size
     if plan.inside is None:
-        return torch.from_numpy(matrices).view(shape)
+        return torch.from_numpy(matrices.reshape(shape))
     wide = np.zeros(shape, matrices.dtype)
     wide.reshape(-1)[plan.inside if count == 1 else _of_several(plan, count)] = matrices
     return torch.from_numpy(wide)

@@ -16,7 +16,7 @@ from nddo_ml.integrals.topology import Topology
 from nddo_ml.molecules import NOTHING, Surroundings
 from nddo_ml.orbitals import PACKED_BELOW, layout
 from nddo_ml.scf import compiled, rungs
-from nddo_ml.scf.compiled import GAP, STEPS, Start, Why, arranged, begun, first_rung, padded, plan, rules, taken
+from nddo_ml.scf.compiled import GAP, STEPS, Begun, Why, arranged, begun, first_rung, padded, plan, rules, taken
 from nddo_ml.scf.density import diagonalise
 from nddo_ml.scf.fock import fock, kernel
 from nddo_ml.scf.ladder import CLEAR_GAP, climb, solve
@@ -124,7 +124,7 @@ def reasons(problem, start, scf=USUAL, **begin):
     """Why the molecules of a problem are handed over."""
     flat = Flat(plan(problem.layout), *(compiled._joined(blocks) for blocks in (problem.integrals.one, problem.integrals.two)))
     filled, special = compiled._filled(problem)
-    start = Start(taken(flat.plan, start), **begin)
+    start = Begun(taken(flat.plan, start), **begin)
     return compiled.solve(flat, taken(flat.plan, problem.h), start, filled, rules(scf.tolerance), special).why
 
 
