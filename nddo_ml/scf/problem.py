@@ -56,6 +56,10 @@ class Problem:
         """The integrals, eV, off the tape; made when they are first asked for."""
         return self.blocks if isinstance(self.blocks, Integrals) else self.blocks()
 
+    def __reduce__(self) -> "tuple[type[Problem], tuple[object, ...]]":
+        """A copy has its integrals: what makes them stays here."""
+        return Problem, (self.layout, self.integrals, self.h, self.occupations, self.flat, self.filled)
+
     @cached_property
     def whole(self) -> bool:
         """Whether every level is full or empty: no half-electron states."""
