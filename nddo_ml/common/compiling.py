@@ -112,6 +112,13 @@ def broken(error: Exception) -> None:
     _process.give_up(error)
 
 
+def failed(error: Exception) -> bool:
+    """Whether an error is that of a kernel rather than of what it was asked: machine code is missing or cannot be loaded, or
+    numba or its compiler failed."""
+    return isinstance(error, NotCompiled | ImportError | OSError | SystemError) or type(error).__module__.split(".")[0] in (
+        "numba", "llvmlite")
+
+
 def unable() -> str:
     """Why this installation has no kernels at all; empty if it can have them."""
     if find_spec("numba") is None:
