@@ -56,6 +56,10 @@ class Problem:
         """The integrals, eV, off the tape; made when they are first asked for."""
         return self.blocks if isinstance(self.blocks, Integrals) else self.blocks()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and deepcopy: how integrals are made is not copied."""
+        return {**vars(self), "blocks": self.integrals}
+
     @cached_property
     def whole(self) -> bool:
         """Whether every level is full or empty: no half-electron states."""
