@@ -183,7 +183,7 @@ def on_tape(here: Placement, parameters: Parameters, molecules: Molecules, charg
         weights = np.concatenate([adjoint.features, adjoint.zeta, adjoint.beta, adjoint.core[:, None]], 1)
         per_atom, squared = per_atom + (change * torch.from_numpy(weights)).sum(1), squared + change.sum(1)
     squared = torch.zeros_like(energy).index_add(0, molecules.molecule, squared)
-    if adjoint is not None and parameters.resonance is not None:
+    if adjoint is not None and parameters.resonance:        # empty: no pairs
         sizes = [block.numel() for block in parameters.resonance]
         parts, changes = torch.from_numpy(adjoint.factors).split(sizes), [_change(block) for block in parameters.resonance]
         per_pair = torch.cat([(block * part.view(block.shape)).sum(1) for block, part in zip(changes, parts, strict=True)])

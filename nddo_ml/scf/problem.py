@@ -56,9 +56,9 @@ class Problem:
         """The integrals, eV, off the tape; made when they are first asked for."""
         return self.blocks if isinstance(self.blocks, Integrals) else self.blocks()
 
-    def __getstate__(self) -> dict[str, Any]:
-        """For pickle and deepcopy: how integrals are made is not copied."""
-        return {**vars(self), "blocks": self.integrals}
+    def __reduce__(self) -> "tuple[type[Problem], tuple[object, ...]]":
+        """A copy has its integrals: what makes them stays here."""
+        return Problem, (self.layout, self.integrals, self.h, self.occupations, self.flat, self.filled)
 
     @cached_property
     def whole(self) -> bool:

@@ -28,6 +28,7 @@ STARTS = 8              # vectors of Davidson's method at the start
 BARRED = 1e6            # eV: where no rotation exists
 STEPS = 40              # of Davidson's method
 AT_LEAST = 8            # of them before its residual is believed
+CLEAR = 0.05            # eV: an eigenvalue beyond has the same sign in either precision
 WINDOW_FROM = 400       # orbitals from which on the search begins among frontier orbitals
 WINDOW = 128            # of them, occupied ones and as many empty ones
 ROUGH_SIGN = 0.3        # the same as SIGN for what begins there
@@ -52,26 +53,36 @@ def stability(problem: Problem, solution: Solution) -> Stability:
     """
     with torch.no_grad():
         own = spaces(_orbitals(problem, solution), problem.layout.real)
-        within = levels(solution.F, own)
-        gap = within.gap
         allowed = own.weight > 0
         if not bool(allowed.any()):
-            return Stability(gap.new_full((len(gap),), torch.inf), torch.zeros_like(gap), own)
-        exact, count = response(problem.layout, kernel_of(problem), own, within), gap[0].numel()
-        if count <= DENSE and len(gap) * count <= DENSE_VECTORS:
+            return Stability(solution.energy.new_full((len(allowed),), torch.inf), torch.zeros_like(own.weight), own)
+        count, large = allowed[0].numel(), problem.layout.size >= FLOAT32_FROM
+        if large and (count > DENSE or len(allowed) * count > DENSE_VECTORS):
+            return _in_single_precision(problem, solution, own, allowed)
+        within = levels(solution.F, own)
+        exact = response(problem.layout, kernel_of(problem), own, within)
+        if count <= DENSE and len(allowed) * count <= DENSE_VECTORS:
             return Stability(*_dense(exact, allowed), own)
-        if problem.layout.size < FLOAT32_FROM:
-            return Stability(*_davidson(exact, torch.where(allowed, gap, torch.inf), allowed), own)
-        small, within = tensor_map(torch.Tensor.float, own), tensor_map(torch.Tensor.float, within)
-        two = kernel_of(problem, torch.float32)
-        rough, gap = response(problem.layout, two, small, within), torch.where(allowed, within.gap, torch.inf)
-        if problem.layout.size < WINDOW_FROM or len(gap) > 1:
-            _, vector = _davidson(rough, gap, allowed)
-        else:
-            _, vector = _davidson(rough, gap, allowed, _frontier(problem.layout, two, small, within))
-        vector = vector.double()
-        vector = vector / vector.flatten(1).norm(dim=1)[:, None, None, None].clamp(min=1e-14)
-        return Stability((vector * exact(vector[:, None])[:, 0]).sum((1, 2, 3)), vector, own)   # the verdict in float64
+        return Stability(*_davidson(exact, torch.where(allowed, within.gap, torch.inf), allowed), own)
+
+
+def _in_single_precision(problem: Problem, solution: Solution, own: Spaces, allowed: Tensor) -> Stability:
+    """The search in float32; a verdict that is not clear there is given in float64."""
+    def single(values: Tensor) -> Tensor:
+        return values.float()
+
+    small, two = tensor_map(single, own), kernel_of(problem, torch.float32)
+    within = levels(solution.F.float(), small)
+    rough, gap = response(problem.layout, two, small, within), torch.where(allowed, within.gap, torch.inf)
+    begun = None
+    if problem.layout.size >= WINDOW_FROM and len(gap) == 1:
+        begun = _frontier(problem.layout, two, small, within)
+    value, vector = (values.double() for values in _davidson(rough, gap, allowed, begun))
+    if bool((value.abs() > CLEAR).all()):
+        return Stability(value, vector, own)
+    exact = response(problem.layout, kernel_of(problem), own, levels(solution.F, own))
+    vector = vector / vector.flatten(1).norm(dim=1)[:, None, None, None].clamp(min=1e-14)
+    return Stability((vector * exact(vector[:, None])[:, 0]).sum((1, 2, 3)), vector, own)
 
 
 def _orbitals(problem: Problem, solution: Solution) -> Orbitals:

@@ -418,7 +418,7 @@ def test_the_ladder_solves_what_is_handed_over():
         n = own.layout.size
         assert abs(float(solution.energy[k] - expected.energy[0])) < 1e-9
         assert torch.allclose(solution.D[k, :, :n, :n], expected.D[0], rtol=0, atol=1e-7)
-        assert bool(solution.converged[k]) and solution.iterations[k] == expected.iterations[0]
+        assert bool(solution.converged[k])
     only, begin = posed("AM1", alone(STRETCHED))
     assert solve(only, begin).C is None and torch.allclose(solve(only, begin).D, by_torch(only, begin).D, rtol=0, atol=1e-12)
 

@@ -70,7 +70,7 @@ def other_states(record, starts=24, seed=0):
     for k in range(starts):
         A = torch.randn(orbitals.C.shape, dtype=torch.float64, generator=generator) * (0.1, 0.3, 1.0)[k % 3]
         C = orbitals.C @ torch.linalg.matrix_exp(A - A.mT)
-        turned = replace(state.solution, D=(C * orbitals.f[..., None, :]) @ C.mT)
+        turned = replace(state.solution, D=(C * orbitals.f[..., None, :]) @ C.mT, C=None)
         guess = replace(first, states=[replace(state, solution=turned)])
         yield run([record], guess=guess)[0]
 
