@@ -210,12 +210,10 @@ def check(molecules: Molecules) -> None:
 
 
 def _within(x: Float[Tensor, "atom 3"]) -> bool:
-    """Whether all coordinates are finite and at most FARTHEST."""
+    """Whether all coordinates are at most FARTHEST, which NaN is not."""
     if x.is_cpu:
-        flat = x.numpy().reshape(-1)
-        if float(flat.dot(flat)) <= FARTHEST**2:        # the sum of squares: the usual case, in one call
-            return True
-    return float(torch.linalg.vector_norm(x, torch.inf)) <= FARTHEST       # not for NaN
+        return bool(np.maximum.reduce(np.abs(x.numpy().reshape(-1)), initial=0.0) <= FARTHEST)        # in less time
+    return float(torch.linalg.vector_norm(x, torch.inf)) <= FARTHEST
 
 
 def check_charges(charges: PointCharges, molecules: Molecules) -> None:

@@ -108,13 +108,13 @@ class Lock:
     """A lock that its thread may take again; an object that has one can be copied and pickled, and the copy has its own."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        self.own = threading.RLock()
 
     def __enter__(self) -> None:
-        self._lock.acquire()
+        self.own.acquire()
 
     def __exit__(self, *error: object) -> None:
-        self._lock.release()
+        self.own.release()
 
     def __reduce__(self) -> "tuple[type[Lock], tuple[()]]":
         return Lock, ()
@@ -124,7 +124,7 @@ def in_turn(method: Callable[Arguments, T]) -> Callable[Arguments, T]:
     """The method of an object with a Lock as `_lock`: of all methods so marked, one thread at a time runs one."""
     @functools.wraps(method)
     def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> T:
-        with args[0]._lock:       # type: ignore[attr-defined]
+        with args[0]._lock.own:       # type: ignore[attr-defined]
             return method(*args, **kwargs)
 
     return call

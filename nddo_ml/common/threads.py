@@ -100,11 +100,11 @@ def _libraries() -> list[tuple[Callable[[], int], Callable[[int], object]]]:
     except ImportError:
         return []
     importlib.import_module("scipy.linalg.cython_blas")         # loads the library that kernels call
-    found = ThreadpoolController().select(user_api="blas").lib_controllers
-    own = [library for library in found if any(part.startswith("scipy") for part in Path(library.filepath).parts[:-1])]
-    shared = [getattr(library, "threading_layer", "") == "openmp" for library in own or found]      # with torch, perhaps
+    libraries = ThreadpoolController().select(user_api="blas").lib_controllers
+    own = [library for library in libraries if any(part.startswith("scipy") for part in Path(library.filepath).parts[:-1])]
+    shared = [getattr(library, "threading_layer", "") == "openmp" for library in own or libraries]      # with torch, perhaps
     return [(None if omp else _direct(library.dynlib)) or (library.get_num_threads, library.set_num_threads)
-            for library, omp in zip(own or found, shared, strict=True)]
+            for library, omp in zip(own or libraries, shared, strict=True)]
 
 
 def _direct(library: object) -> tuple[Callable[[], int], Callable[[int], object]] | None:

@@ -1,7 +1,7 @@
 """What is made of energies, and what is found wrong with states that converged: numbers that are none, and states that no
 molecule is in."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from operator import add
@@ -16,11 +16,11 @@ from nddo_ml.integrals.topology import Topology
 from nddo_ml.molecules import Molecules
 
 
-def total(parts: Mapping[str, Float[Tensor, "molecule"]]) -> Float[Tensor, "molecule"]:
+def total(parts: Sequence[Float[Tensor, "molecule"]]) -> Float[Tensor, "molecule"]:
     """The sum of the parts of an energy, which lie on the CPU; off the tape it is made by numpy, in less time."""
-    if any(part.requires_grad for part in parts.values()):
-        return reduce(add, parts.values())
-    return torch.from_numpy(reduce(add, [part.numpy() for part in parts.values()]))
+    if True in [part.requires_grad for part in parts]:
+        return reduce(add, parts)
+    return torch.from_numpy(reduce(add, [part.numpy() for part in parts]))
 
 
 def judged(state: State, molecules: Molecules, topology: Topology, R: Float[Tensor, "pair"],

@@ -12,7 +12,7 @@ from torch import Tensor
 from nddo_ml.errors import ImplausibleState, InvalidParameter, SCFNotConverged
 from nddo_ml.hamiltonian.plausibility import advice
 from nddo_ml.hamiltonian.results import Result
-from nddo_ml.hamiltonian.state import State, routes
+from nddo_ml.hamiltonian.state import State
 from nddo_ml.methods import Method
 from nddo_ml.molecules import Molecules, Surroundings
 from nddo_ml.scf.options import SCF
@@ -59,7 +59,7 @@ def merged(method: Method, molecules: Molecules, surroundings: Surroundings, par
         return Result(molecules=molecules, method=method.name, constants=method.constants, energies=part.energies,
                       learned=parts[0].learned, **values,
                       converged=solution.converged, residual=solution.residual,
-                      iterations=solution.iterations, route=routes(part.state), states=[part.state],
+                      iterations=solution.iterations, states=[part.state],
                       implausible=list(part.state.implausible) or [""] * len(part.index))
     indices = [k for part in parts for k in part.index]
     order, atoms = torch.tensor(indices).argsort(), _places(molecules.sizes, indices)
@@ -77,11 +77,10 @@ def merged(method: Method, molecules: Molecules, surroundings: Surroundings, par
     energies = {name: join([part.energies[name] for part in parts], order) for name in parts[0].energies}
     scf = {name: join([getattr(part.state.solution, name) for part in parts], order)
            for name in ("converged", "residual", "iterations")}
-    route = [words for part in parts for words in routes(part.state)]
     faults = [fault for part in parts for fault in part.state.implausible or [""] * len(part.index)]
     return Result(molecules=molecules, method=method.name, constants=method.constants, energies=energies,
                   learned=parts[0].learned, **quantities, **scf,
-                  route=[route[k] for k in order.tolist()], states=[part.state for part in parts],
+                  states=[part.state for part in parts],
                   implausible=[faults[k] for k in order.tolist()])
 
 

@@ -6,12 +6,13 @@ in size from molecule to molecule and are made on request, for one molecule at a
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nddo_ml.hamiltonian.state import State
+from nddo_ml.hamiltonian.state import State, routes
 from nddo_ml.molecules import Molecules
 from nddo_ml.properties import gaps
 from nddo_ml.units import Constants
@@ -41,10 +42,15 @@ class Result:
     converged: Bool[Tensor, "molecule"]
     residual: Float[Tensor, "molecule"]             # largest element of the commutator, eV
     iterations: Int[Tensor, "molecule"]
-    route: list[str]                                # how each molecule converged, in words
     states: list[State] = field(repr=False)
     # what a learned method found that no molecule is like (plausibility.py), "" for nothing; such members are not converged
     implausible: list[str] = field(default_factory=list, repr=False)
+
+    @cached_property
+    def route(self) -> list[str]:
+        """How each molecule converged, in words."""
+        words = {k: how for state in self.states for k, how in zip(state.index, routes(state), strict=True)}
+        return [words[k] for k in range(len(words))]
 
     @property
     def heat_of_formation(self) -> Float[Tensor, "molecule"]:

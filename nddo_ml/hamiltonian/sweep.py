@@ -145,7 +145,7 @@ def swept(model: Sweepable, bucket: Bucket, tape: Tape, live: bool) -> Part | No
         if model.judges:
             R = walk.distances(topology, molecules.positions).R if R is None else R
             state = accounts.judged(state, molecules, topology, R, (parameters.atoms.core, held["charges"]), bucket.names)
-        energy = accounts.total(parts)
+        energy = accounts.total([*parts.values()])
         sound = all(state.solution.converged.tolist()) and isfinite(sum(energy.detach().tolist()))
         if not sound:
             state = state.without(accounts.not_finite(parts, state.solution.converged))

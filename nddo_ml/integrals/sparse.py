@@ -121,7 +121,7 @@ def _charges(kinds: tuple[int, ...], hartree: float) -> Charges:
 
 
 def _slater(classes: tuple[Class, ...], bohr: float) -> Slater:
-    quadratures = [leggauss(points)[0] for points, *_ in POINTS]
+    quadratures = [_quadrature(points)[0] for points, *_ in POINTS]
     shells, powers, ends, functions, places, places_of_weights = [], [], [0], [], [], []
     weights: list[Array] = []
     length = 0
@@ -145,6 +145,12 @@ def _slater(classes: tuple[Class, ...], bohr: float) -> Slater:
                   _ends([len(q) for q in quadratures]), np.concatenate(quadratures), rules, REACH / bohr)
 
 
+@cache
+def _quadrature(points: int) -> tuple[Array, Array]:
+    """Nodes and weights, which take longer than the polynomials of a class."""
+    return leggauss(points)
+
+
 class _SlaterClass(NamedTuple):
     functions: list[tuple[int, int, int, int]]
     places: list[tuple[int, int, int, int]]
@@ -163,7 +169,7 @@ def _class(n_i: int, n_j: int, numbers: tuple[int, ...]) -> _SlaterClass:
             places.append((*at[0], *(at[1] if m else (-1, -1))))
     weights = []
     for points, *_ in POINTS:
-        nodes, factors = leggauss(points)
+        nodes, factors = _quadrature(points)
         parts = [factors * polynomials(n_a, a, n_b, b, m, tuple(nodes.tolist())) for (a, b, n_a, n_b), m in
                  zip(functions, [m for a, b in product(first, second) for m in range(min(a, b) + 1)], strict=True)]
         weights.append(np.concatenate([part.ravel() for part in parts]) if parts else np.zeros(0))

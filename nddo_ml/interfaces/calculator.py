@@ -127,7 +127,8 @@ class MoleculeCalculator(Calculator, Generic[AnyResult]):
         """
         if self.atoms is None or self._seen is None:
             return super().check_state(atoms, tol=tol) or ["info"]
-        return [name for name, value in snapshot(atoms).items() if value != self._seen[name] and name not in self.ignored_changes]
+        changes = [name for name, value in snapshot(atoms).items() if value != self._seen[name]]
+        return [name for name in changes if name not in self.ignored_changes]
 
     @in_turn
     def calculate(self, atoms: Atoms | None = None, properties: Any = ("energy",), system_changes: Any = all_changes) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nddo_ml.integrals.corrections import angles
 from nddo_ml.integrals.corrections.geometry import Geometry
-from nddo_ml.integrals.corrections.references import Ends, closest_neighbours, reference_atoms, separate
+from nddo_ml.integrals.corrections.references import BondEnds, closest_neighbours, reference_atoms, separate
 from nddo_ml.integrals.corrections.triples import hydrogen_bonds
 from nddo_ml.units import Constants
 
@@ -80,7 +80,7 @@ class HydrogenBondDH:
         return energy
 
 
-def directions(geometry: Geometry, ends: Ends) -> tuple[Float[Tensor, "end"], Float[Tensor, "end"]]:
+def directions(geometry: Geometry, ends: BondEnds) -> tuple[Float[Tensor, "end"], Float[Tensor, "end"]]:
     """a = cos(psi0 - psi) and b = cos(phi0 - phi) of each end, at the best of the preferred angles psi0 and phi0."""
     C, H, R1, R2, R3 = (geometry.at(atom) for atom in (ends.C, ends.H, ends.R1, ends.R2, ends.R3))
     nitrogen = geometry.composition.is_element(ends.C, 7)

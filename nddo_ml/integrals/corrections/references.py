@@ -15,7 +15,7 @@ from nddo_ml.integrals.corrections.tables import column
 
 
 @dataclass(frozen=True)
-class Ends:
+class BondEnds:
     """Ends of hydrogen bonds; all atoms by their index."""
 
     C: Int[Tensor, "end"]           # the donor or acceptor
@@ -49,7 +49,7 @@ def separate(
 
 def reference_atoms(
     geometry: Geometry, neighbours: Int[Tensor, "atom 4"], C: Int[Tensor, "end"], H: Int[Tensor, "end"]
-) -> Ends:
+) -> BondEnds:
     """Reference atoms of each end.
 
     Three or four neighbours: the three farthest from H, in that order. Two: the farther, the other, and H if it is within the
@@ -64,7 +64,7 @@ def reference_atoms(
     R1 = torch.where(count > 0, sorted_around[:, 0], near_H)
     R2 = torch.where(count > 1, sorted_around[:, 1], torch.where(count == 1, beyond, near_H))
     R3 = torch.where(count > 2, sorted_around[:, 2], near_H)
-    return Ends(C, H, R1, R2, R3, count)
+    return BondEnds(C, H, R1, R2, R3, count)
 
 
 def farthest_first(geometry: Geometry, atoms: Int[Tensor, "end k"], H: Int[Tensor, "end"]) -> Int[Tensor, "end k"]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nddo_ml.errors import InvalidMolecule
 from nddo_ml.wavefunction.determinants.second_quantisation import SecondQuantisedHamiltonian, leading
-from nddo_ml.wavefunction.real_space.mean_field_start import MeanField, Shell, angular, occupied_orbitals
+from nddo_ml.wavefunction.real_space.mean_field_start import MeanField, SlaterShell, angular, occupied_orbitals
 from nddo_ml.wavefunction.real_space.systems import ElectronSystem
 
 ROOM = (1, 4, 4, 4)                     # orbitals of the shells 1s; 2s 2p; 3s 3p; 4s 4p
@@ -57,7 +57,7 @@ def atomic_field(system: ElectronSystem, determinants: int = 1) -> MeanField:
     return MeanField(system.nuclei, shells, occupied_orbitals(C, weights, occupations, determinants, 0))
 
 
-def slater_shells(Z: int, up: int, down: int) -> tuple[Shell, ...]:
+def slater_shells(Z: int, up: int, down: int) -> tuple[SlaterShell, ...]:
     """The s and p shells of the lowest quantum numbers that hold the electrons, with exponents by Slater's rules.
 
     zeta = (Z - s)/n*, where each other electron of the shell adds 0.35 (0.30 in 1s) to the screening s, each electron of the
@@ -74,11 +74,11 @@ def slater_shells(Z: int, up: int, down: int) -> tuple[Shell, ...]:
     for k in range(sum(f > 0 for f in filled)):
         screened = (filled[k] - 1) * (0.35 if k else 0.30) + 0.85 * sum(filled[k - 1:k]) + sum(filled[:max(k - 1, 0)])
         zeta = max((Z - screened) / QUANTUM[k], DIFFUSE)
-        shells += [Shell(0, k + 1, l, float(zeta)) for l in range(min(k + 1, 2))]
+        shells += [SlaterShell(0, k + 1, l, float(zeta)) for l in range(min(k + 1, 2))]
     return tuple(shells)
 
 
-def atomic_hamiltonian(Z: int, shells: tuple[Shell, ...], up: int,
+def atomic_hamiltonian(Z: int, shells: tuple[SlaterShell, ...], up: int,
                        down: int) -> tuple[SecondQuantisedHamiltonian, Float[Tensor, "function orbital"]]:
     """(Hamiltonian of the electrons of an atom in its orbitals, hartree; the orbitals C, functions made orthogonal in turn)."""
     labels = [(s, m) for s in shells for m in range(s.size)]
@@ -97,7 +97,7 @@ def atomic_hamiltonian(Z: int, shells: tuple[Shell, ...], up: int,
     return whole.rotated(C), C
 
 
-def moment(a: Shell, b: Shell, power: int) -> float:
+def moment(a: SlaterShell, b: SlaterShell, power: int) -> float:
     """<r^power> between the radial parts of two shells."""
     return _norm(a) * _norm(b) * math.factorial(a.n + b.n + power) / (a.zeta + b.zeta) ** (a.n + b.n + power + 1)
 
@@ -106,7 +106,7 @@ def _norm(s):
     return (2 * s.zeta) ** (s.n + 0.5) / math.sqrt(math.factorial(2 * s.n))
 
 
-def slater_integral(k: int, a: Shell, b: Shell, c: Shell, d: Shell) -> float:
+def slater_integral(k: int, a: SlaterShell, b: SlaterShell, c: SlaterShell, d: SlaterShell) -> float:
     """R^k(ab, cd), the integral of R_a R_b(r1) r<^k / r>^(k+1) R_c R_d(r2), 1/bohr: a sum over both orders of the electrons."""
     one, two = (a.n + b.n, a.zeta + b.zeta), (c.n + d.n, c.zeta + d.zeta)
     return _norm(a) * _norm(b) * _norm(c) * _norm(d) * (_ordered(k, one, two) + _ordered(k, two, one))

@@ -33,7 +33,7 @@ OccupiedOrbitals: TypeAlias = tuple[Float[Tensor, "determinant function _up"], F
 
 
 @dataclass(frozen=True)
-class Shell:
+class SlaterShell:
     """The Slater functions r^(n-1) exp(-zeta r) Y_lm of one shell of an atom."""
 
     atom: int           # index of the nucleus
@@ -52,7 +52,7 @@ class MeanField:
     """A sum of determinants over Slater functions, an amplitude of the positions of all electrons."""
 
     nuclei: Float[Tensor, "atom 3"]     # positions, bohr
-    shells: tuple[Shell, ...]           # of the functions, in their order
+    shells: tuple[SlaterShell, ...]           # of the functions, in their order
     C: OccupiedOrbitals                 # of spin up and of spin down; the weights of the determinants are in them
 
     def functions(self, r: Float[Tensor, "... electron 3"]) -> Float[Tensor, "... electron function"]:
@@ -89,19 +89,19 @@ def angular(u: Float[Tensor, "... 3"], l: int) -> Float[Tensor, "... m"]:
     return torch.stack(values, -1) / math.sqrt(4 * math.pi)
 
 
-def core_shells(atom: int, Z: int) -> list[Shell]:
+def core_shells(atom: int, Z: int) -> list[SlaterShell]:
     """The shells of an atom that NDDO leaves out, with Slater's exponents.       J. C. Slater, Phys. Rev. 36, 57 (1930)"""
-    inner = [Shell(atom, 1, 0, Z - 0.3)] if Z > 2 else []
-    outer = [Shell(atom, 2, l, (Z - 4.15) / 2) for l in (0, 1)] if Z > 10 else []
+    inner = [SlaterShell(atom, 1, 0, Z - 0.3)] if Z > 2 else []
+    outer = [SlaterShell(atom, 2, l, (Z - 4.15) / 2) for l in (0, 1)] if Z > 10 else []
     return inner + outer
 
 
-def valence_shells(hamiltonian: Hamiltonian, molecule: Molecules) -> list[Shell]:
+def valence_shells(hamiltonian: Hamiltonian, molecule: Molecules) -> list[SlaterShell]:
     """The shells of a Hamiltonian's orbitals at a molecule, in their order."""
     e, shells = hamiltonian.method.elements, []
     n, zeta = (e.n_s, e.n_p, e.n_d), [hamiltonian.get_parameter(f"zeta_{shell}") for shell in "spd"]
     for atom, row in enumerate(hamiltonian.method.rows(molecule.numbers).tolist()):
-        shells += [Shell(atom, int(n[l][row]), l, float(zeta[l][row])) for l in range(SHELLS[int(e.n_ao[row])])]
+        shells += [SlaterShell(atom, int(n[l][row]), l, float(zeta[l][row])) for l in range(SHELLS[int(e.n_ao[row])])]
     return shells
 
 
