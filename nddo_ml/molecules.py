@@ -77,7 +77,8 @@ class Molecules:
     def to(self, device: torch.device | str) -> "Molecules":
         """The same molecules on another device."""
         device = torch.device(device)
-        if all(t.device == device for t in (self.numbers, self.positions, self.molecule, self.charge, self.unpaired)):
+        here = [self.numbers.device, self.positions.device, self.molecule.device, self.charge.device, self.unpaired.device]
+        if here.count(device) == len(here):
             return self
         return tensor_map(lambda t: t.to(device), self)
 
@@ -187,26 +188,34 @@ def check(molecules: Molecules) -> None:
     if not isinstance(molecules, Molecules):
         raise InvalidMolecule(f"A {type(molecules).__name__} was given: expected nddo_ml.Molecules, as Molecules.single("
                               "numbers, positions) makes them; for ase.Atoms use the calculator nddo_ml.NDDO.")
-    atoms = len(molecules.numbers)
-    shapes = {"positions": (atoms, 3), "numbers": (atoms,), "molecule": (atoms,), "unpaired": (len(molecules),)}
-    for name, shape in shapes.items():
-        if tuple(getattr(molecules, name).shape) != shape:
+    atoms, count = molecules.numbers.shape[0], molecules.charge.shape[0]
+    for name, shape in (("positions", (atoms, 3)), ("numbers", (atoms,)), ("molecule", (atoms,)), ("unpaired", (count,))):
+        if getattr(molecules, name).shape != shape:
             raise InvalidMolecule(f"The {name} of the molecules have shape {tuple(getattr(molecules, name).shape)}: expected "
-                                  f"{shape}, for {atoms} atoms in {len(molecules)} molecules.")
-    x, names = molecules.positions.detach(), None if len(molecules) == 1 else range(len(molecules))
+                                  f"{shape}, for {atoms} atoms in {count} molecules.")
+    x = molecules.positions.detach()
     if x.dtype != torch.float64:
         raise InvalidMolecule(f"The positions are {x.dtype}: expected torch.float64 (positions.double(), or Molecules.batch).")
-    owner, unpaired = molecules.molecule.cpu().numpy(), molecules.unpaired.cpu().numpy()
-    if (owner[1:] < owner[:-1]).any():
+    owner = molecules.molecule.tolist()
+    if owner != sorted(owner):
         raise InvalidMolecule("The atoms of a batch must be ordered by molecule: owners in `molecule` may not decrease.")
-    if not float(torch.linalg.vector_norm(x, torch.inf)) <= FARTHEST:       # NaN included
-        bad = ~(x.abs() <= FARTHEST)
+    if not _within(x):
+        bad, names = ~(x.abs() <= FARTHEST), None if count == 1 else range(count)
         atom = int(bad.any(-1).nonzero()[0, 0])
         raise InvalidMolecule(f"Atom {named(molecules.molecule, names, atom)} has coordinates {x[atom].tolist()}: all "
                               f"coordinates must be finite and below {FARTHEST:g}, in angstrom.")
-    if (unpaired < 0).any():
-        k = int((unpaired < 0).nonzero()[0][0])
-        raise InvalidMolecule(f"Molecule {k} has multiplicity {int(unpaired[k]) + 1}: it must be 1 or more.")
+    for k, unpaired in enumerate(molecules.unpaired.tolist()):
+        if unpaired < 0:
+            raise InvalidMolecule(f"Molecule {k} has multiplicity {unpaired + 1}: it must be 1 or more.")
+
+
+def _within(x: Float[Tensor, "atom 3"]) -> bool:
+    """Whether all coordinates are finite and at most FARTHEST."""
+    if x.is_cpu:
+        flat = x.numpy().reshape(-1)
+        if float(flat.dot(flat)) <= FARTHEST**2:        # the sum of squares: the usual case, in one call
+            return True
+    return float(torch.linalg.vector_norm(x, torch.inf)) <= FARTHEST       # not for NaN
 
 
 def check_charges(charges: PointCharges, molecules: Molecules) -> None:

@@ -30,6 +30,7 @@ def kernels():
     users. What a test needs and is not there is a warning, and so an error."""
     from nddo_ml.common import code_cache, compiling
 
+    compiling.eager()
     if os.environ["NDDO_ML_COMPILED"] == "0" or compiling.unable() or code_cache.find(code_cache.fingerprint()).complete():
         return
     path = os.pathsep.join([str(code_cache.PACKAGE.parent), os.environ.get("PYTHONPATH", "")])      # the package that is tested

@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,10 @@ class Worker:
             import_module(module)
         if program == "here":
             import torch
+
+            from nddo_ml.common import compiling
             torch.set_num_threads(threads)
+            compiling.eager()
         self.program, self.frame, self.kinds = program, {}, {}
         forget_peak()
         self.imports = resident("VmRSS")
@@ -75,9 +77,8 @@ class Worker:
 
 def served() -> str:
     """By what this project calculates in this process: kernels or torch."""
-    if find_spec("nddo_ml.common.compiling") is None:
-        return "torch"
-    return "kernels" if import_module("nddo_ml.common.compiling").status().kernels else "torch"
+    from nddo_ml.common import compiling
+    return "kernels" if compiling.status().kernels else "torch"
 
 
 def seconds(call: Callable[[int], Any], k: int) -> float:

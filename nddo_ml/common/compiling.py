@@ -29,6 +29,7 @@ from nddo_ml.common.code_cache import CodeCache
 SWITCH = "NDDO_ML_COMPILED"
 COMPILER = "nddo_ml.hamiltonian.warm_up"    # run as a module, it compiles everything
 LOOK = 2.0              # seconds between two looks whether the machine code is there
+LOADING = 0.4           # seconds of torch's work that loading the kernels is worth; it takes twice as long
 PATIENCE = 3            # kernels that may be missing in one process, one after the other, before it stops using any
 OFF, ALLOWED = "off", "allowed"
 
@@ -75,6 +76,24 @@ def ready() -> bool:
     if mode:
         return mode == ALLOWED and not unable()
     return _process.ready or (time.monotonic() >= _process.next_look and _process.look())
+
+
+def due(seconds: float) -> bool:
+    """Whether kernels serve a calculation that torch needs about so many seconds for: they are ready, and what torch was asked
+    for in this process is worth loading them. Estimates are counted, not time, so that the same calls are served alike."""
+    here = ready()
+    _process.asked += seconds
+    return here and serving()
+
+
+def serving() -> bool:
+    """Whether kernels serve what is done now; see `due`."""
+    return (_process.asked > LOADING or _mode.get() == ALLOWED) and ready()
+
+
+def eager() -> None:
+    """Kernels serve from the first calculation on, in this process."""
+    _process.asked = float("inf")
 
 
 def may_compile() -> bool:
@@ -168,6 +187,8 @@ class _Detached(Popen[bytes]):
 
 class _Process:
     """What this process knows; the one thing here that changes."""
+
+    asked = 0.0             # seconds that torch needs for what was asked for in this process, about
 
     def __init__(self) -> None:
         self.ready = False                          # machine code was found complete

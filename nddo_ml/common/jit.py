@@ -24,34 +24,35 @@ from nddo_ml.common.compiling import NotCompiled
 Kernel = TypeVar("Kernel", bound=Callable[..., object])
 
 # sums may be reordered and multiplications fused; infinities and NaN keep their meaning
-FAST = {"contract", "reassoc", "nsz", "arcp"}
+PLAIN: dict[str, Any] = {"nogil": True, "fastmath": {"contract", "reassoc", "nsz", "arcp"}, "error_model": "numpy"}
+BARE: dict[str, Any] = PLAIN | {"_nrt": False}
 
 
 def jit(function: Kernel) -> Kernel:
     """The function, loaded from the cache on disk when it is first called, or compiled where that is allowed; it runs without
     the lock of the interpreter, and divides by zero as numpy does."""
-    return _kept(numba.njit(nogil=True, fastmath=FAST, error_model="numpy")(function), function)
+    return _kept(numba.njit(**PLAIN)(function), function)
 
 
 def bare(function: Kernel) -> Kernel:
     """The same for functions that make no arrays: numba does not count the references to those they are given, which takes
     longer than the integrals of a pair."""
-    return _kept(numba.njit(_nrt=False, nogil=True, fastmath=FAST, error_model="numpy")(function), function)
+    return _kept(numba.njit(**BARE)(function), function)
 
 
 def inlined(function: Kernel) -> Kernel:
     """The same for small functions that become part of the kernels that call them."""
-    return cast(Kernel, numba.njit(forceinline=True, nogil=True, fastmath=FAST, error_model="numpy")(function))
+    return cast(Kernel, numba.njit(forceinline=True, **PLAIN)(function))
 
 
 def bare_inlined(function: Kernel) -> Kernel:
     """The same for those that make no arrays, as parts of `bare` kernels."""
-    return cast(Kernel, numba.njit(_nrt=False, forceinline=True, nogil=True, fastmath=FAST, error_model="numpy")(function))
+    return cast(Kernel, numba.njit(forceinline=True, **BARE)(function))
 
 
 def spliced(function: Kernel) -> Kernel:
     """The same for functions that return views of arrays: their statements take the place of the call."""
-    return cast(Kernel, numba.njit(_nrt=False, inline="always", nogil=True, fastmath=FAST, error_model="numpy")(function))
+    return cast(Kernel, numba.njit(inline="always", **BARE)(function))
 
 
 def _kept(kernel: Any, function: Kernel) -> Kernel:

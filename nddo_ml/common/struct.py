@@ -93,7 +93,7 @@ def _made_in_inference(trees: Iterable[object]) -> bool:
         if isinstance(tree, torch.Tensor):
             if tree.is_inference():
                 return True
-        elif isinstance(tree, list | tuple):
+        elif isinstance(tree, (list, tuple)):       # a union would be made at every call
             if _made_in_inference(tree):
                 return True
         elif isinstance(tree, dict):

@@ -59,7 +59,7 @@ class _Blas(AbstractContextManager[None]):
     def __init__(self) -> None:
         self.libraries: list[tuple[Callable[[], int], Callable[[int], object]]] | None = None    # to read, to set
         self.depth = 0                          # contexts that are open
-        self.before: list[int] = []
+        self.before: list[int] = []             # empty: nothing was changed
         self.lock = Lock()
 
     def __enter__(self) -> None:
@@ -68,14 +68,16 @@ class _Blas(AbstractContextManager[None]):
             if self.libraries is None:
                 self.libraries = _libraries()
             if self.depth == 0:
-                self.before = self.put([torch.get_num_threads()] * len(self.libraries))
+                wanted = [torch.get_num_threads()] * len(self.libraries)
+                before = self.put(wanted)
+                self.before = [] if before == wanted else before
             self.depth += 1
 
     def __exit__(self, *error: object) -> None:
         """Restore what was."""
         with self.lock:
             self.depth -= 1
-            if self.depth == 0:
+            if self.depth == 0 and self.before:
                 self.put(self.before)
 
     def put(self, counts: list[int]) -> list[int]:

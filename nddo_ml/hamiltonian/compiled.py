@@ -21,7 +21,7 @@ from torch import Tensor
 from nddo_ml.hamiltonian import starts
 from nddo_ml.hamiltonian.starts import Start
 from nddo_ml.integrals import compiled
-from nddo_ml.integrals.compiled import Blocks, Placed, Plan
+from nddo_ml.integrals.compiled import Blocks, IntegralPlan, Placed
 from nddo_ml.integrals.placed import Parameters
 from nddo_ml.integrals.records import Adjoint
 from nddo_ml.integrals.sparse import ORBITALS
@@ -33,10 +33,10 @@ from nddo_ml.scf.compiled import arranged
 from nddo_ml.scf.density import aufbau
 from nddo_ml.scf.fock import one_centre_energy
 from nddo_ml.scf.problem import Electrons, Problem
-from nddo_ml.scf.records import Flat
-from nddo_ml.scf.records import Plan as ScfPlan
+from nddo_ml.scf.records import Flat, Plan
 
-Spins = tuple[bytes, bytes, int, bool]      # charges and unpaired electrons of the molecules, spin channels, biradicals
+# charges and unpaired electrons of the molecules, spin channels, biradicals
+Spins = tuple[tuple[int, ...], tuple[int, ...], int, bool]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,23 +56,25 @@ class Planned:
     """What the compiled walk keeps of molecules that move."""
 
     topology: Topology
-    plan: Plan
-    places: ScfPlan                 # of the two-electron integrals, for the self-consistent field
+    plan: IntegralPlan
+    places: Plan                 # of the two-electron integrals, for the self-consistent field
     parameters: Parameters
     filled: dict[Spins, Filling] = field(default_factory=dict)
 
     def filling(self, molecules: Molecules, channels: int, biradical: bool, names: list[int] | None) -> Filling:
         """The electrons of molecules of these species; see starts.electrons."""
-        key = molecules.charge.numpy().tobytes(), molecules.unpaired.numpy().tobytes(), channels, biradical
-        if key not in self.filled:
+        key = tuple(molecules.charge.tolist()), tuple(molecules.unpaired.tolist()), channels, biradical
+        known = self.filled.get(key)
+        if known is None:
             electrons = starts.electrons(self.topology, molecules, channels, biradical, names)
             occupations = aufbau(electrons.alpha, electrons.beta, channels, self.topology.layout.size)
             numbers = np.stack([electrons.alpha.numpy(), electrons.beta.numpy()], 1)[:, :channels]
             filled = np.ascontiguousarray(numbers) if channels == 2 or bool((electrons.alpha == electrons.beta).all()) else None
             start = starts.neutral_atoms(self.topology, electrons)
             s_z = molecules.unpaired.numpy() / 2
-            self.filled[key] = Filling(electrons, occupations, start, filled, s_z * (s_z + 1), bool(molecules.charge.any()))
-        return self.filled[key]
+            known = Filling(electrons, occupations, start, filled, s_z * (s_z + 1), bool(molecules.charge.any()))
+            self.filled[key] = known
+        return known
 
     @property
     def repels(self) -> bool:

@@ -5,12 +5,13 @@ published values and unshifted parameters stand in for them; the molecules that 
 sentence that says why.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
 from torch import Tensor
 
 from nddo_ml.elements import symbol
@@ -30,40 +31,44 @@ FAR = 1e3               # angstrom: beyond the reach of any network
 
 @dataclass(frozen=True, eq=False)
 class Tables:
-    """The values of all columns of a Hamiltonian's tables at one time, one after another, and where those of a column cannot be
-    used: name -> mask, only of columns with such values."""
+    """The values of all columns of a Hamiltonian's tables and buffers at one time, one after another, and where those of a
+    column cannot be used: name -> mask, only of columns with such values."""
 
-    values: Int[np.ndarray, "value"]        # bit by bit: a NaN equals itself
+    values: bytes                           # a NaN equals itself
     bad: Mapping[str, Tensor]
-    places: list[int]                       # where the columns lay in memory
+    offset: bool                            # whether any offset differs from zero
+    places: list[int]                       # where the columns lay in memory; empty: not where they could be looked at again
     views: list[np.ndarray]                 # of the same memory, which it keeps from being used for anything else
 
-    def holds(self, columns: Mapping[str, Tensor]) -> bool:
+    def holds(self, columns: Sequence[Tensor]) -> bool:
         """Whether not a bit of the columns has changed. Values are compared, not their histories, so that edits of `.data` are
         seen too."""
-        here = [column.data_ptr() for column in columns.values()]
-        return here == self.places and bool((np.concatenate(self.views) == self.values).all())
+        return [column.data_ptr() for column in columns] == self.places and _bytes(self.views) == self.values
 
 
-def tables(columns: Mapping[str, Tensor], method: Method, earlier: Tables | None) -> Tables:
-    """The tables as they are now: `earlier` itself if not a bit has changed."""
-    if earlier is not None and earlier.holds(columns):
-        return earlier
+def _bytes(arrays: Sequence[np.ndarray]) -> bytes:
+    return b"".join(cast(Sequence[memoryview], arrays))
+
+
+def tables(columns: Sequence[Tensor], names: Sequence[str], method: Method, earlier: Tables | None) -> Tables:
+    """The tables as they are now: `earlier` itself if not a bit has changed. columns: those of the parameters `names`, then the
+    offsets of the atoms and their free energies."""
     with torch.no_grad():
-        flat = [column.detach().flatten() for column in columns.values()]
-        on_cpu = [values.cpu().numpy().view(np.int64) for values in flat]
-        values = np.concatenate(on_cpu)
-        if earlier is not None and np.array_equal(values, earlier.values):
+        flat = [column.detach().flatten() for column in columns]
+        on_cpu = [values.cpu().numpy() for values in flat]
+        values = _bytes(on_cpu)
+        if earlier is not None and values == earlier.values:
             return earlier
         published, bad = method.published.columns, {}
-        for name, value in columns.items():
+        for name, value in zip(names, columns, strict=False):
             mask = ~(value.abs() <= LARGEST)
             if name in POSITIVE:
                 mask = mask | ((published[name].to(value.device) > 0) & ~(value > 0))
             if bool(mask.any()):
                 bad[name] = mask
-        seen = all(column.device.type == "cpu" and column.is_contiguous() for column in columns.values())
-        return Tables(values, bad, [column.data_ptr() for column in columns.values()] if seen else [], on_cpu)
+        seen = all(column.device.type == "cpu" and column.is_contiguous() for column in columns)
+        offset = bool(columns[len(names)].any())
+        return Tables(values, bad, offset, [column.data_ptr() for column in columns] if seen else [], on_cpu)
 
 
 def sound(columns: Mapping[str, Tensor], method: Method, bad: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ long as not a bit of them changes, and the topologies of the last molecules with
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -45,10 +45,12 @@ class Memory:
         self._lock = Lock()
 
     @in_turn
-    def version(self, columns: Mapping[str, Tensor], method: Method) -> faults.Tables:
-        """What the tables hold now: the same object as long as nothing in them changes."""
-        self._version = faults.tables(columns, method, self._version)
-        return self._version
+    def version(self, columns: Sequence[Tensor], names: Sequence[str], method: Method) -> faults.Tables:
+        """What the tables hold now, see `faults.tables`: the same object as long as nothing in them changes."""
+        earlier = self._version
+        if earlier is None or not earlier.holds(columns):
+            earlier = self._version = faults.tables(columns, names, method, earlier)
+        return earlier
 
     @in_turn
     def rows(self, version: faults.Tables, make: Callable[[], Rows]) -> Rows:
@@ -60,8 +62,10 @@ class Memory:
     @in_turn
     def topology(self, molecules: Molecules, most: int, make: Callable[[], Topology]) -> Kept:
         """What is kept of these species, made by `make` where it is not known; at most so many are kept."""
-        numbers, owners = (values.cpu().numpy().tobytes() for values in (molecules.numbers, molecules.molecule))
-        key = numbers, owners, molecules.numbers.device
+        numbers, owners = molecules.numbers, molecules.molecule
+        if not numbers.is_cpu:
+            numbers, owners = numbers.cpu(), owners.cpu()
+        key = numbers.numpy().tobytes(), owners.numpy().tobytes(), molecules.numbers.device
         kept = self._topologies.get(key)
         if kept is not None:
             self._topologies.move_to_end(key)

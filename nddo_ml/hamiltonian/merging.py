@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Int
@@ -29,6 +29,7 @@ class Part:
     state: State
     quantities: Mapping[str, Tensor | None]     # fields of Result by name
     energies: Mapping[str, Tensor]              # parts of the energy by name, eV
+    learned: bool                               # see Result
 
     def valid(self, molecules: Molecules, surroundings: Surroundings) -> "Part":
         """The part with NaN for what did not converge; parts of the energy are NaN only where a molecule was refused."""
@@ -54,8 +55,9 @@ def merged(method: Method, molecules: Molecules, surroundings: Surroundings, par
     """The result of all molecules, in the order of the input."""
     if len(parts) == 1:         # in the order of the input already
         part, solution = parts[0], parts[0].state.solution
-        values: dict[str, Any] = {**part.quantities}
-        return Result(molecules=molecules, method=method.name, constants=method.constants, energies=part.energies, **values,
+        values = cast(dict[str, Any], part.quantities)
+        return Result(molecules=molecules, method=method.name, constants=method.constants, energies=part.energies,
+                      learned=parts[0].learned, **values,
                       converged=solution.converged, residual=solution.residual,
                       iterations=solution.iterations, route=routes(part.state), states=[part.state],
                       implausible=list(part.state.implausible) or [""] * len(part.index))
@@ -77,7 +79,8 @@ def merged(method: Method, molecules: Molecules, surroundings: Surroundings, par
            for name in ("converged", "residual", "iterations")}
     route = [words for part in parts for words in routes(part.state)]
     faults = [fault for part in parts for fault in part.state.implausible or [""] * len(part.index)]
-    return Result(molecules=molecules, method=method.name, constants=method.constants, energies=energies, **quantities, **scf,
+    return Result(molecules=molecules, method=method.name, constants=method.constants, energies=energies,
+                  learned=parts[0].learned, **quantities, **scf,
                   route=[route[k] for k in order.tolist()], states=[part.state for part in parts],
                   implausible=[faults[k] for k in order.tolist()])
 
@@ -120,7 +123,7 @@ def refuse_faulty(result: Result, raising: bool) -> None:
 
 def refuse_unconverged(result: Result, scf: SCF) -> None:
     """Raise ImplausibleState if any molecule is in no molecule's state, SCFNotConverged if any did not converge."""
-    if bool(result.converged.all()):
+    if all(result.converged.tolist()):
         return
     for k, fault in enumerate(result.implausible):
         if fault:

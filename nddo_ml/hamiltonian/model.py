@@ -11,6 +11,7 @@ channels.
 from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import reduce
+from operator import itemgetter
 from typing import Any, Unpack, cast
 
 import torch
@@ -42,6 +43,10 @@ from nddo_ml.properties.populations import populations
 from nddo_ml.scf.options import SCFKeywords, asked
 from nddo_ml.scf.orders import Order
 from nddo_ml.scf.problem import Problem
+
+COLUMNS = (*PARAMETER_NAMES, "alpha_AB", "x_AB")        # of the tables
+BESIDE = ("atom_offsets", "atom_energies")              # buffers with a value for each row, too
+_parameters_of, _buffers_of = itemgetter(*COLUMNS), itemgetter(*BESIDE)
 
 
 class Hamiltonian(nn.Module):
@@ -159,9 +164,10 @@ class Hamiltonian(nn.Module):
     def _calculated(self, bucket: Bucket, with_forces: bool, order: int) -> Part:
         """The walk of molecules that are solved together."""
         scf, index = bucket.scf, bucket.index
-        tape = Tape(self._taped(bucket), with_forces, Order(order))
-        if order == 1 and sweep.serves(self, bucket, tape):
-            part = sweep.swept(self, bucket, tape)
+        tables = self.table_taped()
+        tape, live = Tape(tables or self._taped(bucket), with_forces, Order(order)), tables or self.network is not None
+        if order == 1 and sweep.serves(self, bucket, tape, live):
+            part = sweep.swept(self, bucket, tape, live)
             if part is not None:
                 return part
         given, around = bucket.molecules, bucket.surroundings
@@ -189,10 +195,10 @@ class Hamiltonian(nn.Module):
             on_atoms = on_charges = None
             if with_forces:
                 on_atoms, on_charges = forces(torch.where(converged, energy, 0.0), leaf, leaf_around.charges, tape)
-        energy = torch.where(converged, energy, torch.nan)
+        energy, learned = torch.where(converged, energy, torch.nan), self.learned
         quantities = {"energy": energy, "forces": on_atoms, "point_charge_forces": on_charges,
-                      **self.thermochemistry(topology, molecules, made.parameters, energy), **held}
-        return Part(index, state, *tape.leave((quantities, parts))).valid(molecules, surroundings)
+                      "free_atoms": self.free_atoms(topology, made.parameters, learned), **held}
+        return Part(index, state, *tape.leave((quantities, parts)), learned).valid(molecules, surroundings)
 
     @outside_inference
     def assembled(self, molecules: Molecules, surroundings: Surroundings = NOTHING, names: list[int] | None = None,
@@ -248,8 +254,9 @@ class Hamiltonian(nn.Module):
 
     @outside_inference
     def version(self) -> faults.Tables:
-        """What the tables hold now; the same object as long as nothing in them changes."""
-        return self.memory.version(self._columns(), self.method)
+        """What the tables and the buffers hold now; the same object as long as nothing in them changes."""
+        columns = *_parameters_of(self._parameters), *_buffers_of(self._buffers)
+        return self.memory.version(columns, COLUMNS, self.method)
 
     @property
     def has_offsets(self) -> bool:
@@ -265,19 +272,19 @@ class Hamiltonian(nn.Module):
     def _columns(self) -> dict[str, Tensor]:
         """The parameters of the tables by name."""
         held = cast(dict[str, Tensor], self._parameters)       # while torch.func.functional_call replaces them, plain tensors
-        return {name: held[name] for name in (*PARAMETER_NAMES, "alpha_AB", "x_AB")}
+        return {name: held[name] for name in COLUMNS}
 
     def _taped(self, bucket: Bucket) -> bool:
-        """Whether anything that a calculation is made from is on a tape."""
+        """Whether anything that a calculation is made from, but for the tables, is on a tape."""
         if not torch.is_grad_enabled():
             return False
         learned = () if self.network is None else self.network.parameters()
-        given = (bucket.molecules.positions, *bucket.surroundings.tensors(), *self._columns().values(), *learned)
-        return any(tensor.requires_grad for tensor in given)
+        given = (bucket.molecules.positions, *bucket.surroundings.tensors(), *learned)
+        return True in [tensor.requires_grad for tensor in given]
 
     def table_taped(self) -> bool:
         """Whether the parameters of the table are on a tape."""
-        return torch.is_grad_enabled() and any(column.requires_grad for column in self._columns().values())
+        return torch.is_grad_enabled() and True in [column.requires_grad for column in _parameters_of(self._parameters)]
 
     def gathered(self, molecules: Molecules, version: faults.Tables) -> tuple[Topology, Parameters | Parent]:
         """The topology of molecules and their parameters from the tables alone: Parameters where they are used, or the Parent
@@ -328,16 +335,11 @@ class Hamiltonian(nn.Module):
         local = None if shifts is None else shifts.local
         return parts if local is None else parts | {"local": zero.index_add(0, owner, local)}
 
-    def thermochemistry(self, topology: Topology, molecules: Molecules, parameters: Parameters,
-                        energy: Float[Tensor, "molecule"]) -> dict[str, Tensor]:
-        """The heat of formation at 298 K, kcal/mol, of a published method; the energy of the free atoms less that of the
-        molecule, eV, at the level a learned one was trained on. NaN for the other kind: the energies of a network or with
-        offsets hold no thermal motion."""
-        unknown = torch.full_like(energy, torch.nan)
-        if self.learned:
+    def free_atoms(self, topology: Topology, parameters: Parameters, learned: bool) -> Float[Tensor, "molecule"]:
+        """What the energy of each molecule is compared with (Result.free_atoms): the heats of its free atoms less their
+        energies, kcal/mol, or of a `learned` method their energies at the level that it was trained on, eV."""
+        if learned:
             free = self.atom_energies.index_select(0, topology.rows)
-            return {"heat_of_formation": unknown, "atomization_energy": (-energy).index_add(0, molecules.molecule, free)}
-        kcal_mol = self.method.constants.kcal_mol
-        free = torch.sub(topology.elements.EHEAT, parameters.atoms.EISOL, alpha=kcal_mol)
-        return {"heat_of_formation": torch.index_add(kcal_mol * energy, 0, molecules.molecule, free),
-                "atomization_energy": unknown}
+        else:
+            free = torch.sub(topology.elements.EHEAT, parameters.atoms.EISOL, alpha=self.method.constants.kcal_mol)
+        return free.new_zeros(topology.layout.molecules).index_add(0, topology.layout.molecule, free)

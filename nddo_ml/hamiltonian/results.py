@@ -28,10 +28,10 @@ class Result:
     # its parts by name, eV: electronic, core_core, the corrections of the method; with a network the offsets `atoms` and its
     # `local` energy
     energies: Mapping[str, Float[Tensor, "molecule"]]
-    # kcal/mol at 298 K; NaN with a network, whose energy holds no thermal motion
-    heat_of_formation: Float[Tensor, "molecule"]
-    # electronic, from the free atoms of the reference of a trained network, eV; NaN for published methods
-    atomization_energy: Float[Tensor, "molecule"]
+    # what the energy is compared with: the heats of the free atoms less their energies, kcal/mol, or of a learned method the
+    # energies of the free atoms of its reference, eV
+    free_atoms: Float[Tensor, "molecule"]
+    learned: bool                                   # whether the energy is that of a reference, with a network or offsets
     forces: Float[Tensor, "atom 3"] | None                  # -dE/dR, eV/angstrom; None unless asked for
     point_charge_forces: Float[Tensor, "site 3"] | None     # the same on the point charges
     charges: Float[Tensor, "atom"]                  # Coulson, e
@@ -45,6 +45,20 @@ class Result:
     states: list[State] = field(repr=False)
     # what a learned method found that no molecule is like (plausibility.py), "" for nothing; such members are not converged
     implausible: list[str] = field(default_factory=list, repr=False)
+
+    @property
+    def heat_of_formation(self) -> Float[Tensor, "molecule"]:
+        """Of a published method, kcal/mol at 298 K; NaN of a learned one, whose energy holds no thermal motion."""
+        if self.learned:
+            return torch.full_like(self.energy, torch.nan, requires_grad=False)
+        return torch.add(self.free_atoms, self.energy, alpha=self.constants.kcal_mol)
+
+    @property
+    def atomization_energy(self) -> Float[Tensor, "molecule"]:
+        """Electronic, from the free atoms of the reference of a trained network, eV; NaN for published methods."""
+        if not self.learned:
+            return torch.full_like(self.energy, torch.nan, requires_grad=False)
+        return self.free_atoms - self.energy
 
     @property
     def dipole_debye(self) -> Float[Tensor, "molecule 3"]:

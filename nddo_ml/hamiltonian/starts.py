@@ -124,17 +124,16 @@ def earlier(topology: Topology, channels: int, result: HasDensity | None, index:
 
     occupations: of the levels that are to be filled; where they were filled alike, the orbitals are taken too.
     """
-    layout = topology.layout
     if result is None or len(result.molecules) <= max(index):
         return None
-    states = getattr(result, "states", ())
+    layout, states = topology.layout, getattr(result, "states", ())
     if len(states) == 1 and states[0].index == index and states[0].solution.D.shape == (
             layout.molecules, channels, layout.size, layout.size):
-        held = states[0]
-        alike = occupations is not None and torch.equal(held.problem.occupations, occupations)
-        same = torch.equal(held.problem.layout.orbitals, layout.orbitals)
-        if same:
-            return Start(held.solution.D, True, held.solution.C if alike else None)
+        held = states[0].problem
+        if held.layout is layout or torch.equal(held.layout.orbitals, layout.orbitals):
+            alike = occupations is not None and (
+                held.occupations is occupations or torch.equal(held.occupations, occupations))
+            return Start(states[0].solution.D, True, states[0].solution.C if alike else None)
     densities = [result.density(k) for k in index]
     if any(len(D) != channels or D.shape[-1] != int(n) for D, n in zip(densities, layout.orbitals, strict=True)):
         return None
@@ -154,20 +153,24 @@ def neutral_atoms(topology: Topology, electrons: Electrons) -> Start:
     return Start(guess(per_orbital, atom, layout.real, electrons), False)
 
 
-def suspicious(topology: Topology, molecules: Molecules, solution: Solution, followed: bool) -> Bool[Tensor, "molecule"]:
-    """Which states may well not be the lowest of their kind, or are open shells so small that looking costs next to nothing.
+def suspicious(topology: Topology, molecules: Molecules, solution: Solution, followed: bool) -> Bool[Tensor, "molecule"] | None:
+    """Which states may well not be the lowest of their kind, or are open shells so small that looking costs next to nothing;
+    None: none.
 
     Unrestricted singlets, which can sit on the restricted saddle point, and open shells of up to CHECKED orbitals always are.
     Others unless they were `followed` from an earlier density: those with a small gap (eV), and those with elements beyond
     organic chemistry (metals have many solutions).
     """
+    restricted, organic = solution.D.shape[1] == 1, topology.composition.elements <= ORGANIC
+    if restricted and (followed or (organic and not any(gap < SMALL_GAP for gap in solution.gap.tolist()))):
+        return None
     doubted = torch.zeros_like(solution.converged)
-    if solution.D.shape[1] == 2:
+    if not restricted:
         doubted = (molecules.unpaired == 0) | (topology.layout.orbitals <= CHECKED)
     if followed:
         return doubted
     doubted = doubted | (solution.gap < SMALL_GAP)
-    if topology.composition.elements <= ORGANIC:
+    if organic:
         return doubted
     unusual = ~torch.isin(molecules.numbers, torch.tensor(sorted(ORGANIC), device=molecules.numbers.device))
     return doubted | doubted.long().index_add(0, molecules.molecule, unusual.long()).bool()

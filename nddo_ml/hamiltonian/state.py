@@ -15,6 +15,7 @@ from nddo_ml.scf.fock import fock, kernel, one_electron
 from nddo_ml.scf.orders import Order, advanced
 from nddo_ml.scf.problem import Problem, Solution, canonical
 from nddo_ml.scf.rungs import LADDER, Rung
+from nddo_ml.scf.stability import Lowered
 
 DEGENERATE = 1e-4   # eV
 
@@ -26,10 +27,8 @@ class State:
     index: list[int]                        # which of the batch they are
     problem: Problem
     solution: Solution
-    lowered: Float[Tensor, "molecule"]      # by how much leaving an instability lowered the energy, eV
-    # negative eigenvalue of the orbital Hessian where an instability could not be left, 0 elsewhere, eV
-    trapped: Float[Tensor, "molecule"]
     ladder: tuple[Rung, ...] = LADDER       # that was climbed
+    search: Lowered | None = None           # for lower states; None: nothing came of it, or there was none
     # integrals and density that carry derivatives, and their order; None: no derivatives of levels and the like
     tape: tuple[Integrals, Tensor, Order] | None = None
     shifts: Shifts | None = None            # what a network said, while it is on the tape
@@ -49,6 +48,16 @@ class State:
         """Which molecules are not refused."""
         converged = self.solution.converged
         return torch.tensor([k not in self.refused for k in range(len(converged))], device=converged.device)
+
+    @property
+    def lowered(self) -> Float[Tensor, "molecule"]:
+        """By how much leaving an instability lowered the energy, eV."""
+        return torch.zeros_like(self.solution.energy) if self.search is None else self.search.fall
+
+    @property
+    def trapped(self) -> Float[Tensor, "molecule"]:
+        """The negative eigenvalue of the orbital Hessian where an instability could not be left, 0 elsewhere, eV."""
+        return torch.zeros_like(self.solution.energy) if self.search is None else self.search.trapped
 
     @cached_property
     def orbitals(self) -> Orbitals:
@@ -88,7 +97,7 @@ class State:
 def routes(state: State) -> list[str]:
     """How each molecule of a state converged, in words."""
     climbed = [rung.words for rung in state.ladder]
-    if state.lowered is state.trapped and not state.refused:        # nobody looked for lower states
+    if state.search is None and not state.refused:
         return ["; ".join(climbed[:rung + 1]) for rung in state.solution.rung.tolist()]
     columns = torch.stack([state.solution.rung, state.lowered, state.trapped], 1).tolist()
     words = ["; ".join(climbed[:int(rung) + 1]) + (f"; left an instability, {fall:.4f} eV lower" if fall > 0 else "")

@@ -6,46 +6,83 @@ those of one path.
 """
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import reduce
 from math import isfinite
-from typing import TYPE_CHECKING
+from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from nddo_ml.common import compiling
-from nddo_ml.common.threads import blas_threads
 from nddo_ml.hamiltonian import accounts, compiled, shifted, starts, walk
 from nddo_ml.hamiltonian.buckets import Bucket
 from nddo_ml.hamiltonian.compiled import Planned
+from nddo_ml.hamiltonian.faults import Tables
+from nddo_ml.hamiltonian.memory import Memory
 from nddo_ml.hamiltonian.merging import Part
 from nddo_ml.hamiltonian.shifted import Parent
 from nddo_ml.hamiltonian.tape import Tape, forces, movable
-from nddo_ml.integrals.corrections import Term, concerning, corrections
+from nddo_ml.integrals.corrections import GROUPS, Term, concerning, corrections
 from nddo_ml.integrals.placed import Parameters
 from nddo_ml.integrals.topology import Topology
+from nddo_ml.methods import Method
 from nddo_ml.molecules import Molecules
+from nddo_ml.networks.shifts import Shifts
+from nddo_ml.pairs import Distances
 
-if TYPE_CHECKING:
-    from nddo_ml.hamiltonian.model import Hamiltonian
+CALL, PAIR = 6e-3, 1e-5     # seconds that torch needs for a call, and for a pair of atoms in it, about
 
 
-def serves(model: "Hamiltonian", bucket: Bucket, tape: Tape) -> bool:
-    """Whether the compiled walk may serve molecules."""
+@runtime_checkable
+class Sweepable(Protocol):
+    """What is asked of a Hamiltonian here."""
+
+    method: Method
+    memory: Memory
+    terms: dict[str, Term]
+    remembered: int
+    U_ss: nn.Parameter
+
+    @property
+    def network(self) -> nn.Module | None: ...
+
+    @property
+    def judges(self) -> bool: ...
+
+    def version(self) -> Tables: ...
+
+    def table_taped(self) -> bool: ...
+
+    def gathered(self, molecules: Molecules, version: Tables) -> tuple[Topology, Parameters | Parent]: ...
+
+    def shifts(self, topology: Topology, molecules: Molecules, distances: Distances
+               ) -> tuple[Shifts | None, dict[int, str]]: ...
+
+    def reference_parts(self, topology: Topology, molecules: Molecules, shifts: Shifts | None) -> dict[str, Tensor]: ...
+
+    def free_atoms(self, topology: Topology, parameters: Parameters, learned: bool) -> Float[Tensor, "molecule"]: ...
+
+
+def serves(model: Sweepable, bucket: Bucket, tape: Tape, live: bool) -> bool:
+    """Whether the compiled walk may serve molecules. live: whether the parameters are others at every call."""
     scf, around = bucket.scf, bucket.surroundings
-    if scf.ladder is not None or scf.density is not None or (scf.unrestricted is False and bucket.channels == 1 and bool(
-            bucket.molecules.unpaired.any())):
+    if scf.ladder is not None or scf.density is not None or (scf.unrestricted is False and bucket.channels == 1 and any(
+            bucket.molecules.unpaired.tolist())):
         return False
-    live = model.network is not None or model.table_taped()
     if (around.field is not None and (tape.on or live)) or (around.charges is not None and tape.on and any(
             tensor.requires_grad for tensor in (around.charges.charges, around.charges.rho))):
         return False        # their derivatives are not among those of the sweep
-    return model.U_ss.device.type == "cpu" and compiling.ready()
+    atoms, members = len(bucket.molecules.numbers), len(bucket.molecules)
+    return model.U_ss.is_cpu and compiling.due(CALL + PAIR * atoms**2 / members)
 
 
-def swept(model: "Hamiltonian", bucket: Bucket, tape: Tape) -> Part | None:
-    """The compiled walk of molecules that are solved together; None where it does not serve them."""
+def swept(model: Sweepable, bucket: Bucket, tape: Tape, live: bool) -> Part | None:
+    """The compiled walk of molecules that are solved together; None where it does not serve them. live: whether the parameters
+    are others at every call."""
     scf, index, version = bucket.scf, bucket.index, model.version()
     if version.bad:
         return None
@@ -57,15 +94,13 @@ def swept(model: "Hamiltonian", bucket: Bucket, tape: Tape) -> Part | None:
         base = gathered if isinstance(gathered, Parameters) else shifted.shifted(topology, gathered, None)
         return compiled.planned(topology, base)
 
-    with torch.no_grad():
-        planned = model.memory.kept(kept, version, "planned", plan)
-    live = model.network is not None or model.table_taped()      # whether the parameters are others at every call
+    planned = model.memory.kept(kept, version, "planned", plan)
     if planned is None or not (live or planned.repels):
         return None
-    recorded = tape.on or (live and tape.forces)
+    learned, recorded = model.network is not None or version.offset, tape.on or (live and tape.forces)
     leaf, leaf_around = movable(bucket.molecules, bucket.surroundings) if tape.forces and recorded else (
         bucket.molecules, bucket.surroundings)
-    with blas_threads(), torch.set_grad_enabled(recorded):
+    with torch.set_grad_enabled(recorded):
         molecules, around = tape.enter(leaf), tape.enter(leaf_around)
         parameters, shifts, refused, R = planned.parameters, None, {}, None
         if live:
@@ -76,7 +111,7 @@ def swept(model: "Hamiltonian", bucket: Bucket, tape: Tape) -> Part | None:
             made = shifted.shifted(topology, gathered, shifts, 1) if isinstance(gathered, Parent) else gathered
             parameters = tape.enter(made)
             planned = planned.with_parameters(parameters)
-        with torch.no_grad():
+        with torch.set_grad_enabled(False) if recorded else nullcontext():
             here = compiled.placement(planned, molecules, around)
             if here is None:
                 return None
@@ -105,26 +140,30 @@ def swept(model: "Hamiltonian", bucket: Bucket, tape: Tape) -> Part | None:
             state = replace(state, shifts=shifts)
         added, by_positions = _corrections(model.terms, topology, molecules, recorded, tape.forces)
         parts |= added
-        if model.learned:
+        if learned:
             parts |= model.reference_parts(topology, molecules, shifts)
         if model.judges:
             R = walk.distances(topology, molecules.positions).R if R is None else R
             state = accounts.judged(state, molecules, topology, R, (parameters.atoms.core, held["charges"]), bucket.names)
-        energy = reduce(torch.add, parts.values())
-        sound = bool(state.solution.converged.all()) and isfinite(float(energy.detach().sum()))
+        energy = accounts.total(parts)
+        sound = all(state.solution.converged.tolist()) and isfinite(sum(energy.detach().tolist()))
         if not sound:
             state = state.without(accounts.not_finite(parts, state.solution.converged))
         converged, on_atoms, on_charges = state.solution.converged, None, None
         if tape.forces and recorded:
             on_atoms, on_charges = forces(torch.where(converged, energy, 0.0), leaf, leaf_around.charges, tape)
-        elif slopes is not None:
-            on_atoms = -slopes.on_atoms if by_positions is None else -slopes.on_atoms - by_positions
-            on_charges = None if slopes.on_sites is None else -slopes.on_sites
-    energy = energy if sound else torch.where(converged, energy, torch.nan)
-    quantities = {"energy": energy, "forces": on_atoms, "point_charge_forces": on_charges,
-                  **model.thermochemistry(topology, molecules, parameters, energy),
+        elif tape.forces and slopes is not None:
+            by_atoms = slopes.on_atoms if by_positions is None else slopes.on_atoms + by_positions
+            on_atoms, on_charges = (None if by is None else torch.from_numpy(-by.numpy()) for by in (by_atoms, slopes.on_sites))
+        energy = energy if sound else torch.where(converged, energy, torch.nan)
+        if live and model.table_taped():
+            free = model.free_atoms(topology, parameters, learned)
+        else:
+            free = model.memory.kept(kept, version, "free atoms of a reference" if learned else "free atoms",
+                                     lambda: model.free_atoms(topology, parameters, learned))
+    quantities = {"energy": energy, "forces": on_atoms, "point_charge_forces": on_charges, "free_atoms": free,
                   **(tape.advance(held) if tape.on else held)}
-    part = Part(index, state, *(tape.leave((quantities, parts)) if recorded else (quantities, parts)))
+    part = Part(index, state, *(tape.leave((quantities, parts)) if recorded else (quantities, parts)), learned)
     return part if sound else part.valid(molecules, around)
 
 
@@ -133,7 +172,9 @@ def _corrections(terms: Mapping[str, Term], topology: Topology, molecules: Molec
     """The energies of the correction terms by name, eV, on the tape of the positions if that is `recorded`; and the
     derivative of their sum by the positions, eV/angstrom, where it is not and is asked for (None: zero)."""
     composition, constants = topology.composition, topology.recipe.constants
-    if recorded or not concerning(terms, composition):
+    if not concerning(terms, composition):
+        return {GROUPS[name]: torch.from_numpy(np.zeros(len(molecules))) for name in terms}, None
+    if recorded:
         return corrections(terms, composition, molecules.positions, None, constants), None
     with torch.set_grad_enabled(sloped):
         leaf = molecules.positions.detach().requires_grad_(sloped)

@@ -25,7 +25,6 @@ Every step is a pure function, and everything else (forces, charges, response) i
 
 from collections.abc import Mapping
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -120,16 +119,17 @@ def state(topology: Topology, molecules: Molecules, problem: Problem, scf: SCF =
     """
     start = starts.neutral_atoms(topology, problem.electrons) if start is None else start
     solution = solve(problem, start.density, scf, start.orbitals, start.followed)
-    none = torch.zeros_like(solution.energy)
-    ladder = LADDER if scf.ladder is None else scf.ladder
-    plain = State(list(range(len(molecules))), problem, solution, none, none, ladder)
+    plain = State(list(range(len(molecules))), problem, solution, LADDER if scf.ladder is None else scf.ladder)
     if scf.stability and not problem.whole:
         raise InvalidMolecule("The stability of half-electron states is not defined: use unrestricted=True.")
     if scf.stability is False or not problem.whole:
         return plain
     doubted = solution.converged
     if scf.stability is None:
-        doubted = doubted & starts.suspicious(topology, molecules, solution, start.followed)
+        suspected = starts.suspicious(topology, molecules, solution, start.followed)
+        if suspected is None:
+            return plain
+        doubted = doubted & suspected
     return _settled(plain, doubted, scf) if bool(doubted.any()) else plain
 
 
@@ -140,7 +140,7 @@ def _settled(plain: State, doubted: Tensor, scf: SCF) -> State:
         task, solution = two_channels(task, solution)
     lowered = lower(task, solution, scf, doubted)
     changed = bool(((lowered.fall > 0) | (lowered.trapped < 0)).any())
-    return State(plain.index, task, lowered.solution, lowered.fall, lowered.trapped, plain.ladder) if changed else plain
+    return State(plain.index, task, lowered.solution, plain.ladder, lowered) if changed else plain
 
 
 def energy(molecules: Molecules, integrals: Integrals, state: State, order: int = 1,

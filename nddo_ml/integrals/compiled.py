@@ -1,13 +1,16 @@
 """The integrals of a batch and their derivatives at a fixed density, compiled: what torch does on its tape, in one sweep over
 the pairs of atoms and without a tape.
 
-A `Plan` holds what does not depend on the positions. It is made from the topology and the parameters of the torch path, so that
-nothing is fitted or looked up twice; kernels (folder `kernels`) do the rest. Call these functions where kernels are ready
-(common/compiling.py).
+An `IntegralPlan` holds what does not depend on the positions. It is made from the topology and the parameters of the torch
+path, so that nothing is fitted or looked up twice; kernels (folder `kernels`) do the rest. Call these functions where kernels
+are ready (common/compiling.py).
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from threading import local
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,7 +39,7 @@ NO_ROWS = np.zeros((0, 2))
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class IntegralPlan:
     """What the integrals of a batch are made from, but for the positions."""
 
     atoms: Atoms
@@ -70,9 +73,9 @@ class Blocks:
     scaling: Scaling                        # at these positions
 
 
-def plan(topology: Topology, parameters: Parameters, cores: bool = True) -> Plan:
+def plan(topology: Topology, parameters: Parameters, cores: bool = True) -> IntegralPlan:
     """The plan of a batch. cores: whether the repulsion of the cores is part of it; forms that are not those of
-    `integrals.nuclear` never are, and `Plan.cores.charge` is empty then.
+    `integrals.nuclear` never are, and `IntegralPlan.cores.charge` is empty then.
     """
     layout, recipe = topology.layout, topology.recipe
     n_ao, molecule = _n(layout.n_ao), _n(layout.molecule)
@@ -96,7 +99,7 @@ def plan(topology: Topology, parameters: Parameters, cores: bool = True) -> Plan
     separate = (own[i] | own[j] | (n_ao[j] == 0)).astype(np.int64)
     pairs = Pairs(i, j, order, places[i], places[j], kind, slater, separate, np.cumsum(sizes) - sizes)
     repulsion, scaling = _cores(topology, parameters) if cores else NO_CORES, _scaling(topology, parameters, swap[order], order)
-    return Plan(
+    return IntegralPlan(
         made, pairs, repulsion, scaling, constants(tuple(sorted(needed)), classes, recipe.constants),
         folded(made, pairs, repulsion, scaling[3:]),
         _flat(parameters.one), one_at, one_stride, orbitals,
@@ -104,7 +107,7 @@ def plan(topology: Topology, parameters: Parameters, cores: bool = True) -> Plan
         np.searchsorted(molecule[i], np.arange(layout.molecules + 1)), layout.size, int(sizes.sum()), recipe.join, recipe.fade)
 
 
-def with_parameters(plan: Plan, parameters: Parameters) -> Plan:
+def with_parameters(plan: IntegralPlan, parameters: Parameters) -> IntegralPlan:
     """The plan of the same batch with other parameters of its atoms and factors of its resonance integrals; the repulsion of
     the cores is no part of it."""
     held = plan.atoms
@@ -116,14 +119,31 @@ def with_parameters(plan: Plan, parameters: Parameters) -> Plan:
                    one=_flat(parameters.one))
 
 
-def integrals(plan: Plan, x: Float[np.ndarray, "atom 3"], surroundings: "Placed | None" = None) -> Blocks:
-    """The integrals at the positions x (angstrom)."""
-    from nddo_ml.integrals.kernels import external, pairs
+@cache
+def _kernels() -> tuple[ModuleType, ModuleType, ModuleType]:
+    """The kernels of pairs, of what surrounds molecules, and of gradients, imported when they are first needed."""
+    from nddo_ml.integrals.kernels import external, gradients, pairs
 
+    return pairs, external, gradients
+
+
+class _Scratch(local):
+    """Where the kernels of a thread work."""
+
+    def __init__(self) -> None:
+        self.room = np.empty(ROOM)
+
+
+_scratch = _Scratch()
+
+
+def integrals(plan: IntegralPlan, x: Float[np.ndarray, "atom 3"], surroundings: "Placed | None" = None) -> Blocks:
+    """The integrals at the positions x (angstrom)."""
+    pairs, external, _ = _kernels()
     molecules, batch, tables = len(plan.orbitals), plan.batch, plan.constants
     h, two = np.zeros((molecules, plan.size, plan.size)), np.empty(plan.two_size)
     gamma, potential, energy = np.empty(len(plan.pairs.i)), np.zeros((len(x), 45)), np.zeros(molecules)
-    scaling, room, near = scaled(plan, x), np.empty(ROOM), np.inf
+    scaling, room, near = scaled(plan, x), _scratch.room, np.inf
     closest = pairs.pair_integrals(0, len(plan.pairs.i), x, tables, batch, *scaling[:3], room, h, two, gamma, potential, energy)
     if surroundings is not None and surroundings.field is not None:
         external.field_potential(x, surroundings.field, tables, batch, potential, energy)
@@ -156,14 +176,14 @@ def placed(surroundings: Surroundings, molecules: int) -> Placed | None:
 NO_ADJOINT = Adjoint(NO_ROWS, NO_ROWS, NO_ROWS, NOT_ANY, NOT_ANY)        # no derivatives by parameters
 
 
-def adjoint(plan: Plan) -> Adjoint:
+def adjoint(plan: IntegralPlan) -> Adjoint:
     """Zeros, to which derivatives by parameters are added."""
     atoms = len(plan.atoms.n_ao)
     return Adjoint(np.zeros((atoms, len(FEATURES))), np.zeros((atoms, 3)), np.zeros((atoms, 3)), np.zeros(atoms),
                    np.zeros_like(plan.scaling.factors))
 
 
-def gradient(plan: Plan, x: Float[np.ndarray, "atom 3"], densities: Float[np.ndarray, "molecule spin orbital orbital"],
+def gradient(plan: IntegralPlan, x: Float[np.ndarray, "atom 3"], densities: Float[np.ndarray, "molecule spin orbital orbital"],
              blocks: Blocks, surroundings: Placed | None = None, gamma_weights: Array = NOT_ANY, to: Adjoint | None = None
              ) -> tuple[Float[np.ndarray, "atom 3"], Float[np.ndarray, "site 3"] | None]:
     """dE/dx on the atoms and on the point charges (eV/angstrom) at fixed densities, without the force of a field on the charges
@@ -171,9 +191,8 @@ def gradient(plan: Plan, x: Float[np.ndarray, "atom 3"], densities: Float[np.nda
 
     gamma_weights: derivatives of further energies by blocks.gamma. to: takes the derivatives by the parameters of the atoms.
     """
-    from nddo_ml.integrals.kernels import external, gradients
-
-    room, slopes, on_sites = np.empty(ROOM), np.zeros_like(x), None
+    _, external, gradients = _kernels()
+    room, slopes, on_sites = _scratch.room, np.zeros(x.shape), None
     to = NO_ADJOINT if to is None else to
     gradients.pair_gradient(0, len(plan.pairs.i), x, densities, plan.constants, plan.batch, *blocks.scaling[:3], room,
                             blocks.two, blocks.gamma, gamma_weights, slopes, to)
@@ -193,17 +212,16 @@ class Populations(NamedTuple):
     s2: Float[np.ndarray, "molecule"]
 
 
-def populations(plan: Plan, x: Float[np.ndarray, "atom 3"], densities: Float[np.ndarray, "molecule spin orbital orbital"],
-                s2: Float[np.ndarray, "molecule"]) -> Populations:
+def populations(plan: IntegralPlan, x: Float[np.ndarray, "atom 3"],
+                densities: Float[np.ndarray, "molecule spin orbital orbital"], s2: Float[np.ndarray, "molecule"]
+                ) -> Populations:
     """`properties.populations` of densities at the positions x (angstrom); s2: S_z (S_z + 1)."""
-    from nddo_ml.integrals.kernels import external
-
     made = Populations(np.empty(len(x)), np.zeros((len(densities), 3)), np.empty(len(x)), s2.copy())
-    external.populations(x, densities, plan.constants, plan.batch, np.empty(45), *made)
+    _kernels()[1].populations(x, densities, plan.constants, plan.batch, np.empty(45), *made)
     return made
 
 
-def blocks_of_groups(plan: Plan, topology: Topology, blocks: Blocks) -> Integrals:
+def blocks_of_groups(plan: IntegralPlan, topology: Topology, blocks: Blocks) -> Integrals:
     """The integrals in the blocks of the layout's groups, for what works on them with torch; zeros for ghost functions."""
     layout, h = topology.layout, torch.from_numpy(blocks.h).view(-1)
     h_atoms = [h[group.packed] for group in layout.atoms]
@@ -229,7 +247,7 @@ def blocks_of_groups(plan: Plan, topology: Topology, blocks: Blocks) -> Integral
     return Integrals(h_atoms, h_pairs, one, two, torch.from_numpy(blocks.core))
 
 
-def scaled(plan: Plan, x: Float[np.ndarray, "atom 3"]) -> Scaling:
+def scaled(plan: IntegralPlan, x: Float[np.ndarray, "atom 3"]) -> Scaling:
     """The factors of the integrals at the positions x (angstrom), with their derivatives by the distance."""
     if plan.join is None and plan.fade is None:
         return plan.scaling

@@ -25,6 +25,17 @@ from nddo_ml.structures.said import agreed
 NAMES = ("species", "nddo_species")
 
 
+def snapshot(atoms: Atoms) -> dict[str, Any]:
+    """What of an Atoms object decides its results, under ASE's names of changes, and under "info" what else it says of species,
+    charge and multiplicity. A change of any of it changes what is returned, to the last bit."""
+    arrays = atoms.arrays
+    held = {name: arrays[name].tobytes() if name in arrays else None
+            for name in ("positions", "numbers", "initial_charges", "initial_magmoms")}
+    listed = [(name, arrays[name].tolist()) for name in (*NAMES, said.FORMAL) if name in arrays]
+    words = [(key, repr(value)) for key, value in atoms.info.items() if said.meaning(key)]
+    return {**held, "cell": atoms.cell.array.tobytes(), "pbc": atoms.pbc.tobytes(), "info": (listed, words)}
+
+
 def molecule(atoms: Atoms, method: Method, charge: int | None = None, multiplicity: int | None = None) -> Molecules:
     """The molecule an Atoms object stands for; charge and multiplicity as in the head of this file.
 

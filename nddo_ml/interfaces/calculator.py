@@ -3,6 +3,8 @@ the density of the last."""
 
 from typing import Any, ClassVar, Generic, Protocol, TypedDict, TypeVar, runtime_checkable
 
+import numpy as np
+import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, Parameters, all_changes
 from ase.outputs import Properties, all_outputs
@@ -11,7 +13,7 @@ from torch import Tensor
 from nddo_ml.common.struct import Lock, in_turn
 from nddo_ml.common.threads import threads
 from nddo_ml.errors import InvalidMolecule, UnknownOption
-from nddo_ml.interfaces.atoms import molecule
+from nddo_ml.interfaces.atoms import molecule, snapshot
 from nddo_ml.methods import Method
 from nddo_ml.molecules import Molecules
 from nddo_ml.scf.options import SCF
@@ -72,11 +74,14 @@ class MoleculeCalculator(Calculator, Generic[AnyResult]):
 
         Raises: TypeError, if there is no such keyword; UnknownOption, if a value means nothing.
         """
-        self.result, self._solved, self._lock = None, None, Lock()
+        self.result, self._lock = None, Lock()
+        self._seen: dict[str, Any] | None = None                    # the atoms of the last calculation (atoms.snapshot)
+        self._known: tuple[Any, Molecules] | None = None            # the last molecule, and what it was made from
         unknown = sorted(set(keywords) - set(CalculatorKeywords.__annotations__))
         if unknown:
             raise TypeError(f"{type(self).__name__}.__init__() got an unexpected keyword argument {unknown[0]!r}")
         super().__init__(**{**options, **SCF_DEFAULTS, **keywords})
+        self.use_cache = False          # `calculate` copies the atoms, too
 
     def _get_name(self) -> str:
         return self.title
@@ -115,13 +120,14 @@ class MoleculeCalculator(Calculator, Generic[AnyResult]):
     def reset(self) -> None:
         """Forget the results; the last density stays as a guess."""
         super().reset()
-        self._solved = None
+        self._seen = self._known = None
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """What changed since the last calculation; charge, multiplicity and species names included, which ASE does not look at.
         """
-        changes = super().check_state(atoms, tol=tol)
-        return changes or ([] if self._solved == _identity(self._molecule(atoms)) else ["info"])
+        if self.atoms is None or self._seen is None:
+            return super().check_state(atoms, tol=tol) or ["info"]
+        return [name for name, value in snapshot(atoms).items() if value != self._seen[name] and name not in self.ignored_changes]
 
     @in_turn
     def calculate(self, atoms: Atoms | None = None, properties: Any = ("energy",), system_changes: Any = all_changes) -> None:
@@ -129,14 +135,15 @@ class MoleculeCalculator(Calculator, Generic[AnyResult]):
 
         Raises: InvalidMolecule, MissingParameter, SCFNotConverged.
         """
-        super().calculate(atoms, properties, system_changes)
-        self.results = {}
+        if atoms is not None:
+            self.atoms = atoms.copy()
+        self.results, self._seen = {}, None
         molecules, last = self._molecule(self.atoms), self.result
-        self.result, self._solved = None, None
-        guess = last if last is not None and _identity(last.molecules) == _identity(molecules) else None
+        self.result = None
+        guess = last if last is not None and _alike(last.molecules, molecules) else None
         with threads(self.parameters.threads):
             self.result = self._calculated(molecules, guess)
-        self._solved = _identity(molecules)
+        self._seen = snapshot(self.atoms)
         self.results = self._named(self.result)
 
     def export_properties(self) -> Properties:
@@ -147,7 +154,13 @@ class MoleculeCalculator(Calculator, Generic[AnyResult]):
         if atoms is None:
             raise InvalidMolecule("This calculator has no atoms yet: ask the atoms that it belongs to (atoms.calc), or give "
                                   "them to the call, as in get_hessian(atoms).")
-        return molecule(atoms, self._method(), self.parameters.charge, self.parameters.multiplicity)
+        charge, multiplicity, seen = self.parameters.charge, self.parameters.multiplicity, snapshot(atoms)
+        made_from = charge, multiplicity, {**seen, "positions": len(atoms), "cell": None}
+        if self._known is not None and self._known[0] == made_from:
+            return self._known[1].with_positions(torch.from_numpy(np.array(atoms.positions, dtype=np.float64)))
+        made = molecule(atoms, self._method(), charge, multiplicity)
+        self._known = made_from, made
+        return made
 
     def _scf(self) -> SCFOptions:
         """The options of the SCF."""
@@ -155,6 +168,7 @@ class MoleculeCalculator(Calculator, Generic[AnyResult]):
         return {"unrestricted": p.unrestricted, "max_steps": p.max_steps, "stability": p.stability}
 
 
-def _identity(molecules: Molecules) -> tuple[list[int], list[int], list[int]]:
-    """What must not change for a density to be a good guess."""
-    return molecules.numbers.tolist(), molecules.charge.tolist(), molecules.unpaired.tolist()
+def _alike(a: Molecules, b: Molecules) -> bool:
+    """Whether a density of one is a good guess for the other."""
+    both = (a.numbers, b.numbers), (a.charge, b.charge), (a.unpaired, b.unpaired)
+    return all(first is second or first.tolist() == second.tolist() for first, second in both)

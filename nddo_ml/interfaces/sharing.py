@@ -61,4 +61,5 @@ def _is_known(method: Method) -> bool:
 def _made_like(model: Hamiltonian) -> tuple:
     """Changes with the parameters of a model: which they are, how often they were written to, whether they ask for
     gradients."""
-    return tuple((id(p), p._version, p.requires_grad, p.dtype, p.device) for p in model.parameters())
+    own = model._parameters.values() if model.network is None else model.parameters()
+    return tuple([(id(p), p._version, p.requires_grad, p.dtype, p.device) for p in own if p is not None])

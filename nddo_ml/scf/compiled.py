@@ -10,6 +10,8 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -19,9 +21,10 @@ from torch import Tensor
 from nddo_ml.common.threads import blas_threads, one_blas_thread
 from nddo_ml.orbitals import DISTRIBUTIONS, Layout
 from nddo_ml.scf import accelerate, newton, rungs
+from nddo_ml.scf.flat import padded, taken
 from nddo_ml.scf.options import SCF
 from nddo_ml.scf.problem import FLOAT32_FROM, Problem, Solution
-from nddo_ml.scf.records import Ends, Flat, Indices, Plan, Rules, Whole, ends, folded
+from nddo_ml.scf.records import Ends, Flat, Indices, Plan, Rules, Whole, folded
 
 STEPS = 15              # iterations in all, beyond which a case counts as difficult
 # eV: below, there may be several states, and which one is found a matter of rounding: torch is to find its own. For what
@@ -41,7 +44,7 @@ class Why(Enum):
 
 
 @dataclass(frozen=True, eq=False)
-class Start:
+class Begun:
     """What molecules begin with: matrices of one molecule after the other, (spin, orbital, orbital) each."""
 
     matrices: Float[np.ndarray, "element"]
@@ -51,12 +54,10 @@ class Start:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class Climbed:
     """Where molecules ended, and which of them are handed over."""
 
     ends: Ends
-    matrices: Float[np.ndarray, "3 element"]        # its D, F and C
-    numbers: Float[np.ndarray, "4 molecule"]        # its energies, residuals, gaps and iterations
     why: list[Why | None]       # of each molecule; None: it is solved
 
 
@@ -117,33 +118,6 @@ def _plan(layout: Layout) -> Plan:
     return arranged(n_ao, molecule, (one_at, one_stride), (pairs[0], pairs[1], pairs[2], pairs[3]), layout.size)
 
 
-def taken(plan: Plan, matrices: Float[Tensor, "molecule *spin orbital orbital"]) -> Float[np.ndarray, "element"]:
-    """Padded matrices as one molecule after the other; they may share memory."""
-    flat = matrices.contiguous().numpy().reshape(-1)
-    spins = matrices.shape[1] if matrices.dim() == 4 else 1
-    if plan.inside is None:
-        return flat
-    return flat[plan.inside if spins == 1 else _of_spins(plan, spins)]
-
-
-def padded(plan: Plan, matrices: Float[np.ndarray, "element"], spins: int) -> Float[Tensor, "molecule spin orbital orbital"]:
-    """The padded matrices of one molecule after the other; they may share memory."""
-    shape = len(plan.orbitals), spins, plan.size, plan.size
-    if plan.inside is None:
-        return torch.from_numpy(matrices).view(shape)
-    wide = np.zeros(shape)
-    wide.reshape(-1)[plan.inside if spins == 1 else _of_spins(plan, spins)] = matrices
-    return torch.from_numpy(wide)
-
-
-def _of_spins(plan: Plan, spins: int) -> Int[np.ndarray, "element"]:
-    """The places of matrix elements among padded ones with so many spins."""
-    square = plan.size**2
-    real = np.arange(plan.size)[None] < plan.orbitals[:, None]
-    one = (real[:, :, None] & real[:, None, :]).reshape(len(real), 1, square)
-    return np.flatnonzero(np.broadcast_to(one, (len(real), spins, square)))
-
-
 def rules(tolerance: float, steps: int = STEPS) -> Rules:
     """The constants of the first rung of the torch ladder."""
     return Rules(tolerance, steps, rungs.SWITCH, accelerate.RIDGE, rungs.HISTORY, newton.RADIUS, newton.LARGEST_RADIUS,
@@ -151,13 +125,13 @@ def rules(tolerance: float, steps: int = STEPS) -> Rules:
                  newton.SMALLEST_PIVOT)
 
 
-def solve(flat: Flat, h: Float[np.ndarray, "element"], start: Start, filled: Int[np.ndarray, "molecule spin"],
-          rules: Rules, special: Bool[np.ndarray, "molecule"] | None = None) -> Found:
+def solve(flat: Flat, h: Float[np.ndarray, "element"], start: Begun, filled: Int[np.ndarray, "molecule spin"],
+          rules: Rules, special: Bool[np.ndarray, "molecule"] | None = None) -> Climbed:
     """The self-consistent field of every molecule from `start`; the energy counts no cores. h: core Hamiltonians of one
     molecule after the other, eV; filled: electrons of each spin; special: molecules that are handed over for their occupations.
     """
     count = len(filled)
-    made, matrices, numbers = ends(count, len(h) * filled.shape[1])
+    made = _ends(count, len(h) * filled.shape[1])
     (made.C if start.orbitals else made.D)[:] = start.matrices
     chosen = np.arange(count)
     if special is not None:
@@ -176,7 +150,16 @@ def solve(flat: Flat, h: Float[np.ndarray, "element"], start: Start, filled: Int
         else:
             clear = GAP_FOLLOWED if followed or sizes[k] >= FLOAT32_FROM else GAP
             why.append(None if gap > clear else Why.GAP)
-    return Found(made, matrices, numbers, why)
+    return Climbed(made, why)
+
+
+def _ends(molecules: int, elements: int) -> Ends:
+    """Room for so many molecules whose matrices have so many elements, nothing of them solved."""
+    matrices, numbers = np.empty(3 * elements), np.zeros(4 * molecules)
+    gap = numbers[2 * molecules:3 * molecules]
+    gap[:] = np.inf
+    return Ends(matrices[:elements], matrices[elements:2 * elements], matrices[2 * elements:], numbers[:molecules],
+                numbers[molecules:2 * molecules], gap, numbers[3 * molecules:])
 
 
 def _filled(problem: Problem) -> tuple[Int[np.ndarray, "molecule spin"], Bool[np.ndarray, "molecule"] | None]:
@@ -192,21 +175,21 @@ def _filled(problem: Problem) -> tuple[Int[np.ndarray, "molecule spin"], Bool[np
 def _share(flat: Flat, h: Float[np.ndarray, "element"], from_orbitals: bool, filled: Whole, rules: Rules, made: Ends,
            chosen: Whole) -> None:
     """Solve the `chosen` molecules, in as many threads as torch has where there are several."""
-    from nddo_ml.scf.kernels.fixed_point import fixed_points
-    from nddo_ml.scf.kernels.newton import newtons
-
-    plan = flat.plan
+    (fixed_point, newton), plan = _kernels(), flat.plan
     sizes = plan.orbitals[chosen]
     large = sizes >= FLOAT32_FROM
-    rough = (flat.one.astype(np.float32), flat.two.astype(np.float32)) if large.any() else (flat.one, flat.two)
+    some = np.count_nonzero(large)
+    rough = (flat.one.astype(np.float32), flat.two.astype(np.float32)) if some else (flat.one, flat.two)
 
     def work(members: Whole, single: bool) -> None:
         one, two = rough if single else (flat.one, flat.two)
         if not from_orbitals:
-            fixed_points(members, plan.indices, h, one, two, filled, rules, made)
-        newtons(members, plan.indices, h, flat.one, flat.two, one, two, single and not from_orbitals, filled, rules, made)
+            fixed_point.fixed_points(members, plan.indices, h, one, two, filled, rules, made)
+        newton.newtons(members, plan.indices, h, flat.one, flat.two, one, two, single and not from_orbitals, filled, rules,
+                       made)
 
-    groups = [(members, single) for members, single in ((chosen[~large], False), (chosen[large], True)) if len(members)]
+    groups = [(chosen, False)] if not some else [
+        (members, single) for members, single in ((chosen[~large], False), (chosen[large], True)) if len(members)]
     threads = torch.get_num_threads()
     if threads == 1 or len(chosen) == 1 or float((sizes.astype(float)**3).sum()) < WORTH:
         with blas_threads():
@@ -214,12 +197,20 @@ def _share(flat: Flat, h: Float[np.ndarray, "element"], from_orbitals: bool, fil
                 work(members, single)
         return
     with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
-        shares = [(members[t::threads], single) for members, single in groups for t in range(threads)]
+        shares = [(np.ascontiguousarray(members[t::threads]), single) for members, single in groups for t in range(threads)]
         for done in [pool.submit(work, members, single) for members, single in shares if len(members)]:
             done.result()
 
 
-def first_rung(problem: Problem, start: Start, scf: SCF) -> tuple[Solution, list[int]]:
+@cache
+def _kernels() -> tuple[ModuleType, ModuleType]:
+    """The kernels, imported when they are first needed."""
+    from nddo_ml.scf.kernels import fixed_point, newton
+
+    return fixed_point, newton
+
+
+def first_rung(problem: Problem, start: Begun, scf: SCF) -> tuple[Solution, list[int]]:
     """The solution, and the molecules that are handed over to the torch ladder: whatever their part of the solution says, they
     are not solved."""
     flat = problem.flat
@@ -228,24 +219,22 @@ def first_rung(problem: Problem, start: Start, scf: SCF) -> tuple[Solution, list
     places = flat.plan
     limits = rules(scf.tolerance, min(STEPS, scf.max_steps))
     filled, special = _filled(problem)
-    found = solve(flat, taken(places, problem.h), start, filled, limits, special)
-    shape = len(filled), filled.shape[1], places.size, places.size
-    if places.inside is None:
-        D, F, C = torch.from_numpy(found.matrices).view(3, *shape).unbind(0)
-    else:
-        D, F, C = (padded(places, matrices, shape[1]) for matrices in found.matrices)
-    energy, residual, gap, iterations = torch.from_numpy(found.numbers).unbind(0)
-    rung = torch.zeros(len(filled), dtype=torch.long)
-    solution = Solution(D, F, energy, residual <= scf.tolerance, residual, iterations.long(), rung, gap, C)
-    return solution, [k for k, why in enumerate(found.why) if why is not None]
+    climbed = solve(flat, taken(places, problem.h), start, filled, limits, special)
+    ended, spins = climbed.ends, filled.shape[1]
+    D, F, C = (padded(places, matrices, spins) for matrices in ended[:3])
+    numbers = (ended.energy, ended.residual <= scf.tolerance, ended.residual, ended.iterations.astype(np.int64),
+               np.zeros(len(filled), dtype=np.int64), ended.gap)
+    energy, converged, residual, iterations, rung, gap = map(torch.from_numpy, numbers)
+    solution = Solution(D, F, energy, converged, residual, iterations, rung, gap, C)
+    return solution, [k for k, why in enumerate(climbed.why) if why is not None]
 
 
 def begun(problem: Problem, density: Float[Tensor, "molecule spin orbital orbital"],
-          orbitals: Float[Tensor, "molecule spin orbital orbital"] | None, followed: bool) -> Start:
+          orbitals: Float[Tensor, "molecule spin orbital orbital"] | None, followed: bool) -> Begun:
     """Where molecules begin, as the kernels take it. orbitals: padded (Solution.C); they come before the density."""
     places = plan(problem.layout) if problem.flat is None else problem.flat.plan
     given = density if orbitals is None else orbitals
-    return Start(taken(places, given), orbitals is not None, followed)
+    return Begun(taken(places, given), orbitals is not None, followed)
 
 
 def _joined(blocks: list[Tensor]) -> Float[np.ndarray, "element"]:

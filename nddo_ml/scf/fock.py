@@ -20,6 +20,7 @@ from torch import Tensor
 from nddo_ml.common.struct import cached, record
 from nddo_ml.integrals.blocks import Integrals
 from nddo_ml.orbitals import Layout, atom_densities, flattened, matrices, packed_pairs, pair_densities
+from nddo_ml.scf.flat import FlatKernel
 
 
 @record
@@ -32,6 +33,11 @@ class Kernel:
     exchange_pairs: list[Tensor]        # (pair, n_i n_j, n_i n_j), as matrices over (i k), (j l)
     weights: list[Tensor]               # of the packed densities, as in the layout
     masks: list[Tensor | None]          # of the pair blocks, as in the layout
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the Fock builds."""
+        return self.coulomb_atoms[0].dtype
 
 
 @cached
@@ -93,9 +99,11 @@ def kernel(layout: Layout, integrals: Integrals, dtype: torch.dtype | None = Non
     return Kernel(one, atoms, two, exchange, [g.weight.to(dtype) for g in layout.atoms], masks)
 
 
-def two_electron(layout: Layout, kernel: Kernel, D: Float[Tensor, "molecule vector spin orbital orbital"]
+def two_electron(layout: Layout, kernel: Kernel | FlatKernel, D: Float[Tensor, "molecule vector spin orbital orbital"]
                  ) -> Float[Tensor, "molecule vector spin orbital orbital"]:
     """J(P) - K(D) of each spin channel for symmetric densities D, several vectors at once; shape of D. Linear in D."""
+    if isinstance(kernel, FlatKernel):
+        return kernel.two_electron(D)
     molecules, vectors, spins = D.shape[:3]
     flat = flattened(D.reshape(molecules, vectors * spins, layout.size, layout.size))
     P = (2.0 / spins) * flat.view(-1, vectors, spins).sum(-1) if spins > 1 else 2.0 * flat
@@ -125,7 +133,7 @@ def one_electron(layout: Layout, integrals: Integrals) -> Float[Tensor, "molecul
     return matrices(layout, [b[..., None] for b in integrals.h_atoms + integrals.h_pairs])[:, 0]
 
 
-def fock(layout: Layout, kernel: Kernel, h: Float[Tensor, "molecule orbital orbital"],
+def fock(layout: Layout, kernel: Kernel | FlatKernel, h: Float[Tensor, "molecule orbital orbital"],
          D: Float[Tensor, "molecule spin orbital orbital"]) -> Float[Tensor, "molecule spin orbital orbital"]:
     """F = h + J(P) - K(D) of each spin channel, eV."""
     return h[:, None] + two_electron(layout, kernel, D[:, None])[:, 0]

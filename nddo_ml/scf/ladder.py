@@ -42,20 +42,19 @@ def solve(problem: Problem, start: Float[Tensor, "molecule spin orbital orbital"
 
     Where kernels are ready, molecules climb the first rung compiled, and those with a clear end do without torch.
     """
-    with torch.no_grad():
-        if not problem.layout.atoms:
-            return _empty(problem)
-        ladder = LADDER if scf.ladder is None else scf.ladder
-        if not _has_kernels(problem, scf):
-            return climb(problem, start, scf, ladder)
+    ladder = LADDER if scf.ladder is None else scf.ladder
+    if not problem.layout.atoms:
+        return _empty(problem)
+    solution, left = None, list(range(len(start)))
+    if _has_kernels(problem, scf):
         try:
             solution, left = compiled.first_rung(problem, compiled.begun(problem, start, orbitals, followed), scf)
         except Exception as error:
             compiling.broken(error)
-            return climb(problem, start, scf, ladder)
-        if not left:
-            return solution
-        if len(left) == len(start):
+    if solution is not None and not left:
+        return solution
+    with torch.no_grad():
+        if solution is None or len(left) == len(start):
             return climb(problem, start, scf, ladder)
         harder = subset(problem, left)
         return replaced(solution, climb(harder, start[left][..., :harder.layout.size, :harder.layout.size], scf, ladder), left)
@@ -63,8 +62,9 @@ def solve(problem: Problem, start: Float[Tensor, "molecule spin orbital orbital"
 
 def _has_kernels(problem: Problem, scf: SCF) -> bool:
     """Whether kernels may climb the first rung."""
-    plain = scf.ladder is None and scf.density is None and problem.h.device.type == "cpu"
-    return plain and problem.h.dtype is torch.float64 and problem.whole and compiling.ready()
+    if scf.ladder is not None or scf.density is not None or not problem.h.is_cpu or problem.h.dtype is not torch.float64:
+        return False
+    return problem.whole and compiling.serving()
 
 
 def climb(problem: Problem, start: Float[Tensor, "molecule spin orbital orbital"], scf: SCF, ladder: Sequence[Rung],

@@ -85,7 +85,7 @@ def newton(ready: Prepared, start: Spaces, tolerance: float, max_steps: int) -> 
     """Converged states from the orbitals `start`; stops when every |r| is below `tolerance` (eV) or after `max_steps`."""
     layout, h = ready.problem.layout, ready.problem.h
     c = 4.0 / start.C_o.shape[1]
-    rough = ready.rough.coulomb_atoms[0].dtype
+    rough = ready.rough.dtype
 
     def evaluate(own: Spaces) -> tuple[Tensor, Tensor, Tensor]:
         D = (own.C_o * own.f_o[..., None, :]) @ own.C_o.mT

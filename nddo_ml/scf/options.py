@@ -5,6 +5,7 @@ the command share.
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any, SupportsFloat, TypedDict
 
 from nddo_ml.errors import UnknownOption
@@ -75,6 +76,20 @@ def asked(keywords: Mapping[str, Any]) -> SCF:
     """
     if not keywords:
         return USUAL
+    given = tuple(keywords.items())
+    try:
+        return _asked(given)
+    except TypeError:           # what cannot be hashed, or is no option
+        return _made(given)
+
+
+@lru_cache(maxsize=64)
+def _asked(given: tuple[tuple[str, Any], ...]) -> SCF:
+    return _made(given)
+
+
+def _made(given: tuple[tuple[str, Any], ...]) -> SCF:
+    keywords = dict(given)
     names = [option.name for option in fields(SCF)]
     for name in keywords:
         if name not in names:

@@ -16,10 +16,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from nddo_ml.common import compiling
 from nddo_ml.common.struct import ordinary, record, tensor_map
 from nddo_ml.integrals.blocks import Integrals
 from nddo_ml.orbitals import Layout, layout
 from nddo_ml.scf.density import Matrices, Orbitals, aufbau
+from nddo_ml.scf.flat import FlatKernel
 from nddo_ml.scf.fock import Kernel, kernel, one_electron
 from nddo_ml.scf.records import Flat
 
@@ -94,8 +96,8 @@ class Prepared:
     """A problem with its two-electron integrals arranged for Fock builds."""
 
     problem: Problem
-    exact: Kernel       # float64
-    rough: Kernel       # in the precision of early iterations and inner solves: float32 for large molecules
+    exact: Kernel | FlatKernel      # float64
+    rough: Kernel | FlatKernel      # in the precision of early iterations and inner solves: float32 for large molecules
 
     @property
     def is_rough(self) -> bool:
@@ -112,11 +114,18 @@ def problem(layout_: Layout, integrals: Integrals, electrons: Electrons) -> Prob
     return Problem(layout_, detached, h, occupations)
 
 
+def kernel_of(problem: Problem, dtype: torch.dtype = torch.float64) -> Kernel | FlatKernel:
+    """The two-electron integrals of a problem arranged for Fock builds in this precision, by kernels where they are ready."""
+    if problem.flat is not None and compiling.serving():
+        return FlatKernel(problem.flat, dtype)
+    return kernel(problem.layout, problem.integrals, dtype)
+
+
 def prepared(problem: Problem) -> Prepared:
     """The problem with its two-electron integrals arranged for Fock builds."""
-    exact = kernel(problem.layout, problem.integrals)
+    exact = kernel_of(problem)
     large = problem.layout.size >= FLOAT32_FROM
-    return Prepared(problem, exact, kernel(problem.layout, problem.integrals, torch.float32) if large else exact)
+    return Prepared(problem, exact, kernel_of(problem, torch.float32) if large else exact)
 
 
 def canonical(problem: Problem, D: Matrices, F: Matrices) -> Orbitals:
@@ -136,7 +145,8 @@ def two_channels(problem: Problem, solution: Solution) -> tuple[Problem, Solutio
     def double(matrices: Tensor) -> Tensor:
         return torch.cat([matrices, matrices], 1)
 
-    return (Problem(problem.layout, problem.integrals, problem.h, double(problem.occupations)),
+    filled = None if problem.filled is None else np.concatenate([problem.filled, problem.filled], 1)
+    return (Problem(problem.layout, problem.blocks, problem.h, double(problem.occupations), problem.flat, filled),
             Solution(double(solution.D), double(solution.F), solution.energy, solution.converged, solution.residual,
                      solution.iterations, solution.rung, solution.gap))
 
@@ -172,13 +182,12 @@ def selected(solution: Solution, molecules: list[int], size: int) -> Solution:
 
 
 def replaced(first: Solution, second: Solution, molecules: list[int]) -> Solution:
-    """`first` with the given molecules replaced by `second`, whose matrices may be smaller."""
+    """`first` with the given molecules replaced by `second`, whose matrices may be smaller; without the orbitals."""
     index = torch.tensor(molecules, device=first.energy.device)
-
     first, second = replace(first, C=None), replace(second, C=None)
 
-    def put(wide: Tensor | None, narrow: Tensor) -> Tensor | None:
-        if wide is None:
+    def put(wide: Tensor | None, narrow: Tensor | None) -> Tensor | None:
+        if wide is None or narrow is None:
             return None
         values = wide[index].clone().zero_()
         values[tuple(slice(n) for n in narrow.shape)] = narrow

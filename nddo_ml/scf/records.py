@@ -92,8 +92,8 @@ class Flat:
     """The two-electron integrals of a batch in flat arrays, eV."""
 
     plan: Plan
-    one: Float[np.ndarray, "one_element"]   # one-centre blocks, where the plan places them
-    two: Float[np.ndarray, "two_element"]   # two-centre blocks
+    one: Float[np.ndarray, "place_one"]     # one-centre blocks, where the plan places them
+    two: Float[np.ndarray, "place_two"]     # two-centre blocks
 
 
 def folded(indices: Indices) -> Whole:

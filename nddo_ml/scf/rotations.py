@@ -20,6 +20,7 @@ from torch import Tensor
 from nddo_ml.common.struct import record
 from nddo_ml.orbitals import Layout
 from nddo_ml.scf.density import Matrices, Orbitals
+from nddo_ml.scf.flat import FlatKernel
 from nddo_ml.scf.fock import Kernel, two_electron
 
 Rotation = Float[Tensor, "molecule spin virtual occupied"]
@@ -84,7 +85,7 @@ def density_change(X: Rotations, spaces: Spaces) -> Float[Tensor, "molecule vect
     return half + half.mT
 
 
-def response(layout: Layout, kernel: Kernel, spaces: Spaces, levels: Levels) -> Operator:
+def response(layout: Layout, kernel: Kernel | FlatKernel, spaces: Spaces, levels: Levels) -> Operator:
     """The operator X -> J X of Rotations, eV."""
     allowed = (spaces.weight > 0).to(levels.gap.dtype)[:, None]
     F_oo, F_vv = levels.F_oo[:, None], levels.F_vv[:, None]

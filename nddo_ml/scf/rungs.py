@@ -14,6 +14,7 @@ from torch import Tensor
 from nddo_ml.common.struct import choose
 from nddo_ml.scf.accelerate import History, diis, energy_diis
 from nddo_ml.scf.density import DensityBuilder, Matrices, Orbitals, density, fermi
+from nddo_ml.scf.flat import FlatKernel
 from nddo_ml.scf.fock import Kernel, fock
 from nddo_ml.scf.problem import Prepared, Problem
 
@@ -45,7 +46,7 @@ class FixedPoint:
     temperature: float | None = None                                    # of the occupations, eV
 
 
-def iterate(problem: Problem, two: Kernel, start: Matrices, settings: FixedPoint, build: DensityBuilder
+def iterate(problem: Problem, two: Kernel | FlatKernel, start: Matrices, settings: FixedPoint, build: DensityBuilder
             ) -> tuple[Orbitals, int]:
     """Orbitals and iterations used: fixed-point steps with extrapolation until every commutator is below SWITCH.
 
@@ -54,7 +55,7 @@ def iterate(problem: Problem, two: Kernel, start: Matrices, settings: FixedPoint
     extrapolation of far apart fragments can end in absurd charges, and what comes next only goes downhill. two: in the
     precision of these steps.
     """
-    dtype = two.coulomb_atoms[0].dtype
+    dtype = two.dtype
     layout, real, occupations = problem.layout, problem.layout.real, problem.occupations.to(dtype)
     temperature, shift, damping = settings.temperature, settings.shift, settings.damping
     highest = None if temperature is not None else _highest(occupations)

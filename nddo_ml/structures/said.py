@@ -5,7 +5,8 @@ is read as 2S + 1; "unpaired" and "uhf" count unpaired electrons. Whatever bears
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from functools import lru_cache
 from typing import Any, overload
 
 import numpy as np
@@ -26,7 +27,8 @@ ROUNDING = 0.1   # e or Bohr magnetons by which a sum of partial charges or mome
 Sources = dict[str, Any]     # where a value is said, in words -> the value as it is said; None: nothing is said there
 
 
-def meaning(key: object) -> str | None:
+@lru_cache(maxsize=4096)
+def meaning(key: Hashable) -> str | None:
     """What a name stands for: "charge", "multiplicity", "unpaired" or None."""
     plain = re.sub(r"[\s_-]", "", str(key)).lower()
     known = {"charge": CHARGE, "multiplicity": MULTIPLICITY, "unpaired": UNPAIRED}

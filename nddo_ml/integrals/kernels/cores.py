@@ -10,7 +10,7 @@ EXPONENTIAL, DAMPED = 0, 1      # forms
 
 @bare_inlined
 def repulsion(k, r, gamma, cores):
-    """Energy of pair k (eV), and its derivatives by gamma and by r: r in angstrom, gamma in eV. cores: see `tables.Cores`."""
+    """Energy of pair k (eV), and its derivatives by gamma and by r: r in angstrom, gamma in eV. cores: see `records.Cores`."""
     charge, row = cores.charge[k], cores.values[k]
     if cores.form == EXPONENTIAL:
         s = slope = 0.0

@@ -52,8 +52,8 @@ def turn(u, scratch):
 
 @bare_inlined
 def along(u, momenta, values, slopes):
-    """Harmonics of an atom's components along u into `values`, and into `slopes` (component, 3) their derivatives by u; momenta:
-    the angular momentum of each kind of component."""
+    """Harmonics of an atom's components along u into `values`, and into `slopes` (component, 3) their derivatives by u;
+    momenta: the angular momentum of each kind of component."""
     place = 0
     for l in momenta:
         if l == 0:
@@ -81,7 +81,7 @@ def along(u, momenta, values, slopes):
 
 @bare_inlined
 def turn_rows(M, start, l, columns, R, row):
-    """Rows start to start + 2 l of M (l = 1 or 2) become those of R times them, in place; R (2 l + 1, 2 l + 1), row: scratch."""
+    """Rows start to start + 2 l of M (l = 1 or 2) become R times them, in place; R (2 l + 1, 2 l + 1), row: scratch."""
     size = 2 * l + 1
     for a in range(size):
         for c in range(columns):
@@ -141,8 +141,8 @@ def to_frame(M, momenta_i, momenta_j, scratch):
 
 @bare_inlined
 def turning(M, p, c, generator_i, generator_j):
-    """What the weight of element (p, c) of a matrix of components becomes when the axis turns towards e_x and towards e_y of the
-    frame: M (row, column) are the weights, generators as in `tables.Generator`."""
+    """What the weight of element (p, c) of a matrix of components becomes when the axis turns towards e_x and towards e_y of
+    the frame: M (row, column) are the weights, generators as in `records.Turning`."""
     at, of, value = generator_i.at, generator_i.of, generator_i.value
     x = y = 0.0
     for t in range(at[0, p], at[0, p + 1]):

@@ -1,4 +1,4 @@
-"""PM7's equal averages of atoms with d electrons: the mean of (ii|kk) over two shells becomes (ss|ss), that of V_ii becomes V_ss.
+"""PM7's equal averages of atoms with d electrons: the mean of (ii|kk) over two shells becomes (ss|ss), that of V_ii V_ss.
 
 All of it is linear in the integrals, so that its adjoints carry the derivatives.
 """

@@ -43,8 +43,8 @@ def interactions(kind, charges, scratch):
 
 @bare_inlined
 def pulled(kind, charges, scratch, count):
-    """Derivatives by R and the features of both atoms, `count` values in all, into scratch.pulled; scratch.weights: those of the
-    energy by each integral. `interactions` of the same pair came before.
+    """Derivatives by R and the features of both atoms, `count` values in all, into scratch.pulled; scratch.weights: those of
+    the energy by each integral. `interactions` of the same pair came before.
     """
     forms, inverse, weights, slopes, result = scratch.forms, scratch.inverse, scratch.weights, scratch.slopes, scratch.pulled
     first, last = charges.squares[kind], charges.squares[kind + 1]
@@ -101,8 +101,8 @@ def spread(kind, charges, scratch, i, j, scale, to_features):
 
 @bare_inlined
 def packed_rows(M, table_i, table_j, W):
-    """W = C_i M C_j^T: a matrix of components of two atoms as one of packed distributions. C_i and C_j are the decompositions of
-    the distributions, given as (start of each row, component, coefficient)."""
+    """W = C_i M C_j^T: a matrix of components of two atoms as one of packed distributions. C_i and C_j are the decompositions
+    of the distributions, given as (start of each row, component, coefficient)."""
     at_i, of_i, value_i = table_i
     at_j, of_j, value_j = table_j
     for x in range(len(at_i) - 1):

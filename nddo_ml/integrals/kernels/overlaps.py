@@ -24,11 +24,13 @@ def quadrature(R, low, high, powers, slater):
 
 @bare_inlined
 def halves(c, sign, start, count, nodes, values):
-    """exp[c (1 + sign nu)] at the nodes nu, which lie symmetrically about zero: two of them share an exponential."""
+    """exp[c (1 + sign nu)], c < 0, at the nodes nu, which lie symmetrically about zero: two of them share an exponential, the
+    larger one."""
     twice = exp(2.0 * c)
-    for q in range(count // 2):
-        value = exp(c * (1.0 + sign * nodes[start + q]))
-        values[q], values[count - 1 - q] = value, twice / value
+    for q in range(count // 2):                 # the first half is negative
+        large = exp(c * (1.0 + nodes[start + q]))
+        small = twice / large if large > 0.0 else 0.0
+        values[q if sign > 0.0 else count - 1 - q], values[count - 1 - q if sign > 0.0 else q] = large, small
 
 
 @bare_inlined

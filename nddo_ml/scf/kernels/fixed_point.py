@@ -12,11 +12,11 @@ from nddo_ml.scf.kernels.places import matrices, places, widest
 
 @jit
 def finite(F):
-    """Whether all of F is finite."""
+    """Whether all of F is finite, in its lower triangle."""
     total = F.dtype.type(0)
     for s in range(F.shape[0]):
         for i in range(F.shape[1]):
-            for j in range(F.shape[2]):
+            for j in range(i + 1):
                 total += F[s, i, j] * 0
     return total == 0
 
@@ -126,6 +126,9 @@ def fixed_points(chosen, folded, h, one, two, occupied, rules, ends):
                 remember(kept, F, error, overlap, (step - 1) % rules.history, count)
                 if step > 1:
                     combined(kept, overlap, count, rules.ridge, F)
+                    if not finite(F):
+                        wrong, used = np.nan, step + 1
+                        break
             for s in range(spins):
                 copy(np.linalg.eigh(F[s])[1].T, C[s])
                 projector(C[s, :occupied[k, s]], D[s])
