@@ -47,7 +47,7 @@ CASES = [(name, which) for name in ("AM1", "PM6-D3H4", "PM7") for which in (*MOL
 
 
 @pytest.fixture(autouse=True)
-def kernels():
+def with_kernels():
     if not compiling.ready():
         pytest.skip("there are no compiled kernels here")
 
@@ -113,7 +113,10 @@ def test_same_as_torch(name, which, served):
     compare(ours, theirs)
 
 
-@pytest.mark.parametrize("options", ({"unrestricted": True}, {"stability": True}, {"stability": False}, {"max_steps": 40}), ids=str)
+OPTIONS = {"unrestricted": True}, {"stability": True}, {"stability": False}, {"max_steps": 40}
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_options(options, served):
     for name, which in (("AM1", "water"), ("PM6", "hydroxymethyl"), ("PM7", "oxygen")):
         compare(*both(hamiltonian(name), molecule(which), forces=True, **options))
@@ -278,6 +281,29 @@ def test_parameters_that_cannot_be_used_spoil_their_molecules_alone(served):
                 theirs = model(physics.batch(("water", METHANE)), forces=True)
     compare(ours, theirs, iterations=False)
     assert served == [False] and ours.converged.tolist() == [True, False]
+
+
+@pytest.mark.parametrize("kernel", ("pair_integrals", "pair_gradient", "populations"))
+def test_a_kernel_that_is_missing_is_done_without(kernel, served, monkeypatch):
+    """Machine code for one kind of arguments may be missing: torch serves, and says so once."""
+    from nddo_ml.integrals.kernels import external, gradients, pairs
+
+    def missing(*_):
+        raise compiling.NotCompiled(f"{kernel} has no machine code")
+
+    with compiling.off():
+        theirs = Hamiltonian("AM1")(molecule("water"), forces=True, tolerance=TIGHT)
+    module = {"pair_integrals": pairs, "pair_gradient": gradients, "populations": external}[kernel]
+    monkeypatch.setattr(module, kernel, missing)
+    try:
+        with pytest.warns(UserWarning, match=f"{kernel} has no machine code"):
+            ours = Hamiltonian("AM1")(molecule("water"), forces=True, tolerance=TIGHT)
+        compare(ours, theirs)
+        assert served == [False]
+        compare(Hamiltonian("AM1")(molecule("water"), forces=True, tolerance=TIGHT), theirs)
+    finally:
+        compiling.forget()
+        compiling.eager()
 
 
 def test_threads_may_share_a_hamiltonian():
