@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nddo_ml.common import compiling
+from nddo_ml.common.compiling import NotCompiled
 from nddo_ml.hamiltonian import accounts, compiled, shifted, starts, walk
 from nddo_ml.hamiltonian.buckets import Bucket
 from nddo_ml.hamiltonian.compiled import Planned
@@ -81,8 +82,16 @@ def serves(model: Sweepable, bucket: Bucket, tape: Tape, live: bool) -> bool:
 
 
 def swept(model: Sweepable, bucket: Bucket, tape: Tape, live: bool) -> Part | None:
-    """The compiled walk of molecules that are solved together; None where it does not serve them. live: whether the parameters
-    are others at every call."""
+    """The compiled walk of molecules that are solved together; None where it does not serve them, or machine code is missing.
+    live: whether the parameters are others at every call."""
+    try:
+        return _swept(model, bucket, tape, live)
+    except NotCompiled as error:
+        compiling.broken(error)
+        return None
+
+
+def _swept(model: Sweepable, bucket: Bucket, tape: Tape, live: bool) -> Part | None:
     scf, index, version = bucket.scf, bucket.index, model.version()
     if version.bad:
         return None

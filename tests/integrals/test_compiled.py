@@ -65,7 +65,7 @@ SMALL = ("s", "joined metals", "sparkles", "a batch")       # what is interprete
 
 
 @pytest.fixture(autouse=True)
-def kernels():
+def with_kernels():
     if not (INTERPRETED or compiling.ready()):
         pytest.skip("there are no compiled kernels here")
 
@@ -222,11 +222,11 @@ def compare_adjoint(here, parameters=None, tolerance=SAME):
     leaves = {name: getattr(parameters.atoms, name).detach().clone().requires_grad_() for name in compiled.BROUGHT}
     taped = replace(parameters, atoms=replace(parameters.atoms, **leaves))
     x = here.molecules.positions.detach().clone().requires_grad_()
-    resonance = [] if parameters.resonance is None else [block.detach().clone().requires_grad_() for block in parameters.resonance]
+    resonance = [block.detach().clone().requires_grad_() for block in parameters.resonance or []]
     if resonance:
         taped = replace(taped, resonance=resonance)
-    slopes = torch.autograd.grad(energy(other, x, taped).sum() + 0 * x.sum(), [*leaves.values(), x, *resonance], allow_unused=True,
-                                 materialize_grads=True)
+    slopes = torch.autograd.grad(energy(other, x, taped).sum() + 0 * x.sum(), [*leaves.values(), x, *resonance],
+                                 allow_unused=True, materialize_grads=True)
     plan = compiled.plan(topology, parameters, cores=False)
     assert len(plan.cores.charge) == 0
     placed = compiled.placed(here.around, topology.layout.molecules)
@@ -457,7 +457,8 @@ AXES = [sign * np.eye(3)[axis] for axis in (2, 0, 1) for sign in (1, -1)] + [
 @pytest.mark.parametrize("axis", AXES, ids=[" ".join(f"{a:g}" for a in axis) for axis in AXES])
 def test_pairs_along_the_axes_of_the_laboratory(axis, packed):
     """And opposite to them, and beside them by hardly anything: the frame of a pair has its poles somewhere."""
-    for name, pairs in (("PM6", ((6, 8), (8, 6), (16, 26), (16, 6), (1, 16), (6, 1), (1, 1))), ("PM7", ((26, 2), (26, 17), (30, 6)))):
+    for name, pairs in (("PM6", ((6, 8), (8, 6), (16, 26), (16, 6), (1, 16), (6, 1), (1, 1))),
+                        ("PM7", ((26, 2), (26, 17), (30, 6)))):
         here = couples(name, pairs, (1.9,), axis / np.linalg.norm(axis))
         compare_blocks(here)
         compare_gradient(here)
