@@ -18,7 +18,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nddo_ml.common import compiling
-from nddo_ml.common.compiling import NotCompiled
 from nddo_ml.hamiltonian import accounts, compiled, shifted, starts, walk
 from nddo_ml.hamiltonian.buckets import Bucket
 from nddo_ml.hamiltonian.compiled import Planned
@@ -82,11 +81,12 @@ def serves(model: Sweepable, bucket: Bucket, tape: Tape, live: bool) -> bool:
 
 
 def swept(model: Sweepable, bucket: Bucket, tape: Tape, live: bool) -> Part | None:
-    """The compiled walk of molecules that are solved together; None where it does not serve them, or machine code is missing.
-    live: whether the parameters are others at every call."""
+    """The compiled walk of molecules that are solved together; None where it does not serve them, or a kernel failed. live: whether the parameters are others at every call."""
     try:
         return _swept(model, bucket, tape, live)
-    except NotCompiled as error:
+    except Exception as error:
+        if not compiling.failed(error):
+            raise
         compiling.broken(error)
         return None
 
