@@ -81,7 +81,8 @@ def serves(model: Sweepable, bucket: Bucket, tape: Tape, live: bool) -> bool:
 
 
 def swept(model: Sweepable, bucket: Bucket, tape: Tape, live: bool) -> Part | None:
-    """The compiled walk of molecules that are solved together; None where it does not serve them, or a kernel failed. live: whether the parameters are others at every call."""
+    """The compiled walk of molecules that are solved together; None where it does not serve them, or a kernel failed. live:
+    whether the parameters are others at every call."""
     try:
         return _swept(model, bucket, tape, live)
     except Exception as error:
