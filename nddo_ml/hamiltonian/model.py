@@ -211,8 +211,7 @@ class Hamiltonian(nn.Module):
         topology, gathered = self.gathered(molecules, version)
         distances = walk.distances(topology, molecules.positions, names)
         shifts, refused = self.shifts(topology, molecules, distances)
-        if version.bad:
-            refused = {**refused, **faults.of_tables(self.method, topology, self._columns(), version.bad)}
+        refused = {**refused, **self.refused(topology, version)}
         parameters = shifted.shifted(topology, gathered, shifts) if isinstance(gathered, Parent) else gathered
         parameters = parameters if enter is None else enter(parameters)
         integrals = walk.integrals(topology, molecules.positions, distances, parameters, surroundings, names)
@@ -257,6 +256,10 @@ class Hamiltonian(nn.Module):
         """What the tables and the buffers hold now; the same object as long as nothing in them changes."""
         columns = *_parameters_of(self._parameters), *_buffers_of(self._buffers)
         return self.memory.version(columns, COLUMNS, self.method)
+
+    def refused(self, topology: Topology, version: faults.Tables) -> dict[int, str]:
+        """Which molecules, by their place, need values of the tables that cannot be used, and which values."""
+        return faults.of_tables(self.method, topology, self._columns(), version.bad) if version.bad else {}
 
     @property
     def has_offsets(self) -> bool:

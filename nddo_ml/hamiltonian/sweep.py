@@ -62,6 +62,8 @@ class Sweepable(Protocol):
     def shifts(self, topology: Topology, molecules: Molecules, distances: Distances
                ) -> tuple[Shifts | None, dict[int, str]]: ...
 
+    def refused(self, topology: Topology, version: Tables) -> dict[int, str]: ...
+
     def reference_parts(self, topology: Topology, molecules: Molecules, shifts: Shifts | None) -> dict[str, Tensor]: ...
 
     def free_atoms(self, topology: Topology, parameters: Parameters, learned: bool) -> Float[Tensor, "molecule"]: ...
@@ -94,8 +96,6 @@ def swept(model: Sweepable, bucket: Bucket, tape: Tape, live: bool) -> Part | No
 
 def _swept(model: Sweepable, bucket: Bucket, tape: Tape, live: bool) -> Part | None:
     scf, index, version = bucket.scf, bucket.index, model.version()
-    if version.bad:
-        return None
     kept = model.memory.topology(bucket.molecules, model.remembered, lambda: walk.topology(model.method, bucket.molecules))
     topology = kept.topology
 
@@ -132,7 +132,7 @@ def _swept(model: Sweepable, bucket: Bucket, tape: Tape, live: bool) -> Part | N
             state = walk.state(topology, molecules, here.problem(filling), scf, start)
             if state.index != index:
                 state = replace(state, index=index)
-            state = state.without(refused)
+            state = state.without({**refused, **model.refused(topology, version)})
             D = state.solution.D
             held = compiled.populations(here, molecules, D, filling)
         parts = {"electronic": state.solution.energy, "core_core": torch.from_numpy(here.blocks.core)}
