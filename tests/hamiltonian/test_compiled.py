@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from support import physics_models as physics
 from support.physics_models import BENZENE, METHANE, MOLECULES, molecule
@@ -280,7 +280,7 @@ def test_parameters_that_cannot_be_used_spoil_their_molecules_alone(served):
             with compiling.off(), pytest.warns(RuntimeWarning, match="zeta_s of C"):
                 theirs = model(physics.batch(("water", METHANE)), forces=True)
     compare(ours, theirs, iterations=False)
-    assert served == [False] and ours.converged.tolist() == [True, False]
+    assert served == [True] and ours.converged.tolist() == [True, False]
 
 
 @pytest.mark.parametrize("kernel", ("pair_integrals", "pair_gradient", "populations"))
@@ -497,7 +497,8 @@ def structures(draw):
     return numbers, positions
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True,
+          suppress_health_check=(HealthCheck.too_slow, HealthCheck.filter_too_much))
 @given(structures(), st.sampled_from(("AM1", "PM6", "PM7", "PM6-D3H4")))
 def test_any_structure(structure, name):
     """The same state; where there are several states within reach, a lower one is no mistake: those of a small gap are."""
