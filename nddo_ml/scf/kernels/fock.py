@@ -4,6 +4,9 @@ Every atom has its first orbital, its number of orbitals n (1, 4 or 9) and the p
 atoms, the one with more orbitals first, and the place of its block. A block is a matrix over the m = n (n + 1)/2 packed
 distributions of either atom: its element (x, y) lies at place + x row_stride + y. Densities are read in their upper triangles;
 Fock matrices are written there and mirrored at the end. Both precisions, one or two spin channels.
+
+Here and in all kernels a loop that adds up stores nothing else: machine code would add in another order where it finds that
+arrays might overlap in memory, and equal calls would differ in the last digit.
 """
 
 import numpy as np
@@ -99,10 +102,12 @@ def potentials(w, at, stride, m_a, m_b, q_a, q_b, J_a, J_b):
         if m_b == 10:
             for y in range(10):
                 v += w[row + y] * q_b[y]
+            for y in range(10):
                 J_b[y] += w[row + y] * q
         else:
             for y in range(m_b):
                 v += w[row + y] * q_b[y]
+            for y in range(m_b):
                 J_b[y] += w[row + y] * q
         J_a[x] += v
 
@@ -169,8 +174,9 @@ def fock(h, D, places, one, two, q, J, F):
             m, v, q_b = n_a * (n_a + 1) // 2, zero, q[B, 0]
             if p >= 0:
                 for x in range(m):
-                    J[A, x] += w[at + stride * x] * q_b
                     v += w[at + stride * x] * q[A, x]
+                for x in range(m):
+                    J[A, x] += w[at + stride * x] * q_b
                 J[B, 0] += v
             for _ in range(spins):
                 if n_a == 4:

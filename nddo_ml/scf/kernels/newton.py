@@ -154,6 +154,7 @@ def inner_solve(r, F, C, occupied, FC_o, places, one, two, radius, loose, inner,
     for t in range(N):
         left[t] = -r[t]
         p[t] = left[t] / M[t]
+    for t in range(N):
         bb += left[t] * left[t]
         rz += left[t] * p[t]
     goal = loose * loose * bb
@@ -212,6 +213,7 @@ def inner_solve(r, F, C, occupied, FC_o, places, one, two, radius, loose, inner,
         for t in range(N):
             x[t] += step * p[t]
             left[t] -= step * Jp[t]
+        for t in range(N):
             rr += left[t] * left[t]
         if ended or not rr > goal:
             break
