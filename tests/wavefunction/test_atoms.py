@@ -12,7 +12,7 @@ from nddo_ml.wavefunction.determinants.second_quantisation import (
     singles_and_doubles,
 )
 from nddo_ml.wavefunction.real_space.atomic_start import (
-    Shell,
+    SlaterShell,
     Term,
     atomic_field,
     atomic_hamiltonian,
@@ -45,7 +45,7 @@ CASES = [(atom, charge, *GROUND[1 + ATOMS.index(atom) - charge]) for atom, charg
     (2, 1, 1, ((1, 0, 1.6875),), -2.8476563)])
 def test_energies_of_a_minimal_basis(Z, up, down, shells, exact):
     """Those of E. Clementi, D. L. Raimondi, J. Chem. Phys. 38, 2686 (1963), which give exponents to four digits."""
-    H, C = atomic_hamiltonian(Z, tuple(Shell(0, *s) for s in shells), up, down)
+    H, C = atomic_hamiltonian(Z, tuple(SlaterShell(0, *s) for s in shells), up, down)
     assert float(diagonal(H, reference_determinant(H)[None])) == pytest.approx(exact, abs=1e-5)       # of digits printed
     assert torch.linalg.det(C) > 0
 

@@ -7,7 +7,7 @@ import torch
 
 from nddo_ml.errors import InvalidMolecule
 from nddo_ml.wavefunction.real_space.ansatz import wavefunction
-from nddo_ml.wavefunction.real_space.mean_field_start import MeanField, Shell
+from nddo_ml.wavefunction.real_space.mean_field_start import MeanField, SlaterShell
 from nddo_ml.wavefunction.real_space.sampling import walk, walkers_at
 from nddo_ml.wavefunction.real_space.spin import spin_square
 from nddo_ml.wavefunction.real_space.systems import from_text
@@ -32,7 +32,7 @@ def test_states_of_one_spin_have_it_everywhere(text, multiplicity, expected):
 @pytest.mark.parametrize("tilt", [0.0, 0.3, math.pi / 4])
 def test_an_unrestricted_determinant(tilt):
     """One electron of each spin in a and in cos a + sin b, a and b orthogonal: <S^2> = 1 - cos^2, by Monte Carlo."""
-    shells = (Shell(0, 1, 0, 1.0), Shell(0, 2, 1, 0.8))
+    shells = (SlaterShell(0, 1, 0, 1.0), SlaterShell(0, 2, 1, 0.8))
     a = torch.tensor([[1.0, 0, 0, 0]], dtype=torch.float64).T
     b = torch.tensor([[math.cos(tilt), math.sin(tilt), 0, 0]], dtype=torch.float64).T
 

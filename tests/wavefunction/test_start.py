@@ -15,7 +15,7 @@ from nddo_ml.wavefunction.orbitals.energy_functionals import nddo_functional
 from nddo_ml.wavefunction.real_space.ansatz import wavefunction
 from nddo_ml.wavefunction.real_space.config import RealSpaceAnsatz, RealSpaceConfig, RealSpaceOptimiser
 from nddo_ml.wavefunction.real_space.local_energy import local_energies
-from nddo_ml.wavefunction.real_space.mean_field_start import FieldFit, MeanField, Shell, angular, fit_to_field, mean_field
+from nddo_ml.wavefunction.real_space.mean_field_start import FieldFit, MeanField, SlaterShell, angular, fit_to_field, mean_field
 from nddo_ml.wavefunction.real_space.run import prepared
 from nddo_ml.wavefunction.real_space.sampling import scattered, walk, walkers_at
 from nddo_ml.wavefunction.real_space.systems import from_text, owners
@@ -39,7 +39,7 @@ def generator(seed=0):
 @pytest.mark.parametrize(("n", "l", "zeta"), [(1, 0, 2.7), (2, 0, 0.98), (2, 1, 1.3), (3, 1, 0.8), (3, 2, 1.1)])
 def test_slater_functions_are_normalised(n, l, zeta):
     """By quadrature: a radial one, and all directions of a rule that is exact to l = 5."""
-    field = MeanField(torch.zeros(1, 3).double(), (Shell(0, n, l, zeta),), (torch.zeros(1, 2 * l + 1, 0),) * 2)
+    field = MeanField(torch.zeros(1, 3).double(), (SlaterShell(0, n, l, zeta),), (torch.zeros(1, 2 * l + 1, 0),) * 2)
     t, w = np.polynomial.legendre.leggauss(120)
     r, w = torch.from_numpy(15 * (t + 1) / zeta), torch.from_numpy(15 * w / zeta)
     z, wz = (torch.from_numpy(x) for x in np.polynomial.legendre.leggauss(8))
@@ -65,7 +65,7 @@ def test_orbitals_of_hydrogen_are_those_of_the_engine():
 def test_core_orbitals_are_put_below_those_of_the_engine():
     field = mean_field(from_text(LIH))
     assert [c.shape for c in field.C] == [(1, 6, 2), (1, 6, 2)]
-    assert field.C[0][0, :, 0].tolist() == [1, 0, 0, 0, 0, 0] and field.shells[0] == Shell(0, 1, 0, 2.7)
+    assert field.C[0][0, :, 0].tolist() == [1, 0, 0, 0, 0, 0] and field.shells[0] == SlaterShell(0, 1, 0, 2.7)
     triplet = mean_field(from_text(LIH, multiplicity=3))
     assert [c.shape[2] for c in triplet.C] == [3, 1]
     with pytest.raises(MissingParameter):
