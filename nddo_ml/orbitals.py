@@ -79,6 +79,24 @@ class Layout:
     source: Int[Tensor, "element"]
 
 
+def first_orbitals(n_ao: Counts, molecule: Counts) -> Counts:
+    """The first orbital of each atom in the matrix of its molecule; owners in non-decreasing order."""
+    before = np.cumsum(n_ao) - n_ao
+    return before - before[np.searchsorted(molecule, molecule)]
+
+
+def one_centre_places(layout: Layout) -> tuple[Counts, Counts]:
+    """Where the two-electron block of each atom begins in those of the groups (k, m, m) one after another, and how far it is
+    from one of its rows to the next."""
+    at, stride = np.zeros(len(layout.n_ao), dtype=np.int64), np.ones(len(layout.n_ao), dtype=np.int64)
+    start = 0
+    for group in layout.atoms:
+        atoms, m = group.atoms.numpy(), DISTRIBUTIONS[group.orbitals]
+        at[atoms], stride[atoms] = start + m * m * np.arange(len(atoms)), m
+        start += m * m * len(atoms)
+    return at, stride
+
+
 def layout(n_ao: Counts, molecule: Counts, count: int, device: torch.device | None = None, treated: Counts | None = None
            ) -> Layout:
     """The layout of atoms with `n_ao` orbitals each, owned by `molecule` (non-decreasing, `count` molecules).
@@ -87,9 +105,7 @@ def layout(n_ao: Counts, molecule: Counts, count: int, device: torch.device | No
     """
     orbitals = np.bincount(molecule, weights=n_ao, minlength=count).astype(np.int64)
     size = int(orbitals.max(initial=1)) or 1
-    before = np.cumsum(n_ao) - n_ao
-    first = np.concatenate([[0], np.cumsum(orbitals)])[:-1]
-    offset = before - first[molecule]                       # of each atom inside its molecule's matrix
+    before, offset = np.cumsum(n_ao) - n_ao, first_orbitals(n_ao, molecule)
     i, j = all_pairs(molecule)
 
     if treated is None:

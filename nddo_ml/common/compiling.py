@@ -14,7 +14,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib import import_module
@@ -51,23 +51,23 @@ class Status:
 
 
 @contextmanager
-def off() -> Iterator[None]:
+def _in_mode(mode: str) -> Iterator[None]:
+    """The mode of this thread while the context lasts."""
+    token = _mode.set(mode)
+    try:
+        yield
+    finally:
+        _mode.reset(token)
+
+
+def off() -> AbstractContextManager[None]:
     """Torch serves while the context lasts, in this thread."""
-    token = _mode.set(OFF)
-    try:
-        yield
-    finally:
-        _mode.reset(token)
+    return _in_mode(OFF)
 
 
-@contextmanager
-def allowed() -> Iterator[None]:
+def allowed() -> AbstractContextManager[None]:
     """Kernels serve while the context lasts, in this thread, and are compiled where they are not; their errors are raised."""
-    token = _mode.set(ALLOWED)
-    try:
-        yield
-    finally:
-        _mode.reset(token)
+    return _in_mode(ALLOWED)
 
 
 def ready() -> bool:

@@ -5,8 +5,7 @@
     blocks, electrons           -> problem       of the self-consistent field; its torch blocks are made if something asks
     plan, density               -> gradient, populations
 
-Corrections stay with torch. What this path does not serve (`plan_of` and `calculated` return None) torch calculates, and so
-does whatever is wrong with the input: the errors are those of one path.
+Corrections stay with torch, and what `planned` and `placement` return None for is torch's too. `sweep` puts the steps together.
 """
 
 from collections.abc import Mapping
@@ -24,10 +23,9 @@ from nddo_ml.integrals import compiled
 from nddo_ml.integrals.compiled import Blocks, IntegralPlan, Placed
 from nddo_ml.integrals.placed import Parameters
 from nddo_ml.integrals.records import Adjoint
-from nddo_ml.integrals.sparse import ORBITALS
+from nddo_ml.integrals.sparse import PACKED
 from nddo_ml.integrals.topology import Topology
 from nddo_ml.molecules import COINCIDENT, Molecules, PointCharges, Surroundings
-from nddo_ml.orbitals import DISTRIBUTIONS
 from nddo_ml.properties.populations import about_centre_of_mass
 from nddo_ml.scf.compiled import arranged
 from nddo_ml.scf.density import aufbau
@@ -57,7 +55,7 @@ class Planned:
 
     topology: Topology
     plan: IntegralPlan
-    places: Plan                 # of the two-electron integrals, for the self-consistent field
+    places: Plan                    # of the two-electron integrals, for the self-consistent field
     parameters: Parameters
     filled: dict[Spins, Filling] = field(default_factory=dict)
 
@@ -93,8 +91,7 @@ def planned(topology: Topology, parameters: Parameters) -> Planned | None:
     plan = compiled.plan(topology, parameters)
     pairs, atoms = plan.pairs, plan.atoms
     inside = np.flatnonzero(atoms.n_ao[pairs.j] > 0)
-    stride = np.array([DISTRIBUTIONS[n] for n in ORBITALS])[pairs.shell_j]
-    columns = pairs.i[inside], pairs.j[inside], pairs.two_at[inside], stride[inside]
+    columns = pairs.i[inside], pairs.j[inside], pairs.two_at[inside], PACKED[pairs.shell_j[inside]]
     places = arranged(atoms.n_ao, atoms.molecule, (plan.one_at, plan.one_stride), columns, plan.size)
     return Planned(topology, plan, places, parameters)
 

@@ -112,15 +112,15 @@ def _swept(model: Sweepable, bucket: Bucket, tape: Tape, live: bool) -> Part | N
         bucket.molecules, bucket.surroundings)
     with torch.set_grad_enabled(recorded):
         molecules, around = tape.enter(leaf), tape.enter(leaf_around)
-        parameters, shifts, refused, R = planned.parameters, None, {}, None
+        refused, shifts, R = model.refused(topology, version), None, None
         if live:
             distances = walk.distances(topology, molecules.positions, bucket.names)
-            R = distances.R
-            shifts, refused = model.shifts(topology, molecules, distances)
+            shifts, unusable = model.shifts(topology, molecules, distances)
+            refused, R = unusable | refused, distances.R
             gathered = model.gathered(molecules, version)[1]
             made = shifted.shifted(topology, gathered, shifts, 1) if isinstance(gathered, Parent) else gathered
-            parameters = tape.enter(made)
-            planned = planned.with_parameters(parameters)
+            planned = planned.with_parameters(tape.enter(made))
+        parameters = planned.parameters
         with torch.set_grad_enabled(False) if recorded else nullcontext():
             here = compiled.placement(planned, molecules, around)
             if here is None:
@@ -132,12 +132,12 @@ def _swept(model: Sweepable, bucket: Bucket, tape: Tape, live: bool) -> Part | N
             state = walk.state(topology, molecules, here.problem(filling), scf, start)
             if state.index != index:
                 state = replace(state, index=index)
-            state = state.without({**refused, **model.refused(topology, version)})
+            state = state.without(refused)
             D = state.solution.D
             held = compiled.populations(here, molecules, D, filling)
         parts = {"electronic": state.solution.energy, "core_core": torch.from_numpy(here.blocks.core)}
         by_gamma = None
-        if live and R is not None:
+        if R is not None:
             repulsion, by_gamma = compiled.repulsion(here, parameters, R)
             parts["core_core"] = parts["core_core"] + repulsion
         slopes = None
@@ -148,7 +148,7 @@ def _swept(model: Sweepable, bucket: Bucket, tape: Tape, live: bool) -> Part | N
                                                                         slopes)
         if tape.on:
             state = replace(state, shifts=shifts)
-        added, by_positions = _corrections(model.terms, topology, molecules, recorded, tape.forces)
+        added, by_positions = _corrections(model.terms, topology, molecules, R if recorded else None, recorded, tape.forces)
         parts |= added
         if learned:
             parts |= model.reference_parts(topology, molecules, shifts)
@@ -177,15 +177,16 @@ def _swept(model: Sweepable, bucket: Bucket, tape: Tape, live: bool) -> Part | N
     return part if sound else part.valid(molecules, around)
 
 
-def _corrections(terms: Mapping[str, Term], topology: Topology, molecules: Molecules, recorded: bool, sloped: bool
-                 ) -> tuple[dict[str, Tensor], Tensor | None]:
+def _corrections(terms: Mapping[str, Term], topology: Topology, molecules: Molecules, R: Float[Tensor, "pair"] | None,
+                 recorded: bool, sloped: bool) -> tuple[dict[str, Tensor], Tensor | None]:
     """The energies of the correction terms by name, eV, on the tape of the positions if that is `recorded`; and the
-    derivative of their sum by the positions, eV/angstrom, where it is not and is asked for (None: zero)."""
+    derivative of their sum by the positions, eV/angstrom, where it is not and is asked for (None: zero). R: the distances of
+    the pairs (angstrom), if they are on that tape already."""
     composition, constants = topology.composition, topology.recipe.constants
     if not concerning(terms, composition):
         return {GROUPS[name]: torch.from_numpy(np.zeros(len(molecules))) for name in terms}, None
     if recorded:
-        return corrections(terms, composition, molecules.positions, None, constants), None
+        return corrections(terms, composition, molecules.positions, R, constants), None
     with torch.set_grad_enabled(sloped):
         leaf = molecules.positions.detach().requires_grad_(sloped)
         energies = corrections(terms, composition, leaf, None, constants)

@@ -25,10 +25,10 @@ from nddo_ml.integrals.blocks import Integrals
 from nddo_ml.integrals.pair_species import HELIUM, has_own_core
 from nddo_ml.integrals.placed import Parameters
 from nddo_ml.integrals.records import ROOM, Adjoint, Array, Atoms, Cores, Folded, Indices, Pairs, Scaling, Sites, folded
-from nddo_ml.integrals.sparse import FEATURES, KINDS, ORBITALS, Class, constants
+from nddo_ml.integrals.sparse import FEATURES, KINDS, ORBITALS, PACKED, Class, constants
 from nddo_ml.integrals.topology import Topology
 from nddo_ml.molecules import PointCharges, Surroundings
-from nddo_ml.orbitals import DISTRIBUTIONS
+from nddo_ml.orbitals import DISTRIBUTIONS, first_orbitals, one_centre_places
 
 IS_HELIUM, IS_METAL, HAS_OWN_CORE = 1, 2, 4         # bits of Atoms.special, as the kernels read them
 EXPONENTIAL, DAMPED = 0, 1                          # forms of the core-core repulsion
@@ -52,8 +52,6 @@ class IntegralPlan:
     one_at: Indices         # where that of an atom begins
     one_stride: Indices     # from one of its rows to the next
     orbitals: Indices       # (molecule)
-    atom_at: Indices        # (molecule + 1): where the atoms of a molecule begin
-    pair_at: Indices        # (molecule + 1): and its pairs
     size: int               # orbitals of the padded matrices
     two_size: int
     join: Callable[[Tensor], Tensor] | None     # of the recipe: of distances in angstrom
@@ -79,21 +77,19 @@ def plan(topology: Topology, parameters: Parameters, cores: bool = True) -> Inte
     """
     layout, recipe = topology.layout, topology.recipe
     n_ao, molecule = _n(layout.n_ao), _n(layout.molecule)
-    orbitals = _n(layout.orbitals)
-    before = np.cumsum(n_ao) - n_ao
-    first = before - (np.cumsum(orbitals) - orbitals)[molecule]
-    U_at, one_at, one_stride = _places_of_blocks(topology)
+    one_at, one_stride = one_centre_places(layout)
     elements = topology.elements
     own = _n(has_own_core(recipe.rho_core, recipe.elements))[_n(topology.rows)]
     special = (IS_HELIUM * (_n(elements.number) == HELIUM) + IS_METAL * (_n(elements.occ_d) > 0) + HAS_OWN_CORE * own)
     places = np.searchsorted(ORBITALS, n_ao)
-    made = Atoms(n_ao, places, first, molecule, special.astype(np.int64), *_brought(parameters), U_at)
+    made = Atoms(n_ao, places, first_orbitals(n_ao, molecule), molecule, special.astype(np.int64), *_brought(parameters),
+                 _places_of_U(topology))
     i, j = _n(topology.i), _n(topology.j)
     swap = n_ao[i] < n_ao[j]
     order = np.argsort(_n(topology.molecule), kind="stable")
     i, j = np.where(swap, j, i)[order], np.where(swap, i, j)[order]
     kind, (slater, classes) = _kinds(n_ao, i, j), _classes(topology, n_ao, i, j)
-    packed = np.array([DISTRIBUTIONS[n] for n in ORBITALS])[places]
+    packed = PACKED[places]
     sizes = packed[i] * packed[j]
     needed = set(np.unique(kind[n_ao[j] > 0]).tolist()) | {KINDS.index((n, "core")) for n in set(n_ao.tolist()) - {0}}
     separate = (own[i] | own[j] | (n_ao[j] == 0)).astype(np.int64)
@@ -102,9 +98,7 @@ def plan(topology: Topology, parameters: Parameters, cores: bool = True) -> Inte
     return IntegralPlan(
         made, pairs, repulsion, scaling, constants(tuple(sorted(needed)), classes, recipe.constants),
         folded(made, pairs, repulsion, scaling[3:]),
-        _flat(parameters.one), one_at, one_stride, orbitals,
-        np.searchsorted(molecule, np.arange(layout.molecules + 1)),
-        np.searchsorted(molecule[i], np.arange(layout.molecules + 1)), layout.size, int(sizes.sum()), recipe.join, recipe.fade)
+        _flat(parameters.one), one_at, one_stride, _n(layout.orbitals), layout.size, int(sizes.sum()), recipe.join, recipe.fade)
 
 
 def with_parameters(plan: IntegralPlan, parameters: Parameters) -> IntegralPlan:
@@ -230,7 +224,7 @@ def blocks_of_groups(plan: IntegralPlan, topology: Topology, blocks: Blocks) -> 
            for group in layout.atoms for m in (DISTRIBUTIONS[group.orbitals],)]
     place = np.empty_like(plan.pairs.order)
     place[plan.pairs.order] = np.arange(len(place))
-    packed = np.array([DISTRIBUTIONS[n] for n in ORBITALS])[plan.atoms.shell]
+    packed = PACKED[plan.atoms.shell]
     values = np.append(blocks.two, 0.0)
     two, start = [], 0
     for group in layout.pairs:
@@ -284,20 +278,14 @@ def _brought(parameters: Parameters) -> tuple[Array, Array, Array, Array, Array,
     return features, zeta, beta, table[22], np.ascontiguousarray(features[:, FEATURES.index("rho_core")]), _flat(parameters.U)
 
 
-def _places_of_blocks(topology: Topology) -> tuple[Indices, Indices, Indices]:
-    """Where the packed one-electron block of each atom begins in the blocks of the groups one after another; where its
-    two-electron block begins, and from one row of that to the next."""
-    atoms = len(topology.layout.n_ao)
-    U_at, one_at, stride = (np.zeros(atoms, dtype=np.int64) for _ in range(3))
-    U_start = start = 0
+def _places_of_U(topology: Topology) -> Indices:
+    """Where the packed one-electron block of each atom begins in the blocks of the groups one after another."""
+    at, start = np.zeros(len(topology.layout.n_ao), dtype=np.int64), 0
     for group in topology.layout.atoms:
         here, m = _n(group.atoms), DISTRIBUTIONS[group.orbitals]
-        count = len(here)
-        U_at[here] = U_start + m * np.arange(count)
-        one_at[here] = start + m * m * np.arange(count)
-        stride[here] = m
-        U_start, start = U_start + m * count, start + m * m * count
-    return U_at, one_at, stride
+        at[here] = start + m * np.arange(len(here))
+        start += m * len(here)
+    return at
 
 
 def _kinds(n_ao: Indices, i: Indices, j: Indices) -> Indices:
@@ -345,8 +333,7 @@ def _cores(topology: Topology, parameters: Parameters) -> Cores:
         special = rules.special
     elif energy is nuclear.damped and isinstance(rules, nuclear.DampedRules):
         form, special = DAMPED, None
-        columns = alpha, x, _n(rules.square), _n(rules.extra), _n(rules.wall)
-        values = np.column_stack(columns)
+        values = np.column_stack((alpha, x, _n(rules.square), _n(rules.extra), _n(rules.wall)))
     else:
         return NO_CORES
     half = rules.count.shape[1] // 2

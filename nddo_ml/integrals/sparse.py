@@ -16,13 +16,14 @@ from nddo_ml.integrals.dipole import HYBRIDS
 from nddo_ml.integrals.frame import COMPONENTS, D_TENSORS, SHELLS, component_starts, decomposition
 from nddo_ml.integrals.overlap import POINTS, REACH, leggauss, negligible, polynomials
 from nddo_ml.integrals.records import Array, Charges, Folded, Hybrids, Indices, Shell, Slater, Sparse, Turning, folded
-from nddo_ml.orbitals import packed_pairs
+from nddo_ml.orbitals import DISTRIBUTIONS, packed_pairs
 from nddo_ml.units import Constants
 
 # what an atom brings to the multipoles, in the order of the columns of `features`: names of AtomIntegrals
 FEATURES = ("D1", "Q", "D_pp", "D_sd", "D_pd", "D_dd", "rho0", "rho1", "rho2", "rho1c", "rho2c", "rho_sd", "rho_pd", "rho_dd",
             "rho_dd0", "rho_core")
 ORBITALS = (0, 1, 4, 9)         # of the kinds of shells, by their place
+PACKED = np.array([DISTRIBUTIONS[n] for n in ORBITALS])     # products of two of them
 # kinds of pairs of charge distributions: orbitals of the two atoms, the larger first; the partner may be a core
 KINDS: tuple[tuple[int, int | str], ...] = ((1, 1), (4, 1), (4, 4), (9, 1), (9, 4), (9, 9), (1, CORE), (4, CORE), (9, CORE))
 

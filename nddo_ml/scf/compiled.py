@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nddo_ml.common.threads import blas_threads, one_blas_thread
-from nddo_ml.orbitals import DISTRIBUTIONS, Layout
+from nddo_ml.orbitals import DISTRIBUTIONS, Layout, first_orbitals, one_centre_places
 from nddo_ml.scf import accelerate, newton, rungs
 from nddo_ml.scf.flat import padded, taken
 from nddo_ml.scf.options import SCF
@@ -72,8 +72,7 @@ def arranged(n_ao: Whole, molecule: Whole, places: tuple[Whole, Whole], pairs: t
     count = int(molecule[-1]) + 1 if len(molecule) else 0
     orbitals = np.bincount(molecule, weights=n_ao, minlength=count).astype(np.int64)
     elements = np.concatenate([[0], np.cumsum(orbitals**2)])
-    before = np.cumsum(n_ao) - n_ao
-    first = before - (np.cumsum(orbitals) - orbitals)[molecule]
+    first = first_orbitals(n_ao, molecule)
     bounds = np.arange(count + 1)
     atoms = np.searchsorted(molecule, bounds)
     i, j, at, stride = pairs
@@ -100,12 +99,6 @@ def plan(layout: Layout) -> Plan:
 
 def _plan(layout: Layout) -> Plan:
     n_ao, molecule = layout.n_ao.numpy(), layout.molecule.numpy()
-    one_at, one_stride = np.zeros_like(n_ao), np.ones_like(n_ao)
-    start = 0
-    for group in layout.atoms:
-        atoms, m = group.atoms.numpy(), DISTRIBUTIONS[group.orbitals]
-        one_at[atoms], one_stride[atoms] = start + m * m * np.arange(len(atoms)), m
-        start += m * m * len(atoms)
     columns, start = [np.zeros((4, 0), dtype=np.int64)], 0
     for group in layout.pairs:
         i, j, (m_i, m_j) = group.i.numpy(), group.j.numpy(), (DISTRIBUTIONS[n] for n in group.shells)
@@ -115,7 +108,7 @@ def _plan(layout: Layout) -> Plan:
         columns.append(np.stack([np.where(swap, j, i), np.where(swap, i, j), at, np.where(swap, 1, stride)]))
     pairs = np.concatenate(columns, 1)
     pairs = pairs[:, np.argsort(molecule[pairs[0]], kind="stable")]
-    return arranged(n_ao, molecule, (one_at, one_stride), (pairs[0], pairs[1], pairs[2], pairs[3]), layout.size)
+    return arranged(n_ao, molecule, one_centre_places(layout), (pairs[0], pairs[1], pairs[2], pairs[3]), layout.size)
 
 
 def rules(tolerance: float, steps: int = STEPS) -> Rules:

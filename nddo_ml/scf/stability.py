@@ -68,10 +68,7 @@ def stability(problem: Problem, solution: Solution) -> Stability:
 
 def _in_single_precision(problem: Problem, solution: Solution, own: Spaces, allowed: Tensor) -> Stability:
     """The search in float32; a verdict that is not clear there is given in float64."""
-    def single(values: Tensor) -> Tensor:
-        return values.float()
-
-    small, two = tensor_map(single, own), kernel_of(problem, torch.float32)
+    small, two = tensor_map(torch.Tensor.float, own), kernel_of(problem, torch.float32)
     within = levels(solution.F.float(), small)
     rough, gap = response(problem.layout, two, small, within), torch.where(allowed, within.gap, torch.inf)
     begun = None
